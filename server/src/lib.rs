@@ -1,1 +1,17 @@
-//! (to come)
+//! crossfade: a model inference server.
+//!
+//! Modules in the order a request meets them; this list is the map.
+
+pub mod service;
+
+pub mod grpc;
+pub mod http;
+
+pub mod scope;
+
+pub mod admit;
+
+pub mod infer;
+
+pub mod control;
+pub mod status;
