@@ -1,2 +1,70 @@
-//! (to come)
-fn main() {}
+//! What the README's commands call: `cargo xtask demo | test | …`.
+
+mod checks;
+mod demo;
+mod fuzz;
+mod onnxruntime;
+mod paths;
+mod process;
+mod python;
+mod suite;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  demo [--once] [--port-base N]
+               build in release, serve models/zoo, send one request through each protocol, keep serving
+               (--once: stop after the answers, on free ports)
+  test         everything: set-up, Rust tests, tests with real clients
+  rust-tests   the Rust tests alone
+  clients [NAME ...]
+               the tests with real clients alone (needs no setup; builds in release)
+  check        fmt, clippy, docs and cargo-deny, as CI runs them
+  onnxruntime  fetch ONNX Runtime's shared library into the cache under target/
+  docs         write the generated pages under docs/
+  loom         the model-checked tests of the batcher's queue
+  nodes        the ONNX project's backend node tests, through the server
+  fuzz [SECONDS] [TARGET ...]
+               run every fuzz target (default 600 seconds each)
+  bench        the benches; results go to standard output
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let rest: Vec<&str> = args.iter().skip(1).map(String::as_str).collect();
+    let result = match args.first().map(String::as_str) {
+        Some("demo") => demo::run(&rest),
+        Some("test") => suite::all(),
+        Some("rust-tests") => suite::rust(),
+        Some("clients") => suite::clients(&rest),
+        Some("check") => checks::all(),
+        Some("onnxruntime") => {
+            onnxruntime::fetch().map(|path| say(&format!("ONNX Runtime is at {}", path.display())))
+        }
+        Some("docs") => suite::write_docs(),
+        Some("loom") => suite::loom(),
+        Some("nodes") => suite::nodes(&rest),
+        Some("fuzz") => fuzz::run_args(&rest),
+        Some("bench") => suite::benches(),
+        Some("help" | "--help" | "-h") => {
+            say(USAGE);
+            Ok(())
+        }
+        _ => Err(anyhow::anyhow!("{USAGE}")),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Tells the person at the terminal.
+#[expect(clippy::print_stdout, reason = "a command line tool talks to its user")]
+fn say(text: &str) {
+    println!("{text}");
+}

@@ -1,0 +1,127 @@
+//! Every test there is.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Result, bail};
+
+use crate::paths::{binary, root, target};
+use crate::process::{cargo, command, run, succeeds};
+use crate::{demo, onnxruntime, python};
+
+/// The tests with real clients: requirements-NAME.txt, test_NAME.py.
+const CLIENTS: &str = "server/tests/clients";
+
+/// Set-up, then the Rust tests, then the real clients.
+pub(crate) fn all() -> Result<()> {
+    rust()?;
+    clients(&[])
+}
+
+/// The Rust tests.
+pub(crate) fn rust() -> Result<()> {
+    let library = onnxruntime::fetch()?;
+    let mut tests = if succeeds(&mut cargo(&["nextest", "--version"])) {
+        cargo(&["nextest", "run", "--workspace", "--locked", "--no-fail-fast"])
+    } else {
+        cargo(&[
+            "test",
+            "--workspace",
+            "--locked",
+            "--no-fail-fast",
+            "--all-targets",
+        ])
+    };
+    run(tests.env("CROSSFADE_ORT_LIBRARY", &library))
+}
+
+/// The tests with real clients; `only` names some of them.
+pub(crate) fn clients(only: &[&str]) -> Result<()> {
+    let library = onnxruntime::fetch()?;
+    onnxruntime::place(&library, &target().join("release"))?;
+    demo::build_release()?;
+    let names = client_names()?;
+    if let Some(unknown) = only.iter().find(|name| !names.iter().any(|known| known == *name)) {
+        bail!("no client test `{unknown}`; there are {}", names.join(", "));
+    }
+    for name in names
+        .iter()
+        .filter(|name| only.is_empty() || only.contains(&name.as_str()))
+    {
+        let requirements = root().join(CLIENTS).join(format!("requirements-{name}.txt"));
+        let python = python::environment(name, &requirements)?;
+        let test = format!("{CLIENTS}/test_{name}.py");
+        run(command(python)
+            .args([
+                "-m",
+                "pytest",
+                "-q",
+                "--no-header",
+                "-p",
+                "no:cacheprovider",
+                &test,
+            ])
+            .env("CROSSFADE_BIN", binary())
+            .env("CROSSFADE_ORT_LIBRARY", &library)
+            .env("CROSSFADE_CACHE", target().join("clients")))?;
+    }
+    Ok(())
+}
+
+/// The ONNX project's node tests through the server; arguments go to the script.
+pub(crate) fn nodes(args: &[&str]) -> Result<()> {
+    let library = onnxruntime::fetch()?;
+    onnxruntime::place(&library, &target().join("release"))?;
+    demo::build_release()?;
+    let requirements = root().join(CLIENTS).join("requirements-onnx_nodes.txt");
+    let python = python::environment("onnx_nodes", &requirements)?;
+    run(command(python)
+        .arg(format!("{CLIENTS}/onnx_nodes.py"))
+        .args(args)
+        .env("CROSSFADE_BIN", binary())
+        .env("CROSSFADE_ORT_LIBRARY", &library))
+}
+
+/// Writes the generated pages, which a test compares with the code.
+pub(crate) fn write_docs() -> Result<()> {
+    let test = [
+        "test",
+        "-p",
+        "crossfade-server",
+        "--test",
+        "tidy",
+        "generated_docs",
+    ];
+    run(cargo(&test).env("CROSSFADE_WRITE_DOCS", "1"))
+}
+
+/// The model-checked tests of the batcher's queue.
+pub(crate) fn loom() -> Result<()> {
+    run(
+        cargo(&["test", "-p", "crossfade-batcher", "--test", "loom", "--release"])
+            .env("RUSTFLAGS", "--cfg loom")
+            .env("CARGO_TARGET_DIR", target().join("loom")),
+    )
+}
+
+/// The benches.
+pub(crate) fn benches() -> Result<()> {
+    let library = onnxruntime::fetch()?;
+    run(cargo(&["bench", "-p", "crossfade-benches"]).env("CROSSFADE_ORT_LIBRARY", &library))
+}
+
+fn client_names() -> Result<Vec<String>> {
+    let mut names: Vec<String> = fs::read_dir(root().join(CLIENTS))?
+        .filter_map(|entry| client_name(&entry.ok()?.path()))
+        .collect();
+    names.sort();
+    if names.is_empty() {
+        bail!("no client tests in {CLIENTS}");
+    }
+    Ok(names)
+}
+
+fn client_name(path: &Path) -> Option<String> {
+    let stem = path.file_name()?.to_str()?;
+    Some(stem.strip_prefix("test_")?.strip_suffix(".py")?.to_owned())
+}
