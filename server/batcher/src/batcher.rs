@@ -1,0 +1,207 @@
+//! The handle of a model version's batcher: submit, look, close.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossfade_runtimes_core::{Instance, ModelSignature};
+
+use crate::error::{BatcherError, SubmitError};
+use crate::instance::{self, Clock, InstanceFactory, Shared};
+use crate::observer::Observer;
+use crate::options::BatcherOptions;
+use crate::outbox::Turnstile;
+use crate::policy::{Limits, MergeRule, Waiting, is_past};
+use crate::queue::{Queue, QueueSettings};
+use crate::reply::reply;
+use crate::request::{Job, Pending, Request};
+
+/// The batcher of one version of a model: a queue, and one thread per instance.
+///
+/// Dropping it closes it, finishes what is queued and joins the threads: do that where waiting is allowed, not on
+/// a request's thread.
+pub struct Batcher {
+    queue: Arc<Queue<Request>>,
+    rule: MergeRule,
+    priority_levels: u32,
+    default_priority: u32,
+    inputs: usize,
+    outputs: usize,
+    clock: Clock,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Batcher {
+    /// Starts one thread per instance, named `model/version#k`.
+    ///
+    /// * `factory`: makes the successor of an instance that panicked
+    ///
+    /// Errors: `NoInstances`, `Option` naming the option, `Thread`; no thread is left then.
+    pub fn start(
+        signature: Arc<ModelSignature>,
+        instances: Vec<Box<dyn Instance>>,
+        factory: InstanceFactory,
+        options: BatcherOptions,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Batcher, BatcherError> {
+        let clock: Clock = Arc::new(Instant::now);
+        Self::start_with_clock(signature, instances, factory, options, observer, clock)
+    }
+
+    /// As [`start`](Self::start), with a clock that tests can move.
+    pub fn start_with_clock(
+        signature: Arc<ModelSignature>,
+        instances: Vec<Box<dyn Instance>>,
+        factory: InstanceFactory,
+        options: BatcherOptions,
+        observer: Arc<dyn Observer>,
+        clock: Clock,
+    ) -> Result<Batcher, BatcherError> {
+        options.validate()?;
+        if instances.is_empty() {
+            return Err(BatcherError::NoInstances { name: options.name });
+        }
+        let rule = MergeRule::new(&signature, options.merge);
+        let queue = Arc::new(Queue::new(settings(&options, &rule, instances.len())));
+        let shared = Arc::new(Shared {
+            name: options.name.clone(),
+            signature: signature.clone(),
+            queue: queue.clone(),
+            factory,
+            observer,
+            clock: clock.clone(),
+            turnstile: options.preserve_ordering.then(Turnstile::default),
+        });
+        // From here on, dropping `batcher` closes the queue and joins the threads that were started.
+        let mut batcher = Batcher {
+            queue,
+            rule,
+            priority_levels: options.priority_levels,
+            default_priority: options.default_priority,
+            inputs: signature.inputs.len(),
+            outputs: signature.outputs.len(),
+            clock,
+            threads: Vec::new(),
+        };
+        for (index, instance) in instances.into_iter().enumerate() {
+            let thread = format!("{}#{index}", options.name);
+            let shared = shared.clone();
+            let handle = std::thread::Builder::new()
+                .name(thread.clone())
+                .spawn(move || instance::run(&shared, instance))
+                .map_err(|source| BatcherError::Thread { thread, source })?;
+            batcher.threads.push(handle);
+        }
+        Ok(batcher)
+    }
+
+    /// Queues a job. On `Ok` it will be answered, unless the `Pending` is dropped; on `Err` it was dropped.
+    ///
+    /// Errors: `PriorityOutOfRange`, `AlreadyLate`, `Closed`, `NoInstance`, `QueueFull`, `WouldBeLate`.
+    /// Panics if the job was not checked against the signature that the batcher was started with.
+    /// Cost: one lock, no copy of tensor bytes. Never blocks longer than a batch is being put together.
+    pub fn submit(&self, job: Job) -> Result<Pending, SubmitError> {
+        assert_eq!(
+            job.inputs.len(),
+            self.inputs,
+            "one entry per input of the signature"
+        );
+        assert!(
+            job.outputs.iter().all(|&output| output < self.outputs),
+            "outputs are indices of the signature"
+        );
+        let level = self.level(job.priority)?;
+        let now = (self.clock)();
+        if is_past(job.deadline, now) {
+            return Err(SubmitError::AlreadyLate);
+        }
+        let (key, alone) = self.rule.key(&job.inputs, job.rows);
+        let waiting = Waiting {
+            cost: job.rows,
+            key,
+            alone,
+            queued: now,
+            deadline: job.deadline,
+        };
+        let arrived = job.arrived;
+        let (sender, receiver) = reply();
+        let request = Request {
+            job,
+            submitted: now,
+            reply: sender,
+        };
+        self.queue.push(request, waiting, level, arrived)?;
+        Ok(Pending {
+            receiver,
+            queue: self.queue.clone(),
+        })
+    }
+
+    /// The queue of a priority: 0 is the highest.
+    fn level(&self, priority: u32) -> Result<usize, SubmitError> {
+        let max = self.priority_levels;
+        if max == 0 {
+            return Ok(0);
+        }
+        let priority = if priority == 0 {
+            self.default_priority
+        } else {
+            priority
+        };
+        match usize::try_from(priority) {
+            Ok(got) if priority <= max => Ok(got - 1),
+            _ => Err(SubmitError::PriorityOutOfRange { got: priority, max }),
+        }
+    }
+
+    /// Requests in the queue, cancelled ones included until an instance looks; takes no lock.
+    pub fn depth(&self) -> usize {
+        self.queue.depth()
+    }
+
+    /// Instances that run or can run batches; takes no lock.
+    pub fn healthy_instances(&self) -> usize {
+        self.queue.healthy()
+    }
+
+    /// How long a job of the default priority would wait for its run, by the cost of recent batches; zero while
+    /// an instance is idle. `submit` refuses by it; a caller may tell clients when to come back.
+    pub fn estimated_wait(&self) -> Duration {
+        self.queue.estimated_wait(self.level(0).unwrap_or(0))
+    }
+
+    /// Refuses further jobs; those queued are finished. Returns at once.
+    pub fn close(&self) {
+        self.queue.close();
+    }
+}
+
+fn settings(options: &BatcherOptions, rule: &MergeRule, instances: usize) -> QueueSettings {
+    QueueSettings {
+        limits: Limits {
+            max_cost: options.max_rows,
+            preferred: options.preferred_rows.clone(),
+            max_delay: options.max_delay,
+            in_order: options.preserve_ordering,
+        },
+        merges: rule.merges(),
+        levels: (1..=options.levels())
+            .map(|priority| options.policy(priority))
+            .collect(),
+        max_requests: options.max_queue_requests,
+        instances,
+    }
+}
+
+impl Drop for Batcher {
+    fn drop(&mut self) {
+        self.close();
+        let this = std::thread::current().id();
+        for thread in self.threads.drain(..) {
+            // An observer may hold the last handle; its thread cannot wait for itself.
+            if thread.thread().id() != this && thread.join().is_err() {
+                tracing::error!("an instance thread panicked outside its instance");
+            }
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! What a batch costs, learnt from the recent ones: a fixed part and a part per row. Pure.
+
+use std::time::Duration;
+
+/// How much one observation fades with each that follows; the last ten or so count.
+const FADING: f64 = 0.9;
+
+/// Least squares of `duration = fixed + per_cost × cost`, recent observations weighing more.
+///
+/// Where the observations cannot tell the two parts apart (all of one size), everything counts as fixed: the
+/// estimate for other sizes is then too low rather than too high, and admits rather than refuses.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct CostModel {
+    weight: f64,
+    cost: f64,
+    cost_squared: f64,
+    seconds: f64,
+    cost_seconds: f64,
+}
+
+impl CostModel {
+    /// Notes that a batch of `cost` kept an instance busy for `duration`.
+    pub(crate) fn observe(&mut self, cost: usize, duration: Duration) {
+        let (cost, seconds) = (float(cost), duration.as_secs_f64());
+        self.weight = self.weight * FADING + 1.0;
+        self.cost = self.cost * FADING + cost;
+        self.cost_squared = self.cost_squared * FADING + cost * cost;
+        self.seconds = self.seconds * FADING + seconds;
+        self.cost_seconds = self.cost_seconds * FADING + cost * seconds;
+    }
+
+    /// How long `batches` batches that cost `cost` together keep one instance busy; zero before the first observation.
+    pub(crate) fn duration(&self, batches: usize, cost: usize) -> Duration {
+        let (fixed, per_cost) = self.parts();
+        Duration::try_from_secs_f64(fixed * float(batches) + per_cost * float(cost)).unwrap_or(Duration::MAX)
+    }
+
+    /// Seconds per batch and seconds per cost, neither negative.
+    fn parts(&self) -> (f64, f64) {
+        if self.weight == 0.0 {
+            return (0.0, 0.0);
+        }
+        let spread = self.weight * self.cost_squared - self.cost * self.cost;
+        let per_cost = if spread > 1e-6 * self.weight * self.cost_squared {
+            (self.weight * self.cost_seconds - self.cost * self.seconds) / spread
+        } else {
+            0.0
+        };
+        let per_cost = per_cost.max(0.0);
+        let fixed = (self.seconds - per_cost * self.cost) / self.weight;
+        if fixed < 0.0 {
+            (0.0, self.seconds / self.cost)
+        } else {
+            (fixed, per_cost)
+        }
+    }
+}
+
+/// Precise enough for an estimate.
+fn float(count: usize) -> f64 {
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model(observations: &[(usize, u64)]) -> CostModel {
+        let mut model = CostModel::default();
+        for &(cost, micros) in observations {
+            model.observe(cost, Duration::from_micros(micros));
+        }
+        model
+    }
+
+    fn close(got: Duration, micros: u64) {
+        let difference = got.abs_diff(Duration::from_micros(micros));
+        assert!(
+            difference < Duration::from_micros(2),
+            "{got:?}, expected {micros} µs"
+        );
+    }
+
+    #[test]
+    fn an_affine_cost_is_found() {
+        let model = model(&[(1, 110), (8, 180), (32, 420), (1, 110), (16, 260)]);
+        close(model.duration(1, 4), 140);
+        close(model.duration(2, 64), 840);
+    }
+
+    #[test]
+    fn one_size_alone_counts_as_fixed() {
+        let model = model(&[(1, 100); 20]);
+        close(model.duration(1, 32), 100);
+    }
+
+    #[test]
+    fn nothing_observed_costs_nothing() {
+        close(CostModel::default().duration(10, 100), 0);
+    }
+
+    #[test]
+    fn no_part_is_negative() {
+        let (fixed, per_cost) = model(&[(1, 1000), (32, 10)]).parts();
+        assert!(fixed >= 0.0 && per_cost >= 0.0);
+        let (fixed, per_cost) = model(&[(10, 10), (20, 1000)]).parts();
+        assert!(fixed >= 0.0 && per_cost >= 0.0);
+    }
+
+    #[test]
+    fn recent_batches_weigh_more() {
+        let mut model = model(&[(1, 100_000)]);
+        (0..100).for_each(|_| model.observe(1, Duration::from_micros(50)));
+        close(model.duration(1, 1), 52);
+    }
+}

@@ -1,0 +1,311 @@
+//! The thread around one instance: take a batch, gather, run, scatter, answer; replace the instance if it panics.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossfade_runtimes_core::{Instance, ModelSignature, RuntimeError, Tensor};
+
+use crate::assemble::{Gather, Member, expect_outputs, scatter};
+use crate::error::JobError;
+use crate::observer::{BatchReport, Observer};
+use crate::outbox::{Outbox, Turnstile};
+use crate::policy::is_past;
+use crate::queue::{Finished, Queue, Work};
+use crate::request::{Answer, Request, Timings};
+
+/// Makes a new instance of the model where one panicked; called on that instance's thread.
+pub type InstanceFactory = Arc<dyn Fn() -> Result<Box<dyn Instance>, RuntimeError> + Send + Sync>;
+
+/// Tells the time; tests give one that they move by hand.
+pub type Clock = Arc<dyn Fn() -> Instant + Send + Sync>;
+
+/// First and longest pause between two attempts to replace an instance.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// What the instance threads of a batcher share.
+pub(crate) struct Shared {
+    pub(crate) name: Arc<str>,
+    pub(crate) signature: Arc<ModelSignature>,
+    pub(crate) queue: Arc<Queue<Request>>,
+    pub(crate) factory: InstanceFactory,
+    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) clock: Clock,
+    pub(crate) turnstile: Option<Turnstile>,
+}
+
+/// Runs batches until the queue is closed and empty. This is an instance thread's whole life.
+pub(crate) fn run(shared: &Shared, instance: Box<dyn Instance>) {
+    let retire = RetireOnPanic(shared);
+    let mut worker = Worker {
+        shared,
+        gather: Gather::new(&shared.signature),
+        instance,
+    };
+    let mut finished = None;
+    while let Some(work) = shared.queue.take(finished.take(), &*shared.clock) {
+        let Work {
+            batch,
+            removed,
+            sequence,
+            taken,
+        } = work;
+        for (request, reason) in removed {
+            request.reply.send(Err(reason));
+        }
+        if batch.is_empty() {
+            continue;
+        }
+        let cost = batch.iter().map(|(_, waiting)| waiting.cost).sum();
+        let requests = batch.into_iter().map(|(request, _)| request).collect();
+        let outcome = worker.serve(requests, sequence, taken);
+        let report = Finished {
+            cost,
+            duration: (shared.clock)().saturating_duration_since(taken),
+            ok: outcome.is_ok(),
+        };
+        if let Err(Failure::Panic(reason)) = outcome {
+            shared.queue.finish(report);
+            match worker.replace(&reason) {
+                Some(replaced) => worker = replaced,
+                None => break,
+            }
+        } else {
+            finished = Some(report);
+        }
+    }
+    drop(retire);
+}
+
+/// Should the thread itself panic (an observer can), its instance is counted as lost and nobody waits for it.
+struct RetireOnPanic<'a>(&'a Shared);
+
+impl Drop for RetireOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            retire(self.0);
+        }
+    }
+}
+
+/// Counts an instance as lost; if it was the last, answers everyone in the queue.
+fn retire(shared: &Shared) {
+    for request in shared.queue.retire() {
+        request.reply.send(Err(JobError::NoInstance));
+    }
+}
+
+/// Why a batch has no answers.
+enum Failure {
+    Run(RuntimeError),
+    Panic(String),
+}
+
+/// One execution that gave answers: outputs per member, and when its stages ended.
+struct Execution {
+    outputs: Vec<Vec<Tensor>>,
+    report: BatchReport,
+}
+
+struct Worker<'a> {
+    shared: &'a Shared,
+    gather: Gather,
+    instance: Box<dyn Instance>,
+}
+
+impl<'a> Worker<'a> {
+    /// Runs `requests` as one batch and answers each; the failure is the batch's, and callers have been told.
+    fn serve(&mut self, requests: Vec<Request>, sequence: u64, taken: Instant) -> Result<(), Failure> {
+        let mut outbox = Outbox::new(self.shared.turnstile.as_ref(), sequence);
+        let members: Vec<Member<'_>> = requests.iter().map(member).collect();
+        match self.execute(&members, taken) {
+            Ok(execution) => {
+                drop(members);
+                self.gather.release();
+                for (request, outputs) in requests.into_iter().zip(execution.outputs) {
+                    let timings = timings(&execution.report, request.submitted, taken);
+                    outbox.put(request.reply, Ok(Answer { outputs, timings }));
+                }
+                Ok(())
+            }
+            Err(Failure::Run(RuntimeError::Run { .. } | RuntimeError::InvalidInput { .. }))
+                if requests.len() > 1 =>
+            {
+                self.serve_one_by_one(requests, outbox)
+            }
+            Err(failure) => {
+                let error = Arc::new(failure.error());
+                for request in requests {
+                    outbox.put(request.reply, Err(JobError::Runtime(error.clone())));
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// After a failed batch: runs each member alone, so that the values of one cannot fail its neighbours.
+    fn serve_one_by_one(&mut self, requests: Vec<Request>, mut outbox: Outbox<'_>) -> Result<(), Failure> {
+        let mut outcome = Ok(());
+        for request in requests {
+            let start = (self.shared.clock)();
+            let result = if let Err(Failure::Panic(reason)) = &outcome {
+                Err(JobError::Runtime(Arc::new(panicked(reason))))
+            } else if request.reply.is_cancelled() || is_past(request.job.deadline, start) {
+                Err(JobError::DeadlineExceeded)
+            } else {
+                match self.execute(&[member(&request)], start) {
+                    Ok(mut execution) => Ok(Answer {
+                        outputs: execution.outputs.pop().unwrap_or_default(),
+                        timings: timings(&execution.report, request.submitted, start),
+                    }),
+                    Err(failure) => {
+                        let error = Arc::new(failure.error());
+                        outcome = Err(failure);
+                        Err(JobError::Runtime(error))
+                    }
+                }
+            };
+            outbox.put(request.reply, result);
+        }
+        outcome
+    }
+
+    /// One execution, and its report to the observer.
+    fn execute(&mut self, members: &[Member<'_>], start: Instant) -> Result<Execution, Failure> {
+        let clock = &self.shared.clock;
+        let rows = members.iter().map(|member| member.rows).sum();
+        let mut report = BatchReport {
+            rows,
+            requests: members.len(),
+            gather: Duration::ZERO,
+            compute: Duration::ZERO,
+            scatter: Duration::ZERO,
+            ok: false,
+            panicked: false,
+        };
+        let outputs = self.stages(members, rows, start, clock, &mut report);
+        report.ok = outputs.is_ok();
+        report.panicked = matches!(outputs, Err(Failure::Panic(_)));
+        self.shared.observer.batch(&report);
+        outputs.map(|outputs| Execution { outputs, report })
+    }
+
+    fn stages(
+        &mut self,
+        members: &[Member<'_>],
+        rows: usize,
+        start: Instant,
+        clock: &Clock,
+        report: &mut BatchReport,
+    ) -> Result<Vec<Vec<Tensor>>, Failure> {
+        let signature = &self.shared.signature;
+        let gathered = self.gather.gather(signature, members, rows);
+        let mut outputs = expect_outputs(signature, members, rows);
+        let gather_end = clock();
+        report.gather = gather_end.saturating_duration_since(start);
+        gathered.map_err(Failure::Run)?;
+
+        let views = self.gather.views(signature);
+        let instance = &mut self.instance;
+        let run = catch_unwind(AssertUnwindSafe(|| instance.run(&views, &mut outputs)));
+        let compute_end = clock();
+        report.compute = compute_end.saturating_duration_since(gather_end);
+        match run {
+            Ok(result) => result.map_err(Failure::Run)?,
+            Err(panic) => return Err(Failure::Panic(message(panic))),
+        }
+
+        let answers = scatter(signature, outputs, members, rows);
+        report.scatter = clock().saturating_duration_since(compute_end);
+        answers.map_err(Failure::Run)
+    }
+
+    /// A worker with a new instance, as soon as the factory makes one; `None` if the batcher closes before.
+    ///
+    /// The instance counts as lost from the first failed attempt on. The old one is dropped here.
+    fn replace(self, reason: &str) -> Option<Worker<'a>> {
+        let Worker { shared, instance, .. } = self;
+        if catch_unwind(AssertUnwindSafe(|| drop(instance))).is_err() {
+            tracing::warn!(model = %shared.name, "the panicked instance panicked again when it was dropped");
+        }
+        let mut pause = FIRST_PAUSE;
+        let mut lost = false;
+        let instance = loop {
+            match make(&shared.factory) {
+                Ok(instance) => break instance,
+                Err(error) => {
+                    tracing::warn!(model = %shared.name, %error, retry_in = ?pause, "cannot replace an instance");
+                }
+            }
+            if !lost {
+                retire(shared);
+                lost = true;
+            }
+            if shared.queue.pause(pause) {
+                return None;
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        };
+        if lost {
+            shared.queue.revive();
+        }
+        tracing::warn!(model = %shared.name, reason, "an instance panicked and was replaced");
+        shared.observer.instance_replaced(reason);
+        Some(Worker {
+            shared,
+            gather: Gather::new(&shared.signature),
+            instance,
+        })
+    }
+}
+
+impl Failure {
+    fn error(&self) -> RuntimeError {
+        match self {
+            Failure::Run(error) => error.clone(),
+            Failure::Panic(reason) => panicked(reason),
+        }
+    }
+}
+
+fn panicked(reason: &str) -> RuntimeError {
+    RuntimeError::Panicked {
+        reason: reason.to_owned(),
+    }
+}
+
+fn make(factory: &InstanceFactory) -> Result<Box<dyn Instance>, RuntimeError> {
+    catch_unwind(AssertUnwindSafe(|| factory())).unwrap_or_else(|panic| Err(panicked(&message(panic))))
+}
+
+/// The text of a panic.
+fn message(panic: Box<dyn Any + Send>) -> String {
+    match panic.downcast::<String>() {
+        Ok(text) => *text,
+        Err(panic) => match panic.downcast::<&'static str>() {
+            Ok(text) => (*text).to_owned(),
+            Err(_) => "no message".to_owned(),
+        },
+    }
+}
+
+fn member(request: &Request) -> Member<'_> {
+    Member {
+        inputs: &request.job.inputs,
+        outputs: &request.job.outputs,
+        rows: request.job.rows,
+    }
+}
+
+fn timings(report: &BatchReport, submitted: Instant, start: Instant) -> Timings {
+    Timings {
+        queue: start.saturating_duration_since(submitted),
+        gather: report.gather,
+        compute: report.compute,
+        scatter: report.scatter,
+        batch_rows: report.rows,
+        batch_requests: report.requests,
+    }
+}

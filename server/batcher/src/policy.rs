@@ -1,0 +1,247 @@
+//! Which requests run next: a pure decision.
+//!
+//! Nothing here reads a clock, locks, or changes the queue; the same queue at the same time gives the same decision.
+
+use std::time::{Duration, Instant};
+
+use crossfade_runtimes_core::{ModelSignature, Shape, Tensor};
+
+/// What bounds a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// The most cost a merged batch has; a request that costs more runs alone.
+    pub max_cost: usize,
+    /// Batch costs to prefer; empty: as much as fits.
+    pub preferred: Vec<usize>,
+    /// How long to wait for a fuller batch; zero: never.
+    pub max_delay: Duration,
+    /// Whether a request may not be overtaken by a later one of another shape.
+    pub in_order: bool,
+}
+
+/// What the policy knows of one waiting request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// What it adds to a batch; rows, unless the batcher knows better.
+    pub cost: usize,
+    /// Requests merge only if their keys are equal.
+    pub key: ShapeKey,
+    /// It never merges: zero rows, or the model does not batch.
+    pub alone: bool,
+    /// When it was queued.
+    pub queued: Instant,
+    /// After this nobody wants its answer.
+    pub deadline: Option<Instant>,
+}
+
+/// A waiting request at the time of the decision.
+#[derive(Debug, Clone, Copy)]
+pub struct Candidate<'a> {
+    /// The request.
+    pub waiting: &'a Waiting,
+    /// Whether its caller is gone.
+    pub cancelled: bool,
+}
+
+/// What an idle instance does now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Run these: positions in service order, ascending, at least one.
+    Run(Vec<usize>),
+    /// Wait for a fuller batch.
+    Wait {
+        /// Look again at this time, at the latest.
+        until: Instant,
+        /// The total cost at which a batch would be ready earlier.
+        enough: usize,
+    },
+    /// There is nothing to run.
+    Idle,
+}
+
+/// How far behind the first request the policy looks for others of its shape; bounds the cost of a decision.
+const LOOK_AHEAD: usize = 1024;
+
+/// Decides what an idle instance does.
+///
+/// * `candidates`: every waiting request in service order: by priority, then first come first served
+/// * `run_time`: how long a batch takes by recent experience; a batch does not wait so long that a member
+///   would miss its deadline
+///
+/// The first live request is always in the batch, so none starves. Those of its shape behind it join while
+/// they fit, in order; one that does not fit ends the batch. Others are passed over, unless `in_order`.
+/// Cancelled and expired requests are never chosen.
+///
+/// Cost: linear in the requests looked at, at most 1024 behind the first live one.
+pub fn decide<'a>(
+    candidates: impl IntoIterator<Item = Candidate<'a>>,
+    limits: &Limits,
+    run_time: Duration,
+    now: Instant,
+) -> Decision {
+    let live = candidates
+        .into_iter()
+        .enumerate()
+        .filter(|(_, candidate)| !candidate.cancelled && !is_past(candidate.waiting.deadline, now))
+        .map(|(position, candidate)| (position, candidate.waiting));
+    let mut live = live.take(LOOK_AHEAD);
+    let Some((position, first)) = live.next() else {
+        return Decision::Idle;
+    };
+    if first.alone || first.cost >= limits.max_cost {
+        return Decision::Run(vec![position]);
+    }
+    let mut batch = Forming::new(position, first, limits);
+    for (position, waiting) in live {
+        if batch.full {
+            break;
+        }
+        if waiting.alone || waiting.key != first.key {
+            batch.full |= limits.in_order;
+        } else if batch.cost + waiting.cost > limits.max_cost {
+            batch.full = true;
+        } else {
+            batch.add(position, waiting, limits);
+        }
+    }
+    batch.decide(limits, run_time, now)
+}
+
+/// Whether a deadline, where there is one, has come.
+pub(crate) fn is_past(deadline: Option<Instant>, now: Instant) -> bool {
+    deadline.is_some_and(|deadline| deadline <= now)
+}
+
+/// A batch being put together.
+struct Forming {
+    chosen: Vec<usize>,
+    cost: usize,
+    /// Nothing can be added any more.
+    full: bool,
+    /// How many of `chosen` make up the largest preferred cost so far.
+    preferred: Option<usize>,
+    oldest: Instant,
+    /// The earliest deadline of a member.
+    deadline: Option<Instant>,
+}
+
+impl Forming {
+    fn new(position: usize, first: &Waiting, limits: &Limits) -> Self {
+        let mut batch = Self {
+            chosen: Vec::new(),
+            cost: 0,
+            full: false,
+            preferred: None,
+            oldest: first.queued,
+            deadline: None,
+        };
+        batch.add(position, first, limits);
+        batch
+    }
+
+    fn add(&mut self, position: usize, waiting: &Waiting, limits: &Limits) {
+        self.chosen.push(position);
+        self.cost += waiting.cost;
+        self.full = self.cost == limits.max_cost;
+        if limits.preferred.contains(&self.cost) {
+            self.preferred = Some(self.chosen.len());
+        }
+        self.oldest = self.oldest.min(waiting.queued);
+        self.deadline = match (self.deadline, waiting.deadline) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+    }
+
+    /// Triton's order of preference: a preferred size at once; else all there is, as soon as the batch cannot
+    /// grow or the oldest member has waited long enough.
+    fn decide(mut self, limits: &Limits, run_time: Duration, now: Instant) -> Decision {
+        let patience_ends = self.oldest + limits.max_delay;
+        let impatient = !limits.max_delay.is_zero() && patience_ends <= now;
+        if let Some(count) = self.preferred
+            && !impatient
+        {
+            self.chosen.truncate(count);
+            return Decision::Run(self.chosen);
+        }
+        let until = match self.deadline {
+            Some(deadline) => patience_ends.min(deadline.checked_sub(run_time).unwrap_or(now)),
+            None => patience_ends,
+        };
+        if self.full || limits.max_delay.is_zero() || until <= now {
+            return Decision::Run(self.chosen);
+        }
+        let preferred = limits.preferred.iter().copied().filter(|&cost| cost > self.cost);
+        Decision::Wait {
+            until,
+            enough: preferred.min().unwrap_or(limits.max_cost),
+        }
+    }
+}
+
+/// What requests of one model must have in common to be merged: their variable dimensions besides the rows,
+/// and which optional inputs they have.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ShapeKey(Shape);
+
+impl From<Shape> for ShapeKey {
+    fn from(sizes: Shape) -> Self {
+        Self(sizes)
+    }
+}
+
+/// How requests of one model merge, worked out once from its signature.
+#[derive(Debug, Clone)]
+pub struct MergeRule {
+    merges: bool,
+    /// Per input that can differ between requests: its index, whether it may be absent, its variable dimensions.
+    variable: Vec<(usize, bool, Vec<usize>)>,
+}
+
+impl MergeRule {
+    /// The rule for `signature`; with `merge` unset, or a first dimension that is not variable, nothing merges.
+    pub fn new(signature: &ModelSignature, merge: bool) -> Self {
+        let rows_vary = signature.inputs.iter().all(|spec| {
+            let model = spec.reshape.as_ref().unwrap_or(&spec.shape);
+            [&spec.shape, model]
+                .iter()
+                .all(|shape| shape.first().is_some_and(|rows| rows.fixed().is_none()))
+        });
+        let variable = signature.inputs.iter().enumerate().filter_map(|(index, spec)| {
+            let dims: Vec<usize> = (1..spec.shape.len())
+                .filter(|&dim| spec.shape[dim].fixed().is_none())
+                .collect();
+            (spec.optional || !dims.is_empty()).then_some((index, spec.optional, dims))
+        });
+        Self {
+            merges: merge && signature.batched && rows_vary,
+            variable: variable.collect(),
+        }
+    }
+
+    /// Whether any two requests may merge.
+    pub fn merges(&self) -> bool {
+        self.merges
+    }
+
+    /// The key of a request with these checked `inputs`, and whether it runs alone.
+    pub fn key(&self, inputs: &[Option<Tensor>], rows: usize) -> (ShapeKey, bool) {
+        if !self.merges || rows == 0 || inputs.iter().all(Option::is_none) {
+            return (ShapeKey::default(), true);
+        }
+        let mut sizes = Vec::new();
+        for (index, optional, dims) in &self.variable {
+            let tensor = inputs[*index].as_ref();
+            if *optional {
+                sizes.push(usize::from(tensor.is_some()));
+            }
+            if let Some(tensor) = tensor {
+                sizes.extend(dims.iter().map(|&dim| tensor.shape[dim]));
+            }
+        }
+        (ShapeKey(Shape::from(&sizes[..])), false)
+    }
+}
+
+#[cfg(test)]
+mod tests;

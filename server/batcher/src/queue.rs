@@ -1,0 +1,441 @@
+//! The bounded queue of one model version, and the place where its idle instances wait.
+//!
+//! One lock guards everything; no user code runs under it. When the queue is full a request is refused. An idle
+//! instance is woken once per batch: while one is on its way, further pushes wake nobody, and whoever takes a
+//! batch and leaves something behind wakes the next. At most one idle instance, the leader, waits for a batch to
+//! fill; the others wait for work.
+
+use std::time::{Duration, Instant};
+
+use crate::cost::CostModel;
+use crate::error::{JobError, SubmitError};
+use crate::options::{QueuePolicy, TimeoutAction};
+use crate::policy::{self, Candidate, Decision, Limits, Waiting, is_past};
+use crate::sync::{AtomicUsize, Condvar, Mutex, MutexGuard, Ordering, lock};
+
+mod lanes;
+
+use lanes::{Entry, Lanes};
+
+/// What the queue must know of its items.
+pub trait Cancellable {
+    /// Whether nobody awaits the item any more.
+    fn is_cancelled(&self) -> bool;
+}
+
+/// How a queue behaves.
+#[derive(Debug, Clone)]
+pub struct QueueSettings {
+    /// Bounds of a batch.
+    pub limits: Limits,
+    /// Whether items may merge; if not, each push wakes an instance of its own.
+    pub merges: bool,
+    /// One policy per priority level, the highest first; at least one.
+    pub levels: Vec<QueuePolicy>,
+    /// The bound on all levels together.
+    pub max_requests: usize,
+    /// Instances that take from the queue.
+    pub instances: usize,
+}
+
+/// What an instance gets from [`Queue::take`].
+pub struct Work<T> {
+    /// Items to run together; empty if there were only `removed` ones.
+    pub batch: Vec<(T, Waiting)>,
+    /// Items that are not to run, each with the answer it is owed (nobody reads the answer of a cancelled one).
+    pub removed: Vec<(T, JobError)>,
+    /// Number of batches that were taken before this one.
+    pub sequence: u64,
+    /// When the batch was taken.
+    pub taken: Instant,
+}
+
+/// What an instance reports of the batch that it took last.
+#[derive(Debug, Clone, Copy)]
+pub struct Finished {
+    /// Cost of the batch.
+    pub cost: usize,
+    /// How long it kept the instance busy.
+    pub duration: Duration,
+    /// Whether it ran to its end, so that the duration says something about others.
+    pub ok: bool,
+}
+
+/// Waiting items and waiting instances.
+pub struct Queue<T> {
+    settings: QueueSettings,
+    /// The limits of a closed queue.
+    draining: Limits,
+    state: Mutex<State<T>>,
+    /// Where idle instances wait for work.
+    work: Condvar,
+    /// Where the leader waits for its batch to fill.
+    fill: Condvar,
+    /// Where instances that cannot be replaced yet wait for their next attempt.
+    closing: Condvar,
+    /// Cancelled items that may still be in the queue.
+    cancelled: AtomicUsize,
+    /// The lengths that a scrape reads, so that it does not take the lock.
+    depth: AtomicUsize,
+    healthy: AtomicUsize,
+}
+
+struct State<T> {
+    lanes: Lanes<T>,
+    /// No item expires before this; it may come too early, never too late.
+    next_expiry: Option<Instant>,
+    /// Instances that wait on `work`, and how many of them have been told to wake.
+    idle: usize,
+    woken: usize,
+    leader: Option<Leader>,
+    /// Instances that run a batch, and the cost of those batches.
+    running: usize,
+    running_cost: usize,
+    healthy: usize,
+    closed: bool,
+    costs: CostModel,
+    taken: u64,
+}
+
+/// The instance that waits for its batch to fill, and what makes it look again.
+struct Leader {
+    until: Instant,
+    enough: usize,
+    /// Level of the first item it saw.
+    level: usize,
+    woken: bool,
+}
+
+impl<T: Cancellable> Queue<T> {
+    /// An empty, open queue whose instances are all healthy and about to call [`take`](Self::take).
+    pub fn new(settings: QueueSettings) -> Self {
+        let healthy = settings.instances;
+        Self {
+            state: Mutex::new(State {
+                lanes: Lanes::new(settings.levels.len()),
+                next_expiry: None,
+                idle: 0,
+                woken: 0,
+                leader: None,
+                running: 0,
+                running_cost: 0,
+                healthy,
+                closed: false,
+                costs: CostModel::default(),
+                taken: 0,
+            }),
+            work: Condvar::new(),
+            fill: Condvar::new(),
+            closing: Condvar::new(),
+            cancelled: AtomicUsize::new(0),
+            depth: AtomicUsize::new(0),
+            healthy: AtomicUsize::new(healthy),
+            draining: Limits {
+                max_delay: Duration::ZERO,
+                ..settings.limits.clone()
+            },
+            settings,
+        }
+    }
+
+    /// Adds an item at `level` (0 is the highest priority), and wakes an instance if that makes a batch.
+    ///
+    /// On `Ok` the queue owns the item: it comes out of [`take`](Self::take) or [`retire`](Self::retire). On
+    /// `Err` it was dropped.
+    pub fn push(&self, item: T, waiting: Waiting, level: usize, arrived: Instant) -> Result<(), SubmitError> {
+        let now = waiting.queued;
+        let policy = &self.settings.levels[level];
+        let timeout = policy.default_timeout.filter(|timeout| !timeout.is_zero());
+        let entry = Entry {
+            timeout: timeout.map(|timeout| arrived + timeout),
+            waiting,
+            item,
+        };
+        let mut state = lock(&self.state);
+        self.admit(&state, &entry.waiting, level)?;
+        for expiry in [entry.waiting.deadline, entry.timeout].into_iter().flatten() {
+            state.next_expiry = Some(state.next_expiry.map_or(expiry, |next| next.min(expiry)));
+        }
+        let wakes_leader = state.leader.as_ref().is_some_and(|leader| {
+            let waiting = &entry.waiting;
+            let run_time = || state.costs.duration(1, waiting.cost);
+            let hurry = || {
+                waiting
+                    .deadline
+                    .and_then(|deadline| deadline.checked_sub(run_time()))
+            };
+            state.lanes.cost() + waiting.cost >= leader.enough
+                || waiting.alone
+                || level < leader.level
+                || hurry().is_some_and(|latest| latest < leader.until)
+        });
+        debug_assert!(!is_past(entry.waiting.deadline, now), "refused by the caller");
+        state.lanes.push(level, entry);
+        self.depth.store(state.lanes.len(), Ordering::SeqCst);
+        match &mut state.leader {
+            None => self.wake_one(state, !self.settings.merges),
+            Some(leader) if wakes_leader && !leader.woken => {
+                leader.woken = true;
+                drop(state);
+                self.fill.notify_one();
+            }
+            Some(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Refuses what has no room, no instance or no time.
+    fn admit(&self, state: &State<T>, waiting: &Waiting, level: usize) -> Result<(), SubmitError> {
+        if state.closed {
+            return Err(SubmitError::Closed);
+        }
+        if state.healthy == 0 {
+            return Err(SubmitError::NoInstance);
+        }
+        let own_limit = self.settings.levels[level]
+            .max_requests
+            .filter(|&limit| limit > 0);
+        let full = |len: usize, limit: usize| len >= limit;
+        if full(state.lanes.len(), self.settings.max_requests) {
+            return Err(SubmitError::QueueFull {
+                limit: self.settings.max_requests,
+            });
+        }
+        if let Some(limit) = own_limit
+            && full(state.lanes.len_at(level), limit)
+        {
+            return Err(SubmitError::QueueFull { limit });
+        }
+        let wait = self.wait_ahead(state, level);
+        if let Some(deadline) = waiting.deadline
+            && !wait.is_zero()
+            && waiting.queued + wait + state.costs.duration(1, waiting.cost) > deadline
+        {
+            return Err(SubmitError::WouldBeLate {
+                ahead: state.lanes.len(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Takes the next batch for an idle instance, waiting for one; `None` once the queue is closed and empty.
+    ///
+    /// `finished` reports the previous batch. The instance that gets `Work` owes every item in it an answer.
+    pub fn take(&self, finished: Option<Finished>, clock: &dyn Fn() -> Instant) -> Option<Work<T>> {
+        let mut state = lock(&self.state);
+        if let Some(finished) = finished {
+            state.finish(finished);
+        }
+        loop {
+            let now = clock();
+            let mut work = Work {
+                batch: Vec::new(),
+                removed: self.sweep(&mut state, now),
+                sequence: state.taken,
+                taken: now,
+            };
+            match self.decide(&state, now) {
+                Decision::Run(chosen) => {
+                    work.batch = state.lanes.remove(&chosen);
+                    state.taken += 1;
+                    state.running += 1;
+                    state.running_cost += work.batch.iter().map(|(_, waiting)| waiting.cost).sum::<usize>();
+                    self.depth.store(state.lanes.len(), Ordering::SeqCst);
+                    if state.lanes.len() > 0 && state.leader.is_none() {
+                        self.wake_one(state, false);
+                    }
+                    return Some(work);
+                }
+                _ if !work.removed.is_empty() => return Some(work),
+                Decision::Idle if state.closed => return None,
+                Decision::Wait { until, enough } if state.leader.is_none() => {
+                    let level = state.lanes.first_level().unwrap_or(0);
+                    state.leader = Some(Leader {
+                        until,
+                        enough,
+                        level,
+                        woken: false,
+                    });
+                    state = self.lead(state, until.saturating_duration_since(now));
+                }
+                Decision::Wait { .. } | Decision::Idle => state = self.follow(state),
+            }
+        }
+    }
+
+    /// Reports the previous batch of an instance that will not [`take`](Self::take) soon.
+    pub fn finish(&self, finished: Finished) {
+        lock(&self.state).finish(finished);
+    }
+
+    /// What to run now. A closed queue gets nothing more, so its batches do not wait.
+    fn decide(&self, state: &State<T>, now: Instant) -> Decision {
+        let candidates = state.lanes.iter().map(|entry| Candidate {
+            waiting: &entry.waiting,
+            cancelled: entry.item.is_cancelled(),
+        });
+        let limits = if state.closed {
+            &self.draining
+        } else {
+            &self.settings.limits
+        };
+        let run_time = state.costs.duration(1, state.lanes.cost().min(limits.max_cost));
+        policy::decide(candidates, limits, run_time, now)
+    }
+
+    /// Waits as the leader, until told or until `timeout` is over.
+    fn lead<'a>(&'a self, state: MutexGuard<'a, State<T>>, timeout: Duration) -> MutexGuard<'a, State<T>> {
+        let (mut state, _) = self
+            .fill
+            .wait_timeout(state, timeout)
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        state.leader = None;
+        state
+    }
+
+    /// Waits for work, until told.
+    fn follow<'a>(&'a self, mut state: MutexGuard<'a, State<T>>) -> MutexGuard<'a, State<T>> {
+        state.idle += 1;
+        while state.woken == 0 && !state.closed {
+            state = self
+                .work
+                .wait(state)
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+        }
+        state.woken = state.woken.saturating_sub(1);
+        state.idle -= 1;
+        state
+    }
+
+    /// Wakes one idle instance, if there is one that was not told yet; unless `each`, only if none was told.
+    fn wake_one(&self, mut state: MutexGuard<'_, State<T>>, each: bool) {
+        if state.woken < if each { state.idle } else { state.idle.min(1) } {
+            state.woken += 1;
+            drop(state);
+            self.work.notify_one();
+        }
+    }
+
+    /// Removes what is not to run, and moves what is delayed behind the others.
+    fn sweep(&self, state: &mut State<T>, now: Instant) -> Vec<(T, JobError)> {
+        let cancelled = self.cancelled.swap(0, Ordering::SeqCst) > 0;
+        if !cancelled && !is_past(state.next_expiry, now) {
+            return Vec::new();
+        }
+        state.next_expiry = None;
+        let next_expiry = &mut state.next_expiry;
+        let levels = &self.settings.levels;
+        let removed = state.lanes.sweep(|level, entry| {
+            if entry.item.is_cancelled() || is_past(entry.waiting.deadline, now) {
+                return lanes::Verdict::Remove(JobError::DeadlineExceeded);
+            }
+            let delayed = is_past(entry.timeout, now);
+            if delayed && levels[level].timeout_action == TimeoutAction::Reject {
+                return lanes::Verdict::Remove(JobError::QueueTimeout);
+            }
+            if delayed {
+                entry.timeout = None;
+            }
+            for expiry in [entry.waiting.deadline, entry.timeout].into_iter().flatten() {
+                *next_expiry = Some(next_expiry.map_or(expiry, |next| next.min(expiry)));
+            }
+            if delayed {
+                lanes::Verdict::Delay
+            } else {
+                lanes::Verdict::Keep
+            }
+        });
+        self.depth.store(state.lanes.len(), Ordering::SeqCst);
+        removed
+    }
+
+    /// Notes that an item was cancelled after it was pushed; it is removed when an instance next looks.
+    pub fn note_cancelled(&self) {
+        self.cancelled.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Refuses further items; those inside are still taken. Instances end when the queue is empty.
+    pub fn close(&self) {
+        lock(&self.state).closed = true;
+        self.work.notify_all();
+        self.fill.notify_all();
+        self.closing.notify_all();
+    }
+
+    /// Notes that an instance is lost for now; returns every waiting item if it was the last healthy one.
+    pub fn retire(&self) -> Vec<T> {
+        let mut state = lock(&self.state);
+        state.healthy -= 1;
+        self.healthy.store(state.healthy, Ordering::SeqCst);
+        if state.healthy > 0 {
+            return Vec::new();
+        }
+        let items = state.lanes.drain();
+        self.depth.store(0, Ordering::SeqCst);
+        items
+    }
+
+    /// Notes that a lost instance is back.
+    pub fn revive(&self) {
+        let mut state = lock(&self.state);
+        state.healthy += 1;
+        self.healthy.store(state.healthy, Ordering::SeqCst);
+    }
+
+    /// Waits for `delay`, or until the queue is closed; says whether it is closed.
+    pub fn pause(&self, delay: Duration) -> bool {
+        let state = lock(&self.state);
+        if state.closed {
+            return true;
+        }
+        let (state, _) = self
+            .closing
+            .wait_timeout(state, delay)
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        state.closed
+    }
+
+    /// Items that wait; takes no lock.
+    pub fn depth(&self) -> usize {
+        self.depth.load(Ordering::SeqCst)
+    }
+
+    /// Instances that run or can run batches; takes no lock.
+    pub fn healthy(&self) -> usize {
+        self.healthy.load(Ordering::SeqCst)
+    }
+
+    /// How long an item pushed now at `level` would wait for its run, by recent experience.
+    pub fn estimated_wait(&self, level: usize) -> Duration {
+        self.wait_ahead(&lock(&self.state), level)
+    }
+
+    /// Zero while an instance is idle; else half of what runs, and the items of the same or higher priority.
+    fn wait_ahead(&self, state: &State<T>, level: usize) -> Duration {
+        let (requests, cost) = state.lanes.ahead_of(level);
+        if state.healthy == 0 || (requests == 0 && state.running < state.healthy) {
+            return Duration::ZERO;
+        }
+        let batches = if self.settings.merges {
+            cost.div_ceil(self.settings.limits.max_cost.max(1)).min(requests)
+        } else {
+            requests
+        };
+        let queued = state.costs.duration(batches, cost);
+        let running = state.costs.duration(state.running, state.running_cost) / 2;
+        (queued + running) / u32::try_from(state.healthy).unwrap_or(u32::MAX)
+    }
+}
+
+impl<T> State<T> {
+    fn finish(&mut self, finished: Finished) {
+        self.running -= 1;
+        self.running_cost -= finished.cost;
+        if finished.ok {
+            self.costs.observe(finished.cost, finished.duration);
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;
