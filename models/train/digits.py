@@ -117,6 +117,7 @@ def main():
         zoo.golden("digits", version, f"one-image-v{version}", {"image": test_x[:1]})
         zoo.golden("digits", version, f"four-images-v{version}", {"image": test_x[1:5]})
         zoo.golden("digits", version, f"versions-differ-v{version}", {"image": test_x[differ]})
+    zoo.golden("digits", 2, "demo", {"image": test_x[5:6]})
     (zoo.ZOO / "digits" / "labels.txt").write_text("\n".join(LABELS) + "\n")
     zoo.write_sums()
 
