@@ -1,1 +1,76 @@
-//! (to come)
+//! ONNX Runtime behind the seam: a shared library that is opened at run time, never linked.
+//!
+//! One library, one environment and one thread pool serve the whole process. Sessions are shared by the
+//! instances of a model, because the C API's `Run` may be called from several threads and weights are large.
+//! All `unsafe` is in [`convert`].
+
+mod convert;
+mod error;
+mod library;
+mod parameters;
+mod session;
+
+use std::path::PathBuf;
+
+use crossfade_runtimes_core::{Model, ModelSource, Runtime, RuntimeError};
+
+use library::Library;
+use session::OrtModel;
+
+/// The name of this runtime in configuration, errors and logs.
+const NAME: &str = "ort";
+
+/// The oldest ONNX Runtime that serves: its C API version is the floor this crate is built for.
+pub const MINIMUM_VERSION: &str = "1.24";
+
+/// Where the library is, and the threads it may use.
+#[derive(Debug, Clone)]
+pub struct OrtOptions {
+    /// A path, or a bare file name that the system's loader searches for (after the executable's folder).
+    pub library: PathBuf,
+    /// Threads of the pool that all models share, the calling thread included; 0: one per core.
+    pub intra_threads: usize,
+}
+
+/// ONNX Runtime, opened.
+pub struct OrtRuntime {
+    library: Library,
+}
+
+impl OrtRuntime {
+    /// Opens the library and starts its environment and thread pool.
+    ///
+    /// A process has one environment: opening the same library again gives the one that is there, with the
+    /// threads it began with.
+    ///
+    /// Errors: `Unavailable` when the file is missing, is no ONNX Runtime, is older than
+    /// [`MINIMUM_VERSION`], or when this process already uses another one.
+    pub fn open(options: &OrtOptions) -> Result<Self, RuntimeError> {
+        Ok(Self {
+            library: Library::open(options)?,
+        })
+    }
+
+    /// The path it was opened from.
+    pub fn library(&self) -> &std::path::Path {
+        self.library.path()
+    }
+}
+
+impl Runtime for OrtRuntime {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn platform(&self) -> &'static str {
+        "onnxruntime_onnx"
+    }
+
+    fn version(&self) -> String {
+        self.library.version().to_owned()
+    }
+
+    fn load(&self, source: &ModelSource) -> Result<Box<dyn Model>, RuntimeError> {
+        Ok(Box::new(OrtModel::load(&self.library, source)?))
+    }
+}
