@@ -12,7 +12,7 @@ use crate::error::JobError;
 use crate::observer::{BatchReport, Observer};
 use crate::outbox::{Outbox, Turnstile};
 use crate::policy::is_past;
-use crate::queue::{Finished, Queue, Work};
+use crate::queue::{Batch, Finished, Queue};
 use crate::request::{Answer, Request, Timings};
 
 /// Makes a new instance of the model where one panicked; called on that instance's thread.
@@ -45,22 +45,14 @@ pub(crate) fn run(shared: &Shared, instance: Box<dyn Instance>) {
         instance,
     };
     let mut finished = None;
-    while let Some(work) = shared.queue.take(finished.take(), &*shared.clock) {
-        let Work {
-            batch,
-            removed,
+    while let Some(batch) = shared.queue.take(finished.take(), &*shared.clock) {
+        let Batch {
+            items,
+            cost,
             sequence,
             taken,
-        } = work;
-        for (request, reason) in removed {
-            request.reply.send(Err(reason));
-        }
-        if batch.is_empty() {
-            continue;
-        }
-        let cost = batch.iter().map(|(_, waiting)| waiting.cost).sum();
-        let requests = batch.into_iter().map(|(request, _)| request).collect();
-        let outcome = worker.serve(requests, sequence, taken);
+        } = batch;
+        let outcome = worker.serve(items, sequence, taken);
         let report = Finished {
             cost,
             duration: (shared.clock)().saturating_duration_since(taken),
@@ -85,15 +77,8 @@ struct RetireOnPanic<'a>(&'a Shared);
 impl Drop for RetireOnPanic<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            retire(self.0);
+            self.0.queue.retire();
         }
-    }
-}
-
-/// Counts an instance as lost; if it was the last, answers everyone in the queue.
-fn retire(shared: &Shared) {
-    for request in shared.queue.retire() {
-        request.reply.send(Err(JobError::NoInstance));
     }
 }
 
@@ -240,7 +225,7 @@ impl<'a> Worker<'a> {
                 }
             }
             if !lost {
-                retire(shared);
+                shared.queue.retire();
                 lost = true;
             }
             if shared.queue.pause(pause) {

@@ -34,6 +34,15 @@ pub struct Waiting {
     pub deadline: Option<Instant>,
 }
 
+impl Waiting {
+    /// Until when it may wait for company: half of the time that its deadline leaves beside the run, so that
+    /// neither a slow wake-up nor a wrong estimate makes it late.
+    pub fn latest_start(&self, run_time: Duration) -> Option<Instant> {
+        let time = self.deadline?.saturating_duration_since(self.queued);
+        Some(self.queued + time.saturating_sub(run_time) / 2)
+    }
+}
+
 /// A waiting request at the time of the decision.
 #[derive(Debug, Clone, Copy)]
 pub struct Candidate<'a> {
@@ -65,8 +74,8 @@ const LOOK_AHEAD: usize = 1024;
 /// Decides what an idle instance does.
 ///
 /// * `candidates`: every waiting request in service order: by priority, then first come first served
-/// * `run_time`: how long a batch takes by recent experience; a batch does not wait so long that a member
-///   would miss its deadline
+/// * `run_time`: how long a batch takes by recent experience; a batch stops waiting when a member has spent half
+///   of what its deadline leaves beside the run
 ///
 /// The first live request is always in the batch, so none starves. Those of its shape behind it join while
 /// they fit, in order; one that does not fit ends the batch. Others are passed over, unless `in_order`.
@@ -91,7 +100,7 @@ pub fn decide<'a>(
     if first.alone || first.cost >= limits.max_cost {
         return Decision::Run(vec![position]);
     }
-    let mut batch = Forming::new(position, first, limits);
+    let mut batch = Forming::new(position, first, limits, run_time);
     for (position, waiting) in live {
         if batch.full {
             break;
@@ -101,10 +110,10 @@ pub fn decide<'a>(
         } else if batch.cost + waiting.cost > limits.max_cost {
             batch.full = true;
         } else {
-            batch.add(position, waiting, limits);
+            batch.add(position, waiting, limits, run_time);
         }
     }
-    batch.decide(limits, run_time, now)
+    batch.decide(limits, now)
 }
 
 /// Whether a deadline, where there is one, has come.
@@ -121,25 +130,25 @@ struct Forming {
     /// How many of `chosen` make up the largest preferred cost so far.
     preferred: Option<usize>,
     oldest: Instant,
-    /// The earliest deadline of a member.
-    deadline: Option<Instant>,
+    /// When the most urgent member must stop waiting.
+    latest: Option<Instant>,
 }
 
 impl Forming {
-    fn new(position: usize, first: &Waiting, limits: &Limits) -> Self {
+    fn new(position: usize, first: &Waiting, limits: &Limits, run_time: Duration) -> Self {
         let mut batch = Self {
             chosen: Vec::new(),
             cost: 0,
             full: false,
             preferred: None,
             oldest: first.queued,
-            deadline: None,
+            latest: None,
         };
-        batch.add(position, first, limits);
+        batch.add(position, first, limits, run_time);
         batch
     }
 
-    fn add(&mut self, position: usize, waiting: &Waiting, limits: &Limits) {
+    fn add(&mut self, position: usize, waiting: &Waiting, limits: &Limits, run_time: Duration) {
         self.chosen.push(position);
         self.cost += waiting.cost;
         self.full = self.cost == limits.max_cost;
@@ -147,7 +156,7 @@ impl Forming {
             self.preferred = Some(self.chosen.len());
         }
         self.oldest = self.oldest.min(waiting.queued);
-        self.deadline = match (self.deadline, waiting.deadline) {
+        self.latest = match (self.latest, waiting.latest_start(run_time)) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
@@ -155,7 +164,7 @@ impl Forming {
 
     /// Triton's order of preference: a preferred size at once; else all there is, as soon as the batch cannot
     /// grow or the oldest member has waited long enough.
-    fn decide(mut self, limits: &Limits, run_time: Duration, now: Instant) -> Decision {
+    fn decide(mut self, limits: &Limits, now: Instant) -> Decision {
         let patience_ends = self.oldest + limits.max_delay;
         let impatient = !limits.max_delay.is_zero() && patience_ends <= now;
         if let Some(count) = self.preferred
@@ -164,10 +173,9 @@ impl Forming {
             self.chosen.truncate(count);
             return Decision::Run(self.chosen);
         }
-        let until = match self.deadline {
-            Some(deadline) => patience_ends.min(deadline.checked_sub(run_time).unwrap_or(now)),
-            None => patience_ends,
-        };
+        let until = self
+            .latest
+            .map_or(patience_ends, |latest| patience_ends.min(latest));
         if self.full || limits.max_delay.is_zero() || until <= now {
             return Decision::Run(self.chosen);
         }

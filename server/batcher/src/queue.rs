@@ -18,9 +18,12 @@ mod lanes;
 use lanes::{Entry, Lanes};
 
 /// What the queue must know of its items.
-pub trait Cancellable {
+pub trait Item {
     /// Whether nobody awaits the item any more.
     fn is_cancelled(&self) -> bool;
+
+    /// Answers an item that is not to run. Called without the lock.
+    fn refuse(self, reason: JobError);
 }
 
 /// How a queue behaves.
@@ -39,11 +42,11 @@ pub struct QueueSettings {
 }
 
 /// What an instance gets from [`Queue::take`].
-pub struct Work<T> {
-    /// Items to run together; empty if there were only `removed` ones.
-    pub batch: Vec<(T, Waiting)>,
-    /// Items that are not to run, each with the answer it is owed (nobody reads the answer of a cancelled one).
-    pub removed: Vec<(T, JobError)>,
+pub struct Batch<T> {
+    /// Items to run together, at least one, in service order. Who holds them owes each an answer.
+    pub items: Vec<T>,
+    /// What they cost together.
+    pub cost: usize,
     /// Number of batches that were taken before this one.
     pub sequence: u64,
     /// When the batch was taken.
@@ -106,7 +109,7 @@ struct Leader {
     woken: bool,
 }
 
-impl<T: Cancellable> Queue<T> {
+impl<T: Item> Queue<T> {
     /// An empty, open queue whose instances are all healthy and about to call [`take`](Self::take).
     pub fn new(settings: QueueSettings) -> Self {
         let healthy = settings.instances;
@@ -140,8 +143,8 @@ impl<T: Cancellable> Queue<T> {
 
     /// Adds an item at `level` (0 is the highest priority), and wakes an instance if that makes a batch.
     ///
-    /// On `Ok` the queue owns the item: it comes out of [`take`](Self::take) or [`retire`](Self::retire). On
-    /// `Err` it was dropped.
+    /// On `Ok` the queue owns the item: it comes out of [`take`](Self::take), or is refused. On `Err` it was dropped.
+    /// A full queue is first rid of cancelled and expired items.
     pub fn push(&self, item: T, waiting: Waiting, level: usize, arrived: Instant) -> Result<(), SubmitError> {
         let now = waiting.queued;
         let policy = &self.settings.levels[level];
@@ -152,22 +155,24 @@ impl<T: Cancellable> Queue<T> {
             item,
         };
         let mut state = lock(&self.state);
-        self.admit(&state, &entry.waiting, level)?;
+        if let Err(refused) = self.admit(&state, &entry.waiting, level) {
+            if !matches!(refused, SubmitError::QueueFull { .. }) {
+                return Err(refused);
+            }
+            state = self.clear(state, now);
+            self.admit(&state, &entry.waiting, level)?;
+        }
         for expiry in [entry.waiting.deadline, entry.timeout].into_iter().flatten() {
             state.next_expiry = Some(state.next_expiry.map_or(expiry, |next| next.min(expiry)));
         }
         let wakes_leader = state.leader.as_ref().is_some_and(|leader| {
             let waiting = &entry.waiting;
-            let run_time = || state.costs.duration(1, waiting.cost);
-            let hurry = || {
-                waiting
-                    .deadline
-                    .and_then(|deadline| deadline.checked_sub(run_time()))
-            };
+            let run_time = state.costs.duration(1, waiting.cost);
+            let latest = waiting.latest_start(run_time);
             state.lanes.cost() + waiting.cost >= leader.enough
                 || waiting.alone
                 || level < leader.level
-                || hurry().is_some_and(|latest| latest < leader.until)
+                || latest.is_some_and(|latest| latest < leader.until)
         });
         debug_assert!(!is_past(entry.waiting.deadline, now), "refused by the caller");
         state.lanes.push(level, entry);
@@ -220,33 +225,33 @@ impl<T: Cancellable> Queue<T> {
 
     /// Takes the next batch for an idle instance, waiting for one; `None` once the queue is closed and empty.
     ///
-    /// `finished` reports the previous batch. The instance that gets `Work` owes every item in it an answer.
-    pub fn take(&self, finished: Option<Finished>, clock: &dyn Fn() -> Instant) -> Option<Work<T>> {
+    /// `finished` reports the previous batch.
+    pub fn take(&self, finished: Option<Finished>, clock: &dyn Fn() -> Instant) -> Option<Batch<T>> {
         let mut state = lock(&self.state);
         if let Some(finished) = finished {
             state.finish(finished);
         }
         loop {
             let now = clock();
-            let mut work = Work {
-                batch: Vec::new(),
-                removed: self.sweep(&mut state, now),
-                sequence: state.taken,
-                taken: now,
-            };
+            state = self.clear(state, now);
             match self.decide(&state, now) {
                 Decision::Run(chosen) => {
-                    work.batch = state.lanes.remove(&chosen);
+                    let (items, cost) = state.lanes.remove(&chosen);
+                    let batch = Batch {
+                        items,
+                        cost,
+                        sequence: state.taken,
+                        taken: now,
+                    };
                     state.taken += 1;
                     state.running += 1;
-                    state.running_cost += work.batch.iter().map(|(_, waiting)| waiting.cost).sum::<usize>();
+                    state.running_cost += cost;
                     self.depth.store(state.lanes.len(), Ordering::SeqCst);
                     if state.lanes.len() > 0 && state.leader.is_none() {
                         self.wake_one(state, false);
                     }
-                    return Some(work);
+                    return Some(batch);
                 }
-                _ if !work.removed.is_empty() => return Some(work),
                 Decision::Idle if state.closed => return None,
                 Decision::Wait { until, enough } if state.leader.is_none() => {
                     let level = state.lanes.first_level().unwrap_or(0);
@@ -316,6 +321,19 @@ impl<T: Cancellable> Queue<T> {
         }
     }
 
+    /// Refuses what is not to run, letting go of the lock for it.
+    fn clear<'a>(&'a self, mut state: MutexGuard<'a, State<T>>, now: Instant) -> MutexGuard<'a, State<T>> {
+        let removed = self.sweep(&mut state, now);
+        if removed.is_empty() {
+            return state;
+        }
+        drop(state);
+        for (item, reason) in removed {
+            item.refuse(reason);
+        }
+        lock(&self.state)
+    }
+
     /// Removes what is not to run, and moves what is delayed behind the others.
     fn sweep(&self, state: &mut State<T>, now: Instant) -> Vec<(T, JobError)> {
         let cancelled = self.cancelled.swap(0, Ordering::SeqCst) > 0;
@@ -362,17 +380,20 @@ impl<T: Cancellable> Queue<T> {
         self.closing.notify_all();
     }
 
-    /// Notes that an instance is lost for now; returns every waiting item if it was the last healthy one.
-    pub fn retire(&self) -> Vec<T> {
+    /// Notes that an instance is lost for now; if it was the last healthy one, refuses every waiting item.
+    pub fn retire(&self) {
         let mut state = lock(&self.state);
         state.healthy -= 1;
         self.healthy.store(state.healthy, Ordering::SeqCst);
         if state.healthy > 0 {
-            return Vec::new();
+            return;
         }
         let items = state.lanes.drain();
         self.depth.store(0, Ordering::SeqCst);
-        items
+        drop(state);
+        for item in items {
+            item.refuse(JobError::NoInstance);
+        }
     }
 
     /// Notes that a lost instance is back.

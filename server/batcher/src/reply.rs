@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn cancelling_says_whether_the_value_was_still_to_come() {
-        let (sender, mut receiver) = reply();
+        let (sender, mut receiver) = reply::<u8>();
         assert!(receiver.cancel());
         drop(sender);
         let (sender, mut receiver) = reply();

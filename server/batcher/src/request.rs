@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crossfade_runtimes_core::Tensor;
 
 use crate::error::JobError;
-use crate::queue::{Cancellable, Queue};
+use crate::queue::{Item, Queue};
 use crate::reply::{Receiver, Sender};
 
 /// A request whose tensors were checked against the signature.
@@ -63,9 +63,13 @@ pub(crate) struct Request {
     pub(crate) reply: Sender<Result<Answer, JobError>>,
 }
 
-impl Cancellable for Request {
+impl Item for Request {
     fn is_cancelled(&self) -> bool {
         self.reply.is_cancelled()
+    }
+
+    fn refuse(self, reason: JobError) {
+        self.reply.send(Err(reason));
     }
 }
 

@@ -1,1 +1,289 @@
-//! Facts about policy.
+//! Properties of the decision, and the cases that the configuration promises.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn start() -> Instant {
+    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    *START.get_or_init(|| Instant::now() + ms(10_000))
+}
+
+const fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn limits(max_cost: usize) -> Limits {
+    Limits {
+        max_cost,
+        preferred: Vec::new(),
+        max_delay: Duration::ZERO,
+        in_order: false,
+    }
+}
+
+fn waiting(cost: usize) -> Waiting {
+    Waiting {
+        cost,
+        key: ShapeKey::default(),
+        alone: false,
+        queued: start(),
+        deadline: None,
+    }
+}
+
+fn shaped(cost: usize, size: usize) -> Waiting {
+    Waiting {
+        key: ShapeKey(Shape::from([size])),
+        ..waiting(cost)
+    }
+}
+
+fn decide_all(queue: &[Waiting], limits: &Limits, now: Instant) -> Decision {
+    let candidates = queue.iter().map(|waiting| Candidate {
+        waiting,
+        cancelled: false,
+    });
+    decide(candidates, limits, Duration::ZERO, now)
+}
+
+#[track_caller]
+fn check(queue: &[Waiting], limits: &Limits, expected: &[usize]) {
+    assert_eq!(
+        decide_all(queue, limits, start()),
+        Decision::Run(expected.to_vec())
+    );
+}
+
+#[test]
+fn without_delay_what_is_there_runs_at_once() {
+    check(&[waiting(1)], &limits(8), &[0]);
+    check(&[waiting(1), waiting(2), waiting(4)], &limits(8), &[0, 1, 2]);
+    assert_eq!(decide_all(&[], &limits(8), start()), Decision::Idle);
+}
+
+#[test]
+fn the_first_that_does_not_fit_ends_the_batch() {
+    check(&[waiting(4), waiting(5), waiting(1)], &limits(8), &[0]);
+}
+
+#[test]
+fn a_request_above_the_cap_runs_alone() {
+    check(&[waiting(9), waiting(1)], &limits(8), &[0]);
+    check(&[waiting(1), waiting(9)], &limits(8), &[0]);
+}
+
+#[test]
+fn other_shapes_are_passed_over_unless_order_is_kept() {
+    let queue = [shaped(1, 7), shaped(1, 9), shaped(1, 7)];
+    check(&queue, &limits(8), &[0, 2]);
+    let in_order = Limits {
+        in_order: true,
+        ..limits(8)
+    };
+    check(&queue, &in_order, &[0]);
+}
+
+#[test]
+fn the_largest_preferred_size_is_taken() {
+    let preferring = |preferred: &[usize]| Limits {
+        preferred: preferred.to_vec(),
+        ..limits(16)
+    };
+    let queue = vec![waiting(1); 10];
+    check(&queue, &preferring(&[4, 8]), &[0, 1, 2, 3, 4, 5, 6, 7]);
+    check(&queue[..3], &preferring(&[4, 8]), &[0, 1, 2]);
+    check(&[waiting(3), waiting(3)], &preferring(&[4]), &[0, 1]);
+}
+
+#[test]
+fn a_delay_waits_for_more_and_no_longer_than_it_says() {
+    let limits = Limits {
+        max_delay: ms(5),
+        ..limits(4)
+    };
+    let mut queue = vec![waiting(1), waiting(2)];
+    let until = start() + ms(5);
+    let expected = Decision::Wait { until, enough: 4 };
+    assert_eq!(decide_all(&queue, &limits, start()), expected);
+    assert_eq!(decide_all(&queue, &limits, until), Decision::Run(vec![0, 1]));
+    queue.push(waiting(1));
+    assert_eq!(decide_all(&queue, &limits, start()), Decision::Run(vec![0, 1, 2]));
+}
+
+#[test]
+fn a_delay_waits_for_the_next_preferred_size() {
+    let limits = Limits {
+        preferred: vec![2, 6],
+        max_delay: ms(5),
+        ..limits(8)
+    };
+    let until = start() + ms(5);
+    let expected = Decision::Wait { until, enough: 6 };
+    assert_eq!(decide_all(&[waiting(3)], &limits, start()), expected);
+    assert_eq!(
+        decide_all(&[waiting(1), waiting(1)], &limits, start()),
+        Decision::Run(vec![0, 1])
+    );
+}
+
+#[test]
+fn a_delay_ends_early_for_a_member_with_a_deadline() {
+    let limits = Limits {
+        max_delay: ms(100),
+        ..limits(4)
+    };
+    let urgent = Waiting {
+        deadline: Some(start() + ms(20)),
+        ..waiting(1)
+    };
+    let candidates = [waiting(1), urgent];
+    let candidates = candidates.iter().map(|waiting| Candidate {
+        waiting,
+        cancelled: false,
+    });
+    let until = start() + ms(8);
+    assert_eq!(
+        decide(candidates, &limits, ms(4), start()),
+        Decision::Wait { until, enough: 4 }
+    );
+}
+
+/// A queue of up to 40 requests, some of them gone, at times around `start`.
+fn queue() -> impl Strategy<Value = Vec<(Waiting, bool)>> {
+    let request = (
+        0usize..6,
+        0usize..3,
+        prop::bool::weighted(0.1),
+        0u64..20,
+        prop::option::weighted(0.4, 0u64..20),
+        prop::bool::weighted(0.2),
+    );
+    let request = request.prop_map(|(cost, size, alone, age, deadline, cancelled)| {
+        let waiting = Waiting {
+            alone: alone || cost == 0,
+            queued: start() - ms(age),
+            deadline: deadline.map(|deadline| start() - ms(10) + ms(deadline)),
+            ..shaped(cost, size)
+        };
+        (waiting, cancelled)
+    });
+    prop::collection::vec(request, 0..40)
+}
+
+fn any_limits() -> impl Strategy<Value = Limits> {
+    (
+        1usize..12,
+        prop::collection::vec(1usize..12, 0..3),
+        0u64..15,
+        any::<bool>(),
+    )
+        .prop_map(|(max_cost, preferred, delay, in_order)| Limits {
+            max_cost,
+            preferred: preferred.into_iter().filter(|&cost| cost <= max_cost).collect(),
+            max_delay: ms(delay),
+            in_order,
+        })
+}
+
+proptest! {
+    #[test]
+    fn decisions_keep_their_promises(queue in queue(), limits in any_limits(), run in 0u64..5) {
+        let now = start();
+        let run_time = ms(run);
+        let at = |now| {
+            let candidates = queue.iter().map(|(waiting, cancelled)| Candidate { waiting, cancelled: *cancelled });
+            decide(candidates, &limits, run_time, now)
+        };
+        let live: Vec<usize> = (0..queue.len())
+            .filter(|&k| !queue[k].1 && queue[k].0.deadline.is_none_or(|deadline| deadline > now))
+            .collect();
+        match at(now) {
+            Decision::Idle => prop_assert!(live.is_empty()),
+            Decision::Wait { until, enough } => {
+                prop_assert!(!limits.max_delay.is_zero() && until > now && enough <= limits.max_cost);
+                let oldest = live.iter().map(|&k| queue[k].0.queued).max().unwrap();
+                prop_assert!(until <= oldest + limits.max_delay);
+                prop_assert!(matches!(at(until), Decision::Run(_)), "waiting longer than announced");
+            }
+            Decision::Run(chosen) => {
+                prop_assert_eq!(chosen.first(), live.first(), "the first live request is always in the batch");
+                prop_assert!(chosen.is_sorted_by(|a, b| a < b), "in service order, each once");
+                prop_assert!(chosen.iter().all(|k| live.contains(k)), "cancelled or expired ones were chosen");
+                let first = &queue[chosen[0]].0;
+                if chosen.len() > 1 {
+                    let cost: usize = chosen.iter().map(|&k| queue[k].0.cost).sum();
+                    prop_assert!(cost <= limits.max_cost);
+                    prop_assert!(chosen.iter().all(|&k| !queue[k].0.alone && queue[k].0.key == first.key));
+                }
+                let last = *chosen.last().unwrap();
+                let overtaken = live.iter().filter(|&&k| k < last && !chosen.contains(&k));
+                for &k in overtaken {
+                    let other = &queue[k].0;
+                    prop_assert!(!limits.in_order, "overtaken although order is kept");
+                    prop_assert!(other.alone || other.key != first.key, "overtaken by its own shape");
+                }
+            }
+        }
+    }
+}
+
+mod merge_rule {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use crossfade_runtimes_core::{Datatype, ShapeSpec, TensorSpec};
+
+    use super::*;
+
+    fn signature(batched: bool, shapes: &[&[i64]]) -> ModelSignature {
+        let spec = |(k, dims): (usize, &&[i64])| {
+            TensorSpec::new(
+                Arc::from(format!("x{k}")),
+                Datatype::Uint8,
+                ShapeSpec::from(&dims[..]),
+            )
+        };
+        ModelSignature {
+            inputs: shapes.iter().enumerate().map(spec).collect(),
+            batched,
+            ..ModelSignature::default()
+        }
+    }
+
+    fn tensor(dims: &[usize]) -> Option<Tensor> {
+        Some(Tensor {
+            datatype: Datatype::Uint8,
+            shape: Shape::from(dims),
+            data: Bytes::new(),
+        })
+    }
+
+    #[test]
+    fn variable_dimensions_besides_the_rows_must_agree() {
+        let rule = MergeRule::new(&signature(true, &[&[-1, 4, -1]]), true);
+        let key = |dims: &[usize]| rule.key(&[tensor(dims)], dims[0]);
+        assert_eq!(key(&[1, 4, 7]), key(&[3, 4, 7]));
+        assert_ne!(key(&[1, 4, 7]), key(&[1, 4, 8]));
+        assert!(key(&[0, 4, 7]).1, "a request without rows runs alone");
+    }
+
+    #[test]
+    fn optional_inputs_must_agree_in_presence() {
+        let mut signature = signature(true, &[&[-1, -1], &[-1]]);
+        signature.inputs[0].optional = true;
+        let rule = MergeRule::new(&signature, true);
+        let key = |inputs: &[Option<Tensor>]| rule.key(inputs, 1).0;
+        assert_ne!(key(&[None, tensor(&[1])]), key(&[tensor(&[1, 1]), tensor(&[1])]));
+        assert_eq!(key(&[None, tensor(&[1])]), key(&[None, tensor(&[2])]));
+    }
+
+    #[test]
+    fn models_without_a_variable_batch_dimension_never_merge() {
+        assert!(MergeRule::new(&signature(true, &[&[-1, 4]]), true).merges());
+        assert!(!MergeRule::new(&signature(true, &[&[-1, 4]]), false).merges());
+        assert!(!MergeRule::new(&signature(false, &[&[-1, 4]]), true).merges());
+        assert!(!MergeRule::new(&signature(true, &[&[-1, 4], &[8, 4]]), true).merges());
+        assert!(!MergeRule::new(&signature(true, &[&[]]), true).merges());
+    }
+}

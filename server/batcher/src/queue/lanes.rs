@@ -71,9 +71,10 @@ impl<T> Lanes<T> {
         self.totals.iter().position(|total| total.0 > 0)
     }
 
-    /// Takes out the entries at `positions`, which ascend, counted in service order.
-    pub(super) fn remove(&mut self, positions: &[usize]) -> Vec<(T, Waiting)> {
+    /// Takes out the entries at `positions`, which ascend, counted in service order; with their total cost.
+    pub(super) fn remove(&mut self, positions: &[usize]) -> (Vec<T>, usize) {
         let mut taken = Vec::with_capacity(positions.len());
+        let mut cost = 0;
         let mut positions = positions.iter().copied().peekable();
         let mut start = 0;
         for (lane, queue) in self.lanes.iter_mut().enumerate() {
@@ -89,7 +90,8 @@ impl<T> Lanes<T> {
                     let total = &mut self.totals[lane / 2];
                     total.0 -= 1;
                     total.1 -= entry.waiting.cost;
-                    taken.push((entry.item, entry.waiting));
+                    cost += entry.waiting.cost;
+                    taken.push(entry.item);
                 } else {
                     passed_over.push(entry);
                 }
@@ -100,7 +102,7 @@ impl<T> Lanes<T> {
             }
             start = end;
         }
-        taken
+        (taken, cost)
     }
 
     /// Asks about every entry, and returns the removed ones.
