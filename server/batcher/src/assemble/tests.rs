@@ -187,7 +187,7 @@ fn check_wrong(datatype: Datatype, put: impl FnOnce(&mut Outputs), reason: &str)
     let members = [member(&inputs, &[0]), member(&inputs, &[0])];
     let mut outputs = expect_outputs(&signature, &members, 2);
     put(&mut outputs);
-    let error = scatter(&signature, outputs, &members, 2).unwrap_err();
+    let error = scatter(&signature, outputs, &members, 2).expect_err("the output is wrong");
     assert!(matches!(error, RuntimeError::Output { .. }), "{error}");
     assert!(error.to_string().contains(reason), "{error}");
 }
