@@ -1,1 +1,30 @@
-//! (to come)
+//! Which versions of which models exist, and which one answers.
+//!
+//! In reading order: [`config`] reads what a model's files say; [`layout`] finds them; [`scan`] notices changes;
+//! [`version`] chooses; [`lifecycle`] and [`traffic`] are the pure rules; [`registry`] holds the loaded versions and
+//! routes requests to them.
+//!
+//! Absent: no transport, no batching, no runtime, no executor. Loading is the [`registry::Loader`]'s.
+
+pub mod config;
+pub mod layout;
+pub mod scan;
+mod watch;
+
+pub mod version;
+
+pub mod lifecycle;
+pub mod traffic;
+
+pub mod registry;
+
+mod error;
+
+pub use config::{Completion, ModelConfig, RawConfig, RuntimeChoice};
+pub use error::{ConfigError, LayoutError, LoadError, RegistryError, RouteError};
+pub use lifecycle::State;
+pub use registry::{
+    AtStart, ControlMode, IndexEntry, LoadParameters, LoadRequest, Loaded, Loader, Registry, RegistryOptions,
+    Routed,
+};
+pub use version::VersionPolicy;
