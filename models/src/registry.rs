@@ -400,6 +400,11 @@ impl<L: Loader> Registry<L> {
         self.table.load().ready
     }
 
+    /// The models due at start that have no ready version, once each was attempted; `None` before that.
+    pub fn initial_failures(&self) -> Option<Vec<String>> {
+        self.locked().initial_failures()
+    }
+
     /// Whether the version that `selector` means is ready; `Err` if there is none of that name.
     pub fn model_ready(&self, name: &str, selector: &str) -> Result<bool, RouteError> {
         match self.route(name, selector) {

@@ -1,17 +1,68 @@
-//! Permit, deadline and draining flag: a request is admitted or refused before its body is read.
+//! Permits and deadline: a request is admitted or refused at once, never parked.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Instant;
 
 use crate::scope::RequestScope;
 use crate::service::Service;
-use crate::status::Refusal;
+use crate::status::{Refusal, Status};
+
+/// What is held by admitted requests. `Relaxed`: the counters guard no other memory.
+#[derive(Debug, Default)]
+pub struct Permits {
+    requests: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+impl Permits {
+    /// Requests between admission and answer.
+    pub fn requests(&self) -> usize {
+        self.requests.load(Relaxed)
+    }
+
+    /// Bytes of their bodies.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Relaxed)
+    }
+}
 
 /// Proof of admission; holds the permit until dropped.
 #[derive(Debug)]
-pub struct Admitted(());
+pub struct Admitted {
+    permits: Arc<Permits>,
+    bytes: usize,
+}
 
-/// Admits a request whose head announces `body_bytes` (0 where unknown), or refuses it.
+/// Admits a request whose body has `body_bytes` bytes, or refuses it.
 ///
-/// Errors: `Overloaded` without a permit, `DeadlineExceeded` if already late, `NotReady` while draining.
+/// Errors: `Overloaded` without a permit, `DeadlineExceeded` if already late.
 pub fn admit(service: &Service, scope: &RequestScope, body_bytes: usize) -> Result<Admitted, Refusal> {
-    let _ = (service, scope, body_bytes);
-    Ok(Admitted(()))
+    if scope.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
+        return Err(Refusal::new(Status::DeadlineExceeded, "the deadline had passed when the request was read"));
+    }
+    let limits = service.limits();
+    let permits = service.permits();
+    // The guard exists before the checks, so that every refusal gives back what it took.
+    let admitted = Admitted { permits: permits.clone(), bytes: body_bytes };
+    let requests = permits.requests.fetch_add(1, Relaxed) + 1;
+    let bytes = permits.bytes.fetch_add(body_bytes, Relaxed) + body_bytes;
+    if requests > limits.max_in_flight {
+        let max = limits.max_in_flight;
+        return Err(Refusal::new(Status::Overloaded, format!("{max} requests are in flight already; retry later")));
+    }
+    // A lone request may exceed the sum, since the size limit of one request bounds it.
+    if bytes > limits.max_in_flight_bytes && requests > 1 {
+        let max = limits.max_in_flight_bytes;
+        let message = format!("requests in flight would hold more than {max} bytes; retry later");
+        return Err(Refusal::new(Status::Overloaded, message));
+    }
+    Ok(admitted)
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.permits.requests.fetch_sub(1, Relaxed);
+        self.permits.bytes.fetch_sub(self.bytes, Relaxed);
+    }
 }

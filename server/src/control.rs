@@ -1,7 +1,14 @@
 //! Everything but inference that clients can ask: metadata, configuration, statistics, repository, settings.
 //! Protocol-neutral; the front ends translate.
 
+pub mod settings;
+mod statistics;
+
 use std::collections::BTreeMap;
+
+pub use crossfade_models::{IndexEntry, LoadParameters};
+use crossfade_models::{RegistryError, RouteError};
+use crossfade_runtimes_core::TensorSpec;
 
 use crate::infer::Parameter;
 use crate::service::Service;
@@ -42,19 +49,6 @@ pub struct TensorMetadata {
     pub datatype: &'static str,
     /// −1 = variable.
     pub shape: Vec<i64>,
-}
-
-/// One row of the repository index.
-#[derive(Debug, Clone)]
-pub struct IndexEntry {
-    /// Model name.
-    pub name: String,
-    /// Absent for a model that was never loaded.
-    pub version: Option<u64>,
-    /// `LOADING`, `READY`, `UNLOADING`, `UNAVAILABLE`, or empty.
-    pub state: &'static str,
-    /// Why it is not ready.
-    pub reason: String,
 }
 
 /// A count of events and the time they took together.
@@ -110,23 +104,20 @@ pub struct BatchStatistics {
     pub compute_output: StatisticDuration,
 }
 
-/// What a load call may override (protocols.md §8).
-#[derive(Debug, Clone, Default)]
-pub struct LoadParameters {
-    /// `config`: ModelConfig as JSON text.
-    pub config: Option<String>,
-    /// `file:<version>/<name>`, without the prefix, to content (base64 already removed).
-    pub files: BTreeMap<String, Vec<u8>>,
-    /// `labels`: JSON text.
-    pub labels: Option<String>,
-}
-
 /// A trace or log setting.
 pub type Settings = BTreeMap<String, Parameter>;
 
-fn unwired() -> Refusal {
-    Refusal::new(Status::Internal, "not wired yet")
-}
+/// What clients may branch on; only what is served.
+const EXTENSIONS: [&str; 8] = [
+    "binary_tensor_data",
+    "classification",
+    "model_repository",
+    "model_configuration",
+    "statistics",
+    "parameters",
+    "schedule_policy",
+    "logging",
+];
 
 impl Service {
     /// What the server says about itself.
@@ -134,73 +125,131 @@ impl Service {
         ServerMetadata {
             name: "crossfade",
             version: env!("CARGO_PKG_VERSION"),
-            extensions: vec![],
+            extensions: EXTENSIONS.into(),
         }
-    }
-
-    /// Whether the server is ready (protocols.md §7); recomputed at every call.
-    pub fn ready(&self) -> bool {
-        false
-    }
-
-    /// A receiver that changes whenever readiness does.
-    pub fn watch_ready(&self) -> tokio::sync::watch::Receiver<bool> {
-        tokio::sync::watch::channel(false).1
     }
 
     /// Whether a model (`version` empty) or a version is ready.
     ///
     /// Errors: `NotFound` if unknown, `InvalidInput` for a version that is neither a number nor a label.
-    pub fn model_ready(&self, _model: &str, _version: &str) -> Result<bool, Refusal> {
-        Err(unwired())
+    pub fn model_ready(&self, model: &str, version: &str) -> Result<bool, Refusal> {
+        match self.registry().route(model, version) {
+            Ok(routed) => Ok(!self.draining() && routed.batcher().healthy_instances() > 0),
+            Err(RouteError::NotReady { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Metadata of a model. Errors: `NotFound`, `InvalidInput`, `NotReady`.
-    pub fn model_metadata(&self, _model: &str, _version: &str) -> Result<ModelMetadata, Refusal> {
-        Err(unwired())
+    pub fn model_metadata(&self, model: &str, version: &str) -> Result<ModelMetadata, Refusal> {
+        let routed = self.registry().route(model, version)?;
+        let signature = routed.signature();
+        Ok(ModelMetadata {
+            name: routed.name().to_string(),
+            versions: self.registry().ready_versions(model)?,
+            platform: routed.platform().to_owned(),
+            inputs: signature.inputs.iter().map(tensor_metadata).collect(),
+            outputs: signature.outputs.iter().map(tensor_metadata).collect(),
+        })
     }
 
     /// The effective configuration as Triton's ModelConfig JSON (snake_case, enums by name).
-    pub fn model_config(&self, _model: &str, _version: &str) -> Result<serde_json::Value, Refusal> {
-        Err(unwired())
+    pub fn model_config(&self, model: &str, version: &str) -> Result<serde_json::Value, Refusal> {
+        Ok(self.registry().route(model, version)?.config_json())
     }
 
     /// Statistics of one model, or of all if `model` is empty.
-    pub fn statistics(&self, _model: &str, _version: &str) -> Result<Vec<ModelStatistics>, Refusal> {
-        Err(unwired())
+    pub fn statistics(&self, model: &str, version: &str) -> Result<Vec<ModelStatistics>, Refusal> {
+        if model.is_empty() {
+            return Ok(self.registry().models().iter().map(|servable| statistics::of(servable)).collect());
+        }
+        let routed = self.registry().route(model, version)?;
+        if !version.is_empty() {
+            return Ok(vec![statistics::of(&routed)]);
+        }
+        let all = self.registry().models();
+        let of_model = all.iter().filter(|servable| **servable.name() == *model);
+        Ok(of_model.map(|servable| statistics::of(servable)).collect())
     }
 
     /// The repository index; `repository` empty = all.
-    pub fn index(&self, _repository: &str, _ready_only: bool) -> Result<Vec<IndexEntry>, Refusal> {
-        Err(unwired())
+    pub fn index(&self, repository: &str, ready_only: bool) -> Result<Vec<IndexEntry>, Refusal> {
+        Ok(self.registry().index(repository, ready_only)?)
     }
 
     /// Loads or reloads a model; returns once every chosen version is ready or failed.
-    pub async fn load(
-        &self,
-        _repository: &str,
-        _model: &str,
-        _parameters: LoadParameters,
-    ) -> Result<(), Refusal> {
-        Err(unwired())
+    ///
+    /// A caller that goes away does not stop the load.
+    pub async fn load(&self, repository: &str, model: &str, parameters: LoadParameters) -> Result<(), Refusal> {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let done = Box::new(move |result| {
+            // The caller may have gone away; the load stands.
+            let _heard = sender.send(result);
+        });
+        self.in_repository(repository)?;
+        self.registry().load(model, parameters, done);
+        let ended = receiver.await.map_err(|_| Refusal::new(Status::NotReady, "the server is shutting down"))?;
+        Ok(ended?)
     }
 
     /// Unloads a model; returns once it is no longer routed to.
-    pub async fn unload(&self, _repository: &str, _model: &str) -> Result<(), Refusal> {
-        Err(unwired())
+    pub async fn unload(&self, repository: &str, model: &str) -> Result<(), Refusal> {
+        self.in_repository(repository)?;
+        Ok(self.registry().unload(model)?)
+    }
+
+    /// A call that names a repository names one that there is.
+    fn in_repository(&self, repository: &str) -> Result<(), Refusal> {
+        if repository.is_empty() || self.registry().repository_names().iter().any(|name| name == repository) {
+            return Ok(());
+        }
+        let name: String = repository.chars().take(64).collect();
+        Err(Refusal::new(Status::NotFound, format!("unknown repository `{name}`")))
     }
 
     /// Reads (empty `changes`) or writes log settings and returns them all.
-    pub fn log_settings(&self, _changes: Settings) -> Result<Settings, Refusal> {
-        Err(unwired())
+    pub fn log_settings(&self, changes: Settings) -> Result<Settings, Refusal> {
+        self.log.update(changes)
     }
 
     /// Reads (empty `changes`) or writes trace settings and returns them all, each a list of strings.
+    ///
+    /// Errors: `NotFound` for an unknown model (empty: the server's own), `Unsupported` for what would trace.
     pub fn trace_settings(
         &self,
-        _model: &str,
-        _changes: BTreeMap<String, Vec<String>>,
+        model: &str,
+        changes: BTreeMap<String, Vec<String>>,
     ) -> Result<BTreeMap<String, Vec<String>>, Refusal> {
-        Err(unwired())
+        if !model.is_empty() {
+            self.registry().route(model, "")?;
+        }
+        settings::trace(changes)
+    }
+}
+
+fn tensor_metadata(spec: &TensorSpec) -> TensorMetadata {
+    TensorMetadata { name: spec.name.to_string(), datatype: spec.datatype.wire_name(), shape: spec.shape.wire() }
+}
+
+impl From<RouteError> for Refusal {
+    fn from(error: RouteError) -> Self {
+        let status = match error {
+            RouteError::UnknownModel { .. } | RouteError::UnknownVersion { .. } => Status::NotFound,
+            RouteError::InvalidVersion { .. } => Status::InvalidInput,
+            RouteError::NotReady { .. } => Status::NotReady,
+        };
+        Refusal::new(status, error.to_string())
+    }
+}
+
+impl From<RegistryError> for Refusal {
+    fn from(error: RegistryError) -> Self {
+        let status = match error {
+            RegistryError::NotFound(_) => Status::NotFound,
+            RegistryError::Conflict(_) => Status::Conflict,
+            RegistryError::InvalidInput(_) => Status::InvalidInput,
+            RegistryError::LoadFailed { .. } => Status::Internal,
+        };
+        Refusal::new(status, error.to_string())
     }
 }

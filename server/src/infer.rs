@@ -1,14 +1,21 @@
 //! The one function that every front end calls: route → check → submit → await.
 
+mod classification;
+mod parameters;
+mod raw_body;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
-use crossfade_runtimes_core::Tensor;
+use crossfade_batcher::{Answer, Job, JobError, SubmitError};
+use crossfade_runtimes_core::{InputError, RuntimeError, Tensor};
 
 use crate::scope::RequestScope;
 use crate::service::Service;
-use crate::status::Refusal;
+use crate::status::{Refusal, Status};
+use parameters::Reserved;
 
 /// An inference request, decoded from either protocol.
 #[derive(Debug, Clone, Default)]
@@ -83,8 +90,8 @@ pub struct InferResponse {
 
 /// Answers one request.
 ///
-/// The model, the version and the batcher's timings are noted in `scope`; reserved parameters (`timeout`,
-/// `priority`) are read here. Dropping the future cancels the request.
+/// The version and the batcher's timings are noted in `scope`; reserved parameters (`timeout`, `priority`) are
+/// read here. Dropping the future cancels the request: queued, it never reaches the runtime.
 ///
 /// Errors: every row of the status table except Unsupported; never panics on input.
 pub async fn infer(
@@ -92,6 +99,89 @@ pub async fn infer(
     scope: &mut RequestScope,
     request: InferRequest,
 ) -> Result<InferResponse, Refusal> {
-    let _ = (service, scope, request);
-    Err(Refusal::new(crate::status::Status::Internal, "not wired yet"))
+    let routed = service.registry().route(&request.model, &request.version)?;
+    scope.routed(routed.series());
+    let signature = routed.signature();
+
+    let reserved = Reserved::read(&request.parameters)?;
+    if let Some(timeout) = reserved.timeout {
+        scope.limit_to(timeout);
+    }
+    let (inputs, rows) = match request.inputs {
+        Inputs::Named(tensors) => signature.check(tensors)?,
+        Inputs::RawBody(body) => signature.check([raw_body::tensor(signature, body)?])?,
+    };
+    let names = request.outputs.as_ref().map(|outputs| outputs.iter().map(|output| output.name.as_str()));
+    let outputs = signature.resolve_outputs(names)?;
+
+    let submitted = Instant::now();
+    scope.submitted(submitted);
+    let job = Job {
+        inputs,
+        outputs: outputs.clone(),
+        rows,
+        priority: reserved.priority,
+        deadline: scope.deadline(),
+        arrived: scope.arrived(),
+    };
+    let pending = routed.batcher().submit(job)?;
+    let Answer { outputs: tensors, timings } = match scope.deadline() {
+        None => pending.await?,
+        // While every instance is busy nobody looks at the queue, so the wait ends here; dropping `pending`
+        // takes the job out of the queue.
+        Some(deadline) => tokio::time::timeout_at(deadline.into(), pending)
+            .await
+            .map_err(|_| Refusal::from(JobError::DeadlineExceeded))??,
+    };
+    scope.answered(timings, rows);
+
+    let mut answers = Vec::with_capacity(tensors.len());
+    for (index, tensor) in outputs.into_iter().zip(tensors) {
+        let spec = &signature.outputs[index];
+        let wanted = request.outputs.iter().flatten().find(|output| *output.name == *spec.name);
+        let tensor = match wanted.map_or(0, |output| output.classification) {
+            0 => tensor,
+            n => classification::top(&spec.name, &tensor, n, signature.batched, routed.labels(index))?,
+        };
+        answers.push((spec.name.clone(), tensor));
+    }
+    Ok(InferResponse { model: routed.name().clone(), version: routed.version(), id: request.id, outputs: answers })
+}
+
+impl From<InputError> for Refusal {
+    fn from(error: InputError) -> Self {
+        Refusal::invalid(error.to_string())
+    }
+}
+
+impl From<SubmitError> for Refusal {
+    fn from(error: SubmitError) -> Self {
+        let status = match error {
+            SubmitError::QueueFull { .. } => Status::Overloaded,
+            SubmitError::Closed | SubmitError::NoInstance => Status::NotReady,
+            SubmitError::AlreadyLate | SubmitError::WouldBeLate { .. } => Status::DeadlineExceeded,
+            SubmitError::PriorityOutOfRange { .. } => Status::InvalidInput,
+        };
+        Refusal::new(status, error.to_string())
+    }
+}
+
+impl From<JobError> for Refusal {
+    fn from(error: JobError) -> Self {
+        let status = match &error {
+            JobError::DeadlineExceeded | JobError::QueueTimeout => Status::DeadlineExceeded,
+            JobError::Runtime(error) => match **error {
+                RuntimeError::InvalidInput { .. } => Status::InvalidInput,
+                RuntimeError::Unavailable { .. }
+                | RuntimeError::Load { .. }
+                | RuntimeError::Unsupported { .. }
+                | RuntimeError::Parameter { .. }
+                | RuntimeError::Output { .. }
+                | RuntimeError::Run { .. }
+                | RuntimeError::Panicked { .. } => Status::Internal,
+            },
+            JobError::NoInstance | JobError::Shutdown => Status::NotReady,
+        };
+        Refusal::new(status, error.to_string())
+    }
 }

@@ -2,6 +2,10 @@
 //!
 //! Modules in the order a request meets them; this list is the map.
 
+pub mod app;
+pub mod config;
+pub mod telemetry;
+
 pub mod service;
 
 pub mod grpc;
@@ -13,5 +17,8 @@ pub mod admit;
 
 pub mod infer;
 
+pub mod servable;
+
 pub mod control;
+pub mod metrics;
 pub mod status;

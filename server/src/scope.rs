@@ -4,10 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crossfade_batcher::Timings;
 use uuid::Uuid;
 
+use crate::metrics::Series;
 use crate::service::Service;
-use crate::status::Status;
+use crate::status::{Refusal, Status};
 
 /// How a request came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,9 +22,36 @@ pub enum Protocol {
     Http,
 }
 
+impl Protocol {
+    /// Every protocol, in the order of their numbers.
+    pub const ALL: [Protocol; 3] = [Protocol::Grpc, Protocol::GrpcStream, Protocol::Http];
+
+    /// The name in metrics and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Protocol::Grpc => "grpc",
+            Protocol::GrpcStream => "grpc_stream",
+            Protocol::Http => "http",
+        }
+    }
+}
+
 /// The server's own id of a request: a UUIDv7, made for every request, refused ones included.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RequestId(Uuid);
+
+impl RequestId {
+    /// A new id, ordered after all earlier ones of this process.
+    pub fn new() -> Self {
+        Self(Uuid::now_v7())
+    }
+}
+
+impl Default for RequestId {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -45,6 +74,12 @@ pub enum Outcome {
     Refused(Status),
 }
 
+impl From<&Refusal> for Outcome {
+    fn from(refusal: &Refusal) -> Self {
+        Outcome::Refused(refusal.status)
+    }
+}
+
 /// One request from its head to its answer. Dropping it unfinished records `Cancelled`.
 pub struct RequestScope {
     service: Arc<Service>,
@@ -52,6 +87,12 @@ pub struct RequestScope {
     protocol: Protocol,
     arrived: Instant,
     deadline: Option<Instant>,
+    client_id: Option<Box<str>>,
+    target: Option<(Box<str>, Box<str>)>,
+    routed: Option<Arc<Series>>,
+    submitted: Option<Instant>,
+    answered: Option<(Timings, usize)>,
+    finished: bool,
 }
 
 impl RequestScope {
@@ -59,10 +100,16 @@ impl RequestScope {
     pub fn open(service: &Arc<Service>, protocol: Protocol, arrived: Instant) -> Self {
         Self {
             service: service.clone(),
-            id: RequestId(Uuid::now_v7()),
+            id: RequestId::new(),
             protocol,
             arrived,
             deadline: None,
+            client_id: None,
+            target: None,
+            routed: None,
+            submitted: None,
+            answered: None,
+            finished: false,
         }
     }
 
@@ -76,14 +123,20 @@ impl RequestScope {
         self.arrived
     }
 
-    /// Notes the `x-request-id` that the client sent; recorded, never reused.
-    pub fn note_client_id(&mut self, _id: &str) {}
+    /// Notes the `x-request-id` that the client sent; logged, never reused.
+    pub fn note_client_id(&mut self, id: &str) {
+        self.client_id = Some(id.chars().take(128).collect::<String>().into());
+    }
+
+    /// Notes the model and version as the client wrote them, so that a request refused before it is routed
+    /// still counts under its model.
+    pub fn note_target(&mut self, model: &str, version: &str) {
+        self.target = Some((model.into(), version.into()));
+    }
 
     /// Bounds the request to end `after` its arrival; only ever shortens.
     pub fn limit_to(&mut self, after: Duration) {
-        let Some(at) = self.arrived.checked_add(after) else {
-            return;
-        };
+        let Some(at) = self.arrived.checked_add(after) else { return };
         self.deadline = Some(self.deadline.map_or(at, |deadline| deadline.min(at)));
     }
 
@@ -92,11 +145,83 @@ impl RequestScope {
         self.deadline
     }
 
-    /// Ends the `decode` stage: the body is read and decoded.
-    pub fn decoded(&mut self) {}
+    /// Notes the version that will answer.
+    pub(crate) fn routed(&mut self, series: &Arc<Series>) {
+        series.enter();
+        self.routed = Some(series.clone());
+    }
+
+    /// Notes that the request goes to the batcher now: the `decode` stage ends.
+    pub(crate) fn submitted(&mut self, at: Instant) {
+        self.submitted = Some(at);
+    }
+
+    /// Notes the batcher's answer of `rows` rows.
+    pub(crate) fn answered(&mut self, timings: Timings, rows: usize) {
+        self.answered = Some((timings, rows));
+    }
 
     /// Ends the request: after encoding, before the first response byte.
-    pub async fn finish(self, outcome: Outcome) {
-        let _ = (&self.service, self.protocol, outcome);
+    pub async fn finish(mut self, outcome: Outcome) {
+        self.end(outcome);
+    }
+
+    fn end(&mut self, outcome: Outcome) {
+        self.finished = true;
+        let total = self.arrived.elapsed();
+        let series = self.routed.take();
+        if let Some(series) = &series {
+            series.leave();
+        }
+        let series = series.unwrap_or_else(|| {
+            let target = self.target.as_ref();
+            target
+                .and_then(|(model, version)| self.service.series_of(model, version))
+                .unwrap_or_else(|| self.service.metrics().unknown().clone())
+        });
+        match (outcome, &self.answered, self.submitted) {
+            (Outcome::Ok, Some((timings, rows)), Some(submitted)) => {
+                let decode = submitted.duration_since(self.arrived);
+                let Timings { queue, gather, compute, scatter, .. } = *timings;
+                let encode = total.saturating_sub(decode + queue + gather + compute + scatter);
+                series.success(self.protocol, *rows, &[decode, queue, gather, compute, scatter, encode, total]);
+            }
+            (Outcome::Ok, ..) => series.success(self.protocol, 0, &[Duration::ZERO; 7]),
+            (Outcome::Refused(status), ..) => series.failure(self.protocol, status, total),
+        }
+        if self.service.access_log() {
+            self.log(outcome, &series, total);
+        }
+    }
+
+    fn log(&self, outcome: Outcome, series: &Series, total: Duration) {
+        let status = match outcome {
+            Outcome::Ok => "ok",
+            Outcome::Refused(status) => status.name(),
+        };
+        let timings = self.answered.as_ref().map(|(timings, _)| timings);
+        tracing::info!(
+            target: "access",
+            request_id = %self.id,
+            client_request_id = self.client_id.as_deref(),
+            protocol = self.protocol.name(),
+            model = %series.model,
+            version = series.version,
+            status,
+            rows = self.answered.as_ref().map(|(_, rows)| rows),
+            batch_rows = timings.map(|timings| timings.batch_rows),
+            queue_us = timings.map(|timings| timings.queue.as_micros()),
+            compute_us = timings.map(|timings| timings.compute.as_micros()),
+            total_us = total.as_micros(),
+            "request"
+        );
+    }
+}
+
+impl Drop for RequestScope {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.end(Outcome::Refused(Status::Cancelled));
+        }
     }
 }

@@ -1,10 +1,27 @@
 //! What both front ends hold: the registry, the limits, the metrics, the state of the process.
 
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
+
+use crossfade_models::{Registry, RegistryOptions};
+use tokio::sync::watch;
+
+use crate::admit::Permits;
+use crate::control::settings::LogSettings;
+use crate::metrics::{self, Loaded, Metrics, Series};
+use crate::servable::ServableLoader;
 
 /// The shared heart of the server; front ends hold it in an `Arc`.
 pub struct Service {
     limits: Limits,
+    permits: Arc<Permits>,
+    metrics: Arc<Metrics>,
+    registry: Arc<Registry<ServableLoader>>,
+    pub(crate) log: LogSettings,
+    access_log: bool,
+    draining: AtomicBool,
+    ready: watch::Sender<bool>,
 }
 
 /// Bounds that protect the process from its clients.
@@ -18,6 +35,8 @@ pub struct Limits {
     pub max_in_flight_bytes: usize,
     /// Open connections per listener.
     pub max_connections: usize,
+    /// Requests waiting per model version, whatever its own queue policy says.
+    pub max_queue: usize,
     /// Reading a request head.
     pub header_timeout: Duration,
     /// The longest pause inside a request body.
@@ -33,6 +52,7 @@ impl Default for Limits {
             max_in_flight: 4096,
             max_in_flight_bytes: 4 << 30,
             max_connections: 16_384,
+            max_queue: 1024,
             header_timeout: Duration::from_secs(15),
             body_idle_timeout: Duration::from_secs(30),
             max_stream_in_flight: 64,
@@ -41,13 +61,112 @@ impl Default for Limits {
 }
 
 impl Service {
+    /// A service over a registry that is made here but not started.
+    pub fn new(
+        limits: Limits,
+        log: LogSettings,
+        access_log: bool,
+        metrics: Arc<Metrics>,
+        options: RegistryOptions,
+        loader: ServableLoader,
+    ) -> Arc<Self> {
+        let registry = Registry::new(options, loader);
+        let service = Arc::new(Self {
+            limits,
+            permits: Arc::default(),
+            metrics,
+            registry,
+            log,
+            access_log,
+            draining: AtomicBool::new(false),
+            ready: watch::Sender::new(false),
+        });
+        let weak: Weak<Self> = Arc::downgrade(&service);
+        service.registry.on_change(move |_| {
+            if let Some(service) = weak.upgrade() {
+                service.refresh_ready();
+            }
+        });
+        service
+    }
+
     /// The bounds in force.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
 
+    /// What admitted requests hold.
+    pub fn permits(&self) -> &Arc<Permits> {
+        &self.permits
+    }
+
+    /// The counters.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// The models.
+    pub fn registry(&self) -> &Arc<Registry<ServableLoader>> {
+        &self.registry
+    }
+
     /// Whether the access log is on: one line per request.
     pub fn access_log(&self) -> bool {
-        false
+        self.access_log
+    }
+
+    /// From here on the server says that it is not ready; it still answers.
+    pub fn drain(&self) {
+        self.draining.store(true, SeqCst);
+        self.refresh_ready();
+    }
+
+    /// Whether [`drain`](Self::drain) was called.
+    pub fn draining(&self) -> bool {
+        self.draining.load(SeqCst)
+    }
+
+    /// Whether the server is ready (protocols.md §7); recomputed at every call.
+    pub fn ready(&self) -> bool {
+        !self.draining() && self.registry.ready()
+    }
+
+    /// A receiver that changes whenever readiness does.
+    pub fn watch_ready(&self) -> watch::Receiver<bool> {
+        self.ready.subscribe()
+    }
+
+    /// Tells the watchers if readiness changed.
+    fn refresh_ready(&self) {
+        let now = self.ready();
+        self.ready.send_if_modified(|ready| std::mem::replace(ready, now) != now);
+    }
+
+    /// The counters of the version that `model` and `version`, as a client wrote them, name.
+    pub(crate) fn series_of(&self, model: &str, version: &str) -> Option<Arc<Series>> {
+        let routed = self.registry.route(model, version).or_else(|_| self.registry.route(model, "")).ok()?;
+        Some(routed.series().clone())
+    }
+
+    /// A connection was opened (+1) or closed (−1).
+    pub(crate) fn count_connection(&self, change: f64) {
+        self.metrics.gauge(metrics::CONNECTIONS).increment(change);
+    }
+
+    /// Everything a scrape shows.
+    pub fn render_metrics(&self) -> String {
+        self.metrics.gauge(metrics::READY).set(f64::from(u8::from(self.ready())));
+        self.metrics.gauge(metrics::IN_FLIGHT_BYTES).set(self.permits.bytes() as f64);
+        let loaded: Vec<Loaded> = self
+            .registry
+            .models()
+            .iter()
+            .map(|version| Loaded {
+                series: version.series().clone(),
+                queue_depth: version.batcher().depth(),
+                memory_bytes: version.memory_bytes(),
+            })
+            .collect();
+        self.metrics.render(&loaded)
     }
 }

@@ -170,6 +170,15 @@ impl<S> Control<S> {
         Table { models, ready }
     }
 
+    /// The models due that have no ready version, once each was attempted.
+    pub(super) fn initial_failures(&self) -> Option<Vec<String>> {
+        let due = || self.models.values().filter(|slot| slot.due);
+        if !self.started || !due().all(|slot| slot.attempted) {
+            return None;
+        }
+        Some(due().filter(|slot| !slot.has_live()).map(|slot| slot.name.to_string()).collect())
+    }
+
     /// The rows of the models that `wanted` names.
     pub(super) fn index(&self, wanted: impl Fn(&str) -> bool) -> Vec<IndexEntry> {
         let mut entries = Vec::new();

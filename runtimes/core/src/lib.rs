@@ -12,6 +12,7 @@ mod outputs;
 mod runtime;
 mod shape;
 mod signature;
+mod source;
 mod tensor;
 
 pub use buffer::AlignedBuffer;

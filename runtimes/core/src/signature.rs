@@ -212,9 +212,13 @@ impl ModelSignature {
     /// * shapes are still as the client sent them; `reshape` is applied by [`TensorSpec::model_shape`]
     ///
     /// Cost: no copy of tensor bytes; BYTES framing and BOOL values are walked once.
-    pub fn check(&self, tensors: Vec<(&str, Tensor)>) -> Result<(Vec<Option<Tensor>>, usize), InputError> {
+    pub fn check<N: AsRef<str>>(
+        &self,
+        tensors: impl IntoIterator<Item = (N, Tensor)>,
+    ) -> Result<(Vec<Option<Tensor>>, usize), InputError> {
         let mut ordered: Vec<Option<Tensor>> = vec![None; self.inputs.len()];
         for (name, tensor) in tensors {
+            let name = name.as_ref();
             let Some(index) = self.inputs.iter().position(|spec| &*spec.name == name) else {
                 return Err(InputError::Unknown {
                     name: clip(name),

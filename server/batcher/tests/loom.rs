@@ -1,0 +1,255 @@
+//! Every interleaving of the queue and the reply, by loom's model checker.
+//!
+//! `RUSTFLAGS="--cfg loom" cargo test -p crossfade-batcher --test loom --release`
+#![cfg(loom)]
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc as StdArc;
+use std::sync::atomic::{AtomicUsize as StdAtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use crossfade_batcher::policy::{Limits, ShapeKey, Waiting};
+use crossfade_batcher::queue::{Item, Queue, QueueSettings};
+use crossfade_batcher::reply::{Receiver, Sender, reply};
+use crossfade_batcher::{JobError, QueuePolicy, SubmitError};
+use loom::sync::Arc;
+use loom::thread;
+
+/// An item that is its own reply.
+struct Request(Sender<Result<usize, JobError>>);
+
+impl Item for Request {
+    fn is_cancelled(&self) -> bool {
+        self.0.is_cancelled()
+    }
+
+    fn refuse(self, reason: JobError) {
+        self.0.send(Err(reason));
+    }
+}
+
+fn settings(instances: usize, max_cost: usize, max_requests: usize) -> QueueSettings {
+    QueueSettings {
+        limits: Limits {
+            max_cost,
+            preferred: Vec::new(),
+            max_delay: Duration::ZERO,
+            in_order: false,
+        },
+        merges: max_cost > 1,
+        levels: vec![QueuePolicy::default()],
+        max_requests,
+        instances,
+    }
+}
+
+fn push(queue: &Queue<Request>, now: Instant) -> Result<Receiver<Result<usize, JobError>>, SubmitError> {
+    let (sender, receiver) = reply();
+    let waiting = Waiting {
+        cost: 1,
+        key: ShapeKey::default(),
+        alone: false,
+        queued: now,
+        deadline: None,
+    };
+    queue.push(Request(sender), waiting, 0, now).map(|()| receiver)
+}
+
+/// An instance thread: answers everything with the size of its batch, and says how much it ran.
+fn serve(queue: &Queue<Request>, now: Instant) -> usize {
+    let mut served = 0;
+    while let Some(batch) = queue.take(None, &|| now) {
+        let size = batch.items.len();
+        assert!(size > 0);
+        served += size;
+        batch.items.into_iter().for_each(|item| item.0.send(Ok(size)));
+    }
+    served
+}
+
+struct Count(StdAtomicUsize);
+
+impl Wake for Count {
+    fn wake(self: StdArc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+fn poll<V>(receiver: &mut Receiver<V>, waker: &Waker) -> Poll<Option<V>> {
+    Pin::new(receiver).poll(&mut Context::from_waker(waker))
+}
+
+#[track_caller]
+fn answered(mut receiver: Receiver<Result<usize, JobError>>) -> usize {
+    match poll(&mut receiver, Waker::noop()) {
+        Poll::Ready(Some(Ok(size))) => size,
+        other => panic!(
+            "expected an answer, got {:?}",
+            other.map(|answer| answer.map(|a| a.is_ok()))
+        ),
+    }
+}
+
+/// No request is lost, and no instance sleeps through one: otherwise loom reports a deadlock.
+#[test]
+fn pushed_items_are_answered_before_a_closed_queue_ends() {
+    loom::model(|| {
+        let now = Instant::now();
+        let queue = Arc::new(Queue::new(settings(1, 4, 8)));
+        let instance = thread::spawn({
+            let queue = queue.clone();
+            move || serve(&queue, now)
+        });
+        let producer = thread::spawn({
+            let queue = queue.clone();
+            move || push(&queue, now).unwrap()
+        });
+        let second = push(&queue, now).unwrap();
+        let first = producer.join().unwrap();
+        queue.close();
+        assert_eq!(instance.join().unwrap(), 2);
+        assert!(answered(first) <= 2 && answered(second) <= 2);
+        assert_eq!(queue.depth(), 0);
+    });
+}
+
+/// One push wakes one instance; what it leaves behind wakes the other.
+#[test]
+fn two_instances_share_the_work() {
+    for max_cost in [1, 4] {
+        loom::model(move || {
+            let now = Instant::now();
+            let queue = Arc::new(Queue::new(settings(2, max_cost, 8)));
+            let instances: Vec<_> = (0..2)
+                .map(|_| {
+                    let queue = queue.clone();
+                    thread::spawn(move || serve(&queue, now))
+                })
+                .collect();
+            let receivers = [push(&queue, now).unwrap(), push(&queue, now).unwrap()];
+            queue.close();
+            let served: usize = instances
+                .into_iter()
+                .map(|instance| instance.join().unwrap())
+                .sum();
+            assert_eq!(served, 2);
+            receivers
+                .into_iter()
+                .for_each(|receiver| assert!(answered(receiver) <= max_cost));
+        });
+    }
+}
+
+/// An idle instance is woken without a close that would wake everyone.
+#[test]
+fn an_idle_instance_hears_of_a_push() {
+    loom::model(|| {
+        let now = Instant::now();
+        let queue = Arc::new(Queue::new(settings(2, 1, 8)));
+        let instances: Vec<_> = (0..2)
+            .map(|_| {
+                let queue = queue.clone();
+                thread::spawn(move || queue.take(None, &|| now).map(|batch| batch.items.len()))
+            })
+            .collect();
+        let receivers = [push(&queue, now), push(&queue, now)];
+        for instance in instances {
+            assert_eq!(instance.join().unwrap(), Some(1));
+        }
+        drop(receivers);
+    });
+}
+
+/// A push that races with close is either refused or served.
+#[test]
+fn a_push_beside_a_close_is_refused_or_served() {
+    loom::model(|| {
+        let now = Instant::now();
+        let queue = Arc::new(Queue::new(settings(1, 4, 8)));
+        let producer = thread::spawn({
+            let queue = queue.clone();
+            move || push(&queue, now)
+        });
+        let instance = thread::spawn({
+            let queue = queue.clone();
+            move || serve(&queue, now)
+        });
+        queue.close();
+        let served = instance.join().unwrap();
+        match producer.join().unwrap() {
+            Ok(receiver) => {
+                assert_eq!(served, 1);
+                assert_eq!(answered(receiver), 1);
+            }
+            Err(refused) => {
+                assert_eq!(refused, SubmitError::Closed);
+                assert_eq!(served, 0);
+            }
+        }
+    });
+}
+
+/// A cancelled item is either removed or was already taken; it is never left behind.
+#[test]
+fn a_cancelled_item_is_not_left_behind() {
+    loom::model(|| {
+        let now = Instant::now();
+        let queue = Arc::new(Queue::new(settings(1, 4, 8)));
+        let mut receiver = push(&queue, now).unwrap();
+        let instance = thread::spawn({
+            let queue = queue.clone();
+            move || queue.take(None, &|| now).map(|batch| batch.items.len())
+        });
+        if receiver.cancel() {
+            queue.note_cancelled();
+        }
+        let kept = push(&queue, now).unwrap();
+        let taken = instance.join().unwrap();
+        // One take: the first alone, the second alone, or both.
+        assert!(matches!(taken, Some(1 | 2)));
+        queue.close();
+        while let Some(batch) = queue.take(None, &|| now) {
+            drop(batch);
+        }
+        assert_eq!(queue.depth(), 0);
+        drop(kept);
+    });
+}
+
+/// Whichever comes first, the receiver sees the value or is woken for it.
+#[test]
+fn a_reply_is_seen_or_wakes() {
+    loom::model(|| {
+        let (sender, mut receiver) = reply();
+        let count = StdArc::new(Count(StdAtomicUsize::new(0)));
+        let waker = Waker::from(count.clone());
+        let answering = thread::spawn(move || sender.send(7));
+        let first = poll(&mut receiver, &waker);
+        answering.join().unwrap();
+        match first {
+            Poll::Ready(value) => assert_eq!(value, Some(7)),
+            Poll::Pending => {
+                assert_eq!(count.0.load(Ordering::SeqCst), 1, "woken once");
+                assert_eq!(poll(&mut receiver, &waker), Poll::Ready(Some(7)));
+            }
+        }
+    });
+}
+
+/// A receiver that goes away while it is answered leaves nothing behind.
+#[test]
+fn a_reply_beside_a_cancel_is_dropped() {
+    loom::model(|| {
+        let (sender, receiver) = reply();
+        let value = StdArc::new(());
+        let answering = thread::spawn({
+            let value = value.clone();
+            move || sender.send(value)
+        });
+        drop(receiver);
+        answering.join().unwrap();
+        assert_eq!(StdArc::strong_count(&value), 1);
+    });
+}

@@ -1,0 +1,250 @@
+//! The composition root: builds every part, names every thread, fixes the order of shutdown.
+
+mod check;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use crossfade_models::{AtStart, ControlMode as Mode, RegistryOptions};
+use crossfade_runtimes::{Runtimes, RuntimesOptions};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::config::file::RawConfig;
+use crate::config::{Command, ControlMode, Flags, ServerConfig};
+use crate::control::settings::LogSettings;
+use crate::metrics::{self, Metrics};
+use crate::servable::ServableLoader;
+use crate::service::Service;
+use crate::telemetry::{self, LogControl};
+use crate::{grpc, http};
+
+/// Read if it is there and no other file is named.
+const DEFAULT_FILE: &str = "crossfade.toml";
+
+/// How long tasks may take to end once everything was told to stop.
+const RUNTIME_SHUTDOWN: Duration = Duration::from_secs(2);
+
+/// Runs a command to its end.
+pub fn main(command: Command) -> ExitCode {
+    let result = match command {
+        Command::Check(args) => return check::run(&args),
+        Command::Serve(flags) => serve(*flags),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            report(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the log may not be set up when the start fails")]
+fn report(error: &anyhow::Error) {
+    eprintln!("error: {error:#}");
+}
+
+fn serve(flags: Flags) -> Result<ExitCode> {
+    let file = match &flags.config {
+        Some(path) => RawConfig::read(path)?,
+        None if std::path::Path::new(DEFAULT_FILE).exists() => RawConfig::read(DEFAULT_FILE.as_ref())?,
+        None => RawConfig::default(),
+    };
+    let config = ServerConfig::resolve(flags, file)?;
+    let log = telemetry::init(&config.log)?;
+    raise_open_files();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.runtimes.cores.max(2))
+        .thread_name("crossfade-io")
+        .enable_all()
+        .build()
+        .context("cannot start the I/O threads")?;
+    let code = runtime.block_on(run(config, log))?;
+    runtime.shutdown_timeout(RUNTIME_SHUTDOWN);
+    Ok(code)
+}
+
+/// Serves until SIGTERM or SIGINT, then drains; a second signal stops at once.
+async fn run(config: ServerConfig, log: LogControl) -> Result<ExitCode> {
+    let mut signals = Signals::new()?;
+    let runtimes = Runtimes::open(&RuntimesOptions {
+        ort_library: config.runtimes.ort_library.clone(),
+        intra_threads: config.runtimes.cores,
+    });
+    tracing::info!(runtimes = runtimes.describe(), "runtimes");
+    let (grace, exit_timeout) = (config.drain_grace, config.exit_timeout);
+    let exit_on_error = config.repository.exit_on_error;
+    let app = App::start(config, Arc::new(runtimes), log).await?;
+    if exit_on_error {
+        let service = app.service.clone();
+        let initial = tokio::select! {
+            failed = initial_load(&service) => failed,
+            () = signals.next() => Vec::new(),
+        };
+        if !initial.is_empty() {
+            tracing::error!(models = initial.join(", "), "models failed to load at start; ending (--exit-on-error)");
+            app.stop(Duration::ZERO, std::future::pending()).await;
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    signals.next().await;
+    tracing::info!("draining; send the signal again to stop at once");
+    app.service.drain();
+    tokio::select! {
+        () = tokio::time::sleep(grace) => {}
+        () = signals.next() => {}
+    }
+    let complete = app.stop(exit_timeout, signals.next()).await;
+    Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Waits until every model due at start was tried; returns the names of those that failed.
+async fn initial_load(service: &Service) -> Vec<String> {
+    loop {
+        if let Some(failed) = service.registry().initial_failures() {
+            return failed;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A running server.
+pub struct App {
+    /// Its heart.
+    pub service: Arc<Service>,
+    /// Where HTTP listens.
+    pub http: SocketAddr,
+    /// Where gRPC listens.
+    pub grpc: SocketAddr,
+    /// Where metrics are scraped.
+    pub metrics: SocketAddr,
+    /// Tells the inference listeners to stop accepting and to finish.
+    stop: watch::Sender<bool>,
+    listeners: JoinSet<()>,
+    scrapes: JoinSet<()>,
+}
+
+impl App {
+    /// Binds, starts loading, and serves; returns once every listener is bound.
+    pub async fn start(config: ServerConfig, runtimes: Arc<Runtimes>, log: LogControl) -> Result<Self> {
+        let http = bind("HTTP", "--http-port", config.http).await?;
+        let grpc = bind("gRPC", "--grpc-port", config.grpc).await?;
+        let scrape = bind("metrics", "--metrics-port", config.metrics).await?;
+        let counters = Arc::new(Metrics::default());
+        let loader = ServableLoader::new(runtimes, counters.clone(), config.limits.max_queue);
+        let log = LogSettings::new(log, &config.log.filter);
+        let options = registry_options(&config)?;
+        let service = Service::new(config.limits, log, config.log.access, counters, options, loader);
+
+        let (stop, stopped) = watch::channel(false);
+        let mut listeners = JoinSet::new();
+        let mut scrapes = JoinSet::new();
+        let (http_at, grpc_at, metrics_at) = (http.local_addr()?, grpc.local_addr()?, scrape.local_addr()?);
+        listeners.spawn(http::serve(service.clone(), http, told(stopped.clone())));
+        listeners.spawn(grpc::serve(service.clone(), grpc, told(stopped)));
+        scrapes.spawn(metrics::serve(service.clone(), scrape, std::future::pending()));
+        tracing::info!("listening http={http_at} grpc={grpc_at} metrics={metrics_at}");
+        service.registry().start();
+        Ok(Self { service, http: http_at, grpc: grpc_at, metrics: metrics_at, stop, listeners, scrapes })
+    }
+
+    /// Stops accepting, lets in-flight requests finish within `timeout` or until `now` resolves, then unloads
+    /// everything. Returns whether all of them finished.
+    pub async fn stop(mut self, timeout: Duration, now: impl Future<Output = ()>) -> bool {
+        self.service.drain();
+        self.stop.send_replace(true);
+        let finished = async { while self.listeners.join_next().await.is_some() {} };
+        let complete = tokio::select! {
+            () = finished => true,
+            () = tokio::time::sleep(timeout) => false,
+            () = now => false,
+        };
+        if !complete {
+            let in_flight = self.service.permits().requests();
+            tracing::warn!(in_flight, "stopping with requests in flight");
+        }
+        self.listeners.shutdown().await;
+        self.scrapes.shutdown().await;
+        let registry = self.service.registry().clone();
+        // Joins load threads and instances; they may be in the middle of a run.
+        let joined = tokio::task::spawn_blocking(move || registry.shutdown()).await;
+        if let Err(error) = joined {
+            tracing::error!(%error, "the registry did not shut down");
+        }
+        tracing::info!("stopped");
+        complete
+    }
+}
+
+async fn told(mut stopped: watch::Receiver<bool>) {
+    // An error means that the sender is gone, which is also the end.
+    let _gone = stopped.wait_for(|stopped| *stopped).await.is_err();
+}
+
+async fn bind(what: &str, flag: &str, address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address} for {what}; choose another port with {flag} (0 takes a free one)")
+    })
+}
+
+fn registry_options(config: &ServerConfig) -> Result<RegistryOptions> {
+    let repository = &config.repository;
+    let mut overrides = std::collections::BTreeMap::new();
+    for (name, table) in &config.models {
+        let parsed = crossfade_models::config::toml::from_table(table.clone())
+            .with_context(|| format!("configuration file: [model.{name}]"))?;
+        overrides.insert(name.clone(), parsed);
+    }
+    Ok(RegistryOptions {
+        repositories: repository.paths.iter().map(|path| (None, path.clone())).collect(),
+        mode: match repository.mode {
+            ControlMode::None => Mode::None,
+            ControlMode::Poll => Mode::Poll(repository.poll),
+            ControlMode::Explicit if repository.load_models.iter().any(|name| name == "*") => Mode::Explicit(AtStart::All),
+            ControlMode::Explicit => Mode::Explicit(AtStart::Models(repository.load_models.clone())),
+        },
+        model_config_name: repository.config_name.clone(),
+        load_threads: repository.load_threads,
+        strict_readiness: repository.strict_readiness,
+        default_max_batch_size: repository.default_max_batch_size,
+        overrides,
+        auto_complete: repository.auto_complete,
+    })
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Each connection is an open file: takes as many as the system allows.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+}

@@ -1,0 +1,215 @@
+//! The server's configuration: flags over environment over `crossfade.toml` over defaults.
+//!
+//! Parse, then validate, then never check again: [`Flags`] and [`file::RawConfig`] are what was written,
+//! [`ServerConfig`] is what the code may rely on.
+
+pub mod file;
+mod flags;
+pub mod reference;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::service::Limits;
+pub use flags::{CheckArgs, Cli, Command, Flags};
+
+/// What the code may rely on.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// Where HTTP listens.
+    pub http: SocketAddr,
+    /// Where gRPC listens.
+    pub grpc: SocketAddr,
+    /// Where metrics are scraped.
+    pub metrics: SocketAddr,
+    /// The models.
+    pub repository: RepositoryConfig,
+    /// The runtimes.
+    pub runtimes: RuntimesConfig,
+    /// Bounds.
+    pub limits: Limits,
+    /// Logs.
+    pub log: LogConfig,
+    /// From the first SIGTERM: not ready, but still accepting, so that load balancers notice.
+    pub drain_grace: Duration,
+    /// After the grace: how long in-flight requests may take.
+    pub exit_timeout: Duration,
+    /// `[model.NAME]` tables, for the reader of model.toml.
+    pub models: BTreeMap<String, toml::Table>,
+}
+
+/// Where models come from, and when.
+#[derive(Debug, Clone)]
+pub struct RepositoryConfig {
+    /// Directories of models.
+    pub paths: Vec<PathBuf>,
+    /// When models are loaded.
+    pub mode: ControlMode,
+    /// In explicit mode: names to load at start, `*` = all.
+    pub load_models: Vec<String>,
+    /// The time between two scans in poll mode.
+    pub poll: Duration,
+    /// `configs/NAME.pbtxt` instead of `config.pbtxt`.
+    pub config_name: Option<String>,
+    /// Threads that load.
+    pub load_threads: usize,
+    /// Whether readiness asks for every model due.
+    pub strict_readiness: bool,
+    /// Whether a model that fails to load at start ends the process.
+    pub exit_on_error: bool,
+    /// `max_batch_size` of a completed configuration; limits merging only.
+    pub default_max_batch_size: u32,
+    /// Whether missing configuration comes from the model file.
+    pub auto_complete: bool,
+}
+
+/// When models are loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ControlMode {
+    /// All at start, then fixed.
+    None,
+    /// Rescan from time to time.
+    Poll,
+    /// By API.
+    Explicit,
+}
+
+/// The runtimes.
+#[derive(Debug, Clone)]
+pub struct RuntimesConfig {
+    /// ONNX Runtime's shared library, where given.
+    pub ort_library: Option<PathBuf>,
+    /// Threads that compute, over all models.
+    pub cores: usize,
+}
+
+/// How the server logs.
+#[derive(Debug, Clone)]
+pub struct LogConfig {
+    /// Text or JSON.
+    pub format: LogFormat,
+    /// A tracing filter, such as `info` or `crossfade=debug`.
+    pub filter: String,
+    /// A line per request.
+    pub access: bool,
+}
+
+/// Form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines: one JSON object per line.
+    Json,
+}
+
+/// What is wrong with the configuration, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration file `{path}`: {source}")]
+    Read {
+        /// As given.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not what it should be; the text names line and key.
+    #[error("configuration file `{path}`: {reason}")]
+    File {
+        /// As given.
+        path: String,
+        /// What, and what to write instead.
+        reason: String,
+    },
+    /// A value that cannot be used.
+    #[error("{key}: {reason}")]
+    Value {
+        /// The key as in the file.
+        key: &'static str,
+        /// What is wrong and what is accepted.
+        reason: String,
+    },
+}
+
+impl ServerConfig {
+    /// Joins the layers: `flags` (environment included) over `file` over the defaults in [`file::RawConfig`].
+    pub fn resolve(flags: Flags, file: file::RawConfig) -> Result<Self, ConfigError> {
+        let value = |key, reason: String| ConfigError::Value { key, reason };
+        let cores = flags.cores.or(file.cores).unwrap_or_else(available_cores);
+        if cores == 0 {
+            return Err(value("cores", "must be at least 1".into()));
+        }
+        let mut paths = flags.model_repository;
+        if paths.is_empty() {
+            paths = file.repository.paths;
+        }
+        let mode = flags.model_control_mode.unwrap_or(file.repository.mode);
+        let load_models = if flags.load_model.is_empty() { file.repository.load } else { flags.load_model };
+        if mode != ControlMode::Explicit && !load_models.is_empty() {
+            let reason = "only works with model-control-mode explicit; add `--model-control-mode explicit`";
+            return Err(value("repository.load (--load-model)", reason.into()));
+        }
+        let poll = match flags.repository_poll_secs {
+            Some(seconds) => Duration::from_secs(seconds),
+            None => file.repository.poll.0,
+        };
+        if mode == ControlMode::Poll && poll.is_zero() {
+            return Err(value("repository.poll (--repository-poll-secs)", "must be longer than zero".into()));
+        }
+        let load_threads = flags.model_load_thread_count.unwrap_or(file.repository.load_threads);
+        if load_threads == 0 {
+            return Err(value("repository.load_threads", "must be at least 1".into()));
+        }
+        let bytes = &file.limits;
+        if bytes.max_request_bytes == 0 || bytes.max_in_flight == 0 || bytes.max_connections == 0 {
+            return Err(value("limits", "every limit must be at least 1".into()));
+        }
+        let listen = |over: Option<IpAddr>, port: Option<u16>, file: SocketAddr| {
+            SocketAddr::new(over.unwrap_or(file.ip()), port.unwrap_or(file.port()))
+        };
+        Ok(Self {
+            http: listen(flags.http_address, flags.http_port, file.http.listen),
+            grpc: listen(flags.grpc_address, flags.grpc_port, file.grpc.listen),
+            metrics: listen(flags.metrics_address, flags.metrics_port, file.metrics.listen),
+            repository: RepositoryConfig {
+                paths,
+                mode,
+                load_models,
+                poll,
+                config_name: flags.model_config_name.or(file.repository.config_name),
+                load_threads,
+                strict_readiness: flags.strict_readiness.unwrap_or(file.repository.strict_readiness),
+                exit_on_error: flags.exit_on_error.unwrap_or(file.repository.exit_on_error),
+                default_max_batch_size: flags
+                    .default_max_batch_size
+                    .unwrap_or(file.repository.default_max_batch_size),
+                auto_complete: !flags.disable_auto_complete_config && file.repository.auto_complete,
+            },
+            runtimes: RuntimesConfig { ort_library: flags.ort_library.or(file.ort.library), cores },
+            limits: file.limits.into(),
+            log: LogConfig {
+                format: flags.log_format.unwrap_or(file.logging.format),
+                filter: flags.log_filter.unwrap_or(file.logging.filter),
+                access: flags.access_log.unwrap_or(file.logging.access),
+            },
+            drain_grace: flags.drain_grace_secs.map_or(file.drain_grace.0, Duration::from_secs),
+            exit_timeout: flags.exit_timeout_secs.map_or(file.exit_timeout.0, Duration::from_secs),
+            models: file.model,
+        })
+    }
+}
+
+/// Loopback: the server listens elsewhere only when told.
+pub(crate) const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+fn available_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+#[cfg(test)]
+mod tests;

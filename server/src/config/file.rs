@@ -1,0 +1,302 @@
+//! `crossfade.toml`, as written.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::{self, Visitor};
+
+use super::{ConfigError, ControlMode, LOOPBACK, LogFormat};
+use crate::service::Limits;
+
+/// Tables that later milestones bring; naming one is an error that says so, never ignored.
+const NOT_YET: [&str; 3] = ["data_dir", "log", "admin"];
+
+/// The whole file. Every key is optional; the defaults stand in the `Default` of each table.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawConfig {
+    /// After SIGTERM and the grace: how long in-flight requests may take.
+    pub exit_timeout: RawDuration,
+    /// After SIGTERM: not ready, still accepting.
+    pub drain_grace: RawDuration,
+    /// Threads that compute; absent: the machine's cores.
+    pub cores: Option<usize>,
+    /// Where HTTP listens.
+    pub http: RawHttp,
+    /// Where gRPC listens.
+    pub grpc: RawGrpc,
+    /// Where metrics are scraped.
+    pub metrics: RawMetrics,
+    /// ONNX Runtime.
+    pub ort: RawOrt,
+    /// The models.
+    pub repository: RawRepository,
+    /// Bounds.
+    pub limits: RawLimits,
+    /// The server's own log.
+    pub logging: RawLogging,
+    /// Per model, keys as in model.toml.
+    pub model: BTreeMap<String, toml::Table>,
+}
+
+impl Default for RawConfig {
+    fn default() -> Self {
+        Self {
+            // Triton's default, which orchestrators are set up for.
+            exit_timeout: RawDuration(Duration::from_secs(30)),
+            // Off: without a load balancer it only makes stopping slow.
+            drain_grace: RawDuration(Duration::ZERO),
+            cores: None,
+            http: RawHttp::default(),
+            grpc: RawGrpc::default(),
+            metrics: RawMetrics::default(),
+            ort: RawOrt::default(),
+            repository: RawRepository::default(),
+            limits: RawLimits::default(),
+            logging: RawLogging::default(),
+            model: BTreeMap::new(),
+        }
+    }
+}
+
+macro_rules! listener {
+    ($name:ident, $port:literal, $what:literal) => {
+        #[doc = $what]
+        #[derive(Debug, Clone, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct $name {
+            /// Address and port; port 0 takes a free one.
+            pub listen: SocketAddr,
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { listen: SocketAddr::new(LOOPBACK, $port) }
+            }
+        }
+    };
+}
+
+listener!(RawHttp, 8000, "`[http]`");
+listener!(RawGrpc, 8001, "`[grpc]`");
+listener!(RawMetrics, 8002, "`[metrics]`");
+
+/// `[ort]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawOrt {
+    /// The shared library; absent: beside the executable, then the system's library path.
+    pub library: Option<PathBuf>,
+}
+
+/// `[repository]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawRepository {
+    /// Directories of models.
+    pub paths: Vec<PathBuf>,
+    /// When models are loaded.
+    pub mode: ControlMode,
+    /// In explicit mode: loaded at start.
+    pub load: Vec<String>,
+    /// Between two scans in poll mode.
+    pub poll: RawDuration,
+    /// `configs/NAME.pbtxt` instead of `config.pbtxt`.
+    pub config_name: Option<String>,
+    /// Threads that load.
+    pub load_threads: usize,
+    /// Ready only when every model due is.
+    pub strict_readiness: bool,
+    /// End the process when a model fails to load at start.
+    pub exit_on_error: bool,
+    /// Merging limit of completed configurations.
+    pub default_max_batch_size: u32,
+    /// Complete configurations from the model file.
+    pub auto_complete: bool,
+}
+
+impl Default for RawRepository {
+    fn default() -> Self {
+        Self {
+            paths: Vec::new(),
+            mode: ControlMode::None,
+            load: Vec::new(),
+            poll: RawDuration(Duration::from_secs(15)),
+            config_name: None,
+            load_threads: 4,
+            strict_readiness: true,
+            exit_on_error: false,
+            // protocols.md §10.2: a client written for Triton's 4 also works with 32.
+            default_max_batch_size: 32,
+            auto_complete: true,
+        }
+    }
+}
+
+/// `[limits]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawLimits {
+    /// Largest request, after decompression.
+    pub max_request_bytes: usize,
+    /// Requests between admission and answer.
+    pub max_in_flight: usize,
+    /// Bytes of request bodies held at once.
+    pub max_in_flight_bytes: usize,
+    /// Open connections per listener.
+    pub max_connections: usize,
+    /// Requests waiting per model version, whatever its own queue policy says.
+    pub max_queue: usize,
+    /// Reading a request head.
+    pub header_timeout: RawDuration,
+    /// The longest pause inside a request body.
+    pub body_idle_timeout: RawDuration,
+    /// Requests in flight on one gRPC stream.
+    pub max_stream_in_flight: usize,
+}
+
+impl Default for RawLimits {
+    fn default() -> Self {
+        let limits = Limits::default();
+        Self {
+            max_request_bytes: limits.max_request_bytes,
+            max_in_flight: limits.max_in_flight,
+            max_in_flight_bytes: limits.max_in_flight_bytes,
+            max_connections: limits.max_connections,
+            max_queue: limits.max_queue,
+            header_timeout: RawDuration(limits.header_timeout),
+            body_idle_timeout: RawDuration(limits.body_idle_timeout),
+            max_stream_in_flight: limits.max_stream_in_flight,
+        }
+    }
+}
+
+impl From<RawLimits> for Limits {
+    fn from(raw: RawLimits) -> Self {
+        Self {
+            max_request_bytes: raw.max_request_bytes,
+            max_in_flight: raw.max_in_flight,
+            max_in_flight_bytes: raw.max_in_flight_bytes,
+            max_connections: raw.max_connections,
+            max_queue: raw.max_queue,
+            header_timeout: raw.header_timeout.0,
+            body_idle_timeout: raw.body_idle_timeout.0,
+            max_stream_in_flight: raw.max_stream_in_flight,
+        }
+    }
+}
+
+/// `[logging]`: the server's own log, not the inference log.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawLogging {
+    /// Text or JSON.
+    pub format: LogFormat,
+    /// A tracing filter.
+    pub filter: String,
+    /// A line per request.
+    pub access: bool,
+}
+
+impl Default for RawLogging {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, filter: "info".into(), access: false }
+    }
+}
+
+/// A number and a unit: `us`, `ms`, `s`, `m`, `h`, `d`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RawDuration(pub Duration);
+
+impl fmt::Display for RawDuration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let micros = self.0.as_micros();
+        match micros {
+            _ if micros % 1_000_000 == 0 => write!(f, "{}s", micros / 1_000_000),
+            _ if micros % 1000 == 0 => write!(f, "{}ms", micros / 1000),
+            _ => write!(f, "{micros}us"),
+        }
+    }
+}
+
+impl std::str::FromStr for RawDuration {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not a duration; write a number and a unit, such as \"5ms\" or \"30s\"");
+        let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+        let (number, unit) = text.split_at(split);
+        let micros: u64 = match unit {
+            "us" => 1,
+            "ms" => 1000,
+            "s" => 1_000_000,
+            "m" => 60_000_000,
+            "h" => 3_600_000_000,
+            "d" => 86_400_000_000,
+            _ => return Err(wrong()),
+        };
+        let number: u64 = number.parse().map_err(|_| wrong())?;
+        number.checked_mul(micros).map(|micros| Self(Duration::from_micros(micros))).ok_or_else(wrong)
+    }
+}
+
+impl<'de> Deserialize<'de> for RawDuration {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = RawDuration;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a duration with a unit, such as \"5ms\" or \"30s\"")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<RawDuration, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
+impl RawConfig {
+    /// Reads the file at `path`.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let shown = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: shown.clone(), source })?;
+        Self::parse(&text).map_err(|reason| ConfigError::File { path: shown, reason })
+    }
+
+    /// Reads the file's text.
+    ///
+    /// Errors: what is wrong, with line and column; an unknown key with the nearest known one.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if let Ok(table) = text.parse::<toml::Table>()
+            && let Some(key) = NOT_YET.into_iter().find(|key| table.contains_key(*key))
+        {
+            return Err(format!("`{key}` is not supported yet; remove it"));
+        }
+        toml::from_str(text).map_err(|error| {
+            let reason = error.to_string();
+            match nearest_key(error.message()) {
+                Some(nearest) => format!("{}\ndid you mean `{nearest}`?", reason.trim_end()),
+                None => reason,
+            }
+        })
+    }
+}
+
+/// From "unknown field `lisen`, expected one of `listen`, …" the nearest expected name.
+fn nearest_key(message: &str) -> Option<&str> {
+    let mut quoted = message.strip_prefix("unknown field ")?.split('`').skip(1).step_by(2);
+    let unknown = quoted.next()?;
+    quoted
+        .map(|known| (strsim::damerau_levenshtein(unknown, known), known))
+        .filter(|(distance, _)| *distance <= 3)
+        .min()
+        .map(|(_, known)| known)
+}

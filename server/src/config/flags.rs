@@ -1,0 +1,117 @@
+//! The command line. Flags are named as Triton's where they mean the same.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use super::{ControlMode, LogFormat};
+
+/// A model inference server: ONNX models over the Open Inference Protocol (KServe V2), gRPC and HTTP.
+#[derive(Debug, Parser)]
+#[command(name = "crossfade", version, max_term_width = 110)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve the models of one or more repositories
+    Serve(Box<Flags>),
+    /// Explain what is wrong with a model repository; exit code 1 if anything is
+    Check(CheckArgs),
+}
+
+/// Flags of `crossfade check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Repository directories
+    #[arg(required = true, value_name = "DIR")]
+    pub repositories: Vec<PathBuf>,
+    /// Use configs/NAME.pbtxt instead of config.pbtxt where a model has it
+    #[arg(long, value_name = "NAME")]
+    pub model_config_name: Option<String>,
+    /// ONNX Runtime's shared library
+    #[arg(long, env = "CROSSFADE_ORT_LIBRARY", value_name = "FILE")]
+    pub ort_library: Option<PathBuf>,
+}
+
+/// Flags of `crossfade serve`; each overrides its key in the configuration file.
+#[derive(Debug, Default, Args)]
+pub struct Flags {
+    /// Configuration file [default: crossfade.toml, if it exists]
+    #[arg(long, env = "CROSSFADE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Directory of models; may be given more than once
+    #[arg(long, visible_alias = "model-store", env = "CROSSFADE_MODEL_REPOSITORY", value_delimiter = ',', value_name = "DIR")]
+    pub model_repository: Vec<PathBuf>,
+    /// When models are loaded: all at start (none), by rescanning (poll), or by API (explicit)
+    #[arg(long, env = "CROSSFADE_MODEL_CONTROL_MODE", value_name = "MODE")]
+    pub model_control_mode: Option<ControlMode>,
+    /// Seconds between two scans in poll mode
+    #[arg(long, env = "CROSSFADE_REPOSITORY_POLL_SECS", value_name = "N")]
+    pub repository_poll_secs: Option<u64>,
+    /// Model to load at start in explicit mode; `*` = all; may be given more than once
+    #[arg(long, env = "CROSSFADE_LOAD_MODEL", value_delimiter = ',', value_name = "NAME")]
+    pub load_model: Vec<String>,
+    /// Use configs/NAME.pbtxt instead of config.pbtxt where a model has it
+    #[arg(long, env = "CROSSFADE_MODEL_CONFIG_NAME", value_name = "NAME")]
+    pub model_config_name: Option<String>,
+    /// Threads that load models
+    #[arg(long, env = "CROSSFADE_MODEL_LOAD_THREAD_COUNT", value_name = "N")]
+    pub model_load_thread_count: Option<usize>,
+    /// Do not complete configurations from the model file
+    #[arg(long, env = "CROSSFADE_DISABLE_AUTO_COMPLETE_CONFIG")]
+    pub disable_auto_complete_config: bool,
+    /// max_batch_size of a completed configuration
+    #[arg(long, env = "CROSSFADE_DEFAULT_MAX_BATCH_SIZE", value_name = "N")]
+    pub default_max_batch_size: Option<u32>,
+    /// End the process when a model fails to load at start
+    #[arg(long, env = "CROSSFADE_EXIT_ON_ERROR", action = ArgAction::Set, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub exit_on_error: Option<bool>,
+    /// Ready only when every model due has a ready version
+    #[arg(long, env = "CROSSFADE_STRICT_READINESS", action = ArgAction::Set, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub strict_readiness: Option<bool>,
+    /// Seconds that in-flight requests may take after SIGTERM
+    #[arg(long, env = "CROSSFADE_EXIT_TIMEOUT_SECS", value_name = "N")]
+    pub exit_timeout_secs: Option<u64>,
+    /// Seconds between "not ready" and closing the listeners after SIGTERM, for load balancers to notice
+    #[arg(long, env = "CROSSFADE_DRAIN_GRACE_SECS", value_name = "N")]
+    pub drain_grace_secs: Option<u64>,
+    /// Address HTTP listens on
+    #[arg(long, env = "CROSSFADE_HTTP_ADDRESS", value_name = "IP")]
+    pub http_address: Option<IpAddr>,
+    /// Port of HTTP; 0 takes a free one
+    #[arg(long, env = "CROSSFADE_HTTP_PORT", value_name = "PORT")]
+    pub http_port: Option<u16>,
+    /// Address gRPC listens on
+    #[arg(long, env = "CROSSFADE_GRPC_ADDRESS", value_name = "IP")]
+    pub grpc_address: Option<IpAddr>,
+    /// Port of gRPC; 0 takes a free one
+    #[arg(long, env = "CROSSFADE_GRPC_PORT", value_name = "PORT")]
+    pub grpc_port: Option<u16>,
+    /// Address metrics listen on
+    #[arg(long, env = "CROSSFADE_METRICS_ADDRESS", value_name = "IP")]
+    pub metrics_address: Option<IpAddr>,
+    /// Port of metrics; 0 takes a free one
+    #[arg(long, env = "CROSSFADE_METRICS_PORT", value_name = "PORT")]
+    pub metrics_port: Option<u16>,
+    /// ONNX Runtime's shared library [default: beside the executable, then the system's library path]
+    #[arg(long, env = "CROSSFADE_ORT_LIBRARY", value_name = "FILE")]
+    pub ort_library: Option<PathBuf>,
+    /// Threads that compute, over all models [default: the machine's cores]
+    #[arg(long, env = "CROSSFADE_CORES", value_name = "N")]
+    pub cores: Option<usize>,
+    /// Form of log lines
+    #[arg(long, env = "CROSSFADE_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+    /// What is logged, such as `info` or `warn,crossfade_server=debug`
+    #[arg(long, env = "CROSSFADE_LOG", value_name = "FILTER")]
+    pub log_filter: Option<String>,
+    /// A log line per request
+    #[arg(long, env = "CROSSFADE_ACCESS_LOG", action = ArgAction::Set, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub access_log: Option<bool>,
+}

@@ -1,0 +1,125 @@
+//! The keys of `model.toml`: what they set in Triton's words, and what they mean.
+
+use super::{code, row};
+
+/// A key of `model.toml`.
+struct ModelKey {
+    /// Its table, as the file writes it.
+    table: &'static str,
+    /// Its name; empty where the names are the user's own.
+    key: &'static str,
+    /// A value, as the file writes it.
+    example: &'static str,
+    /// The field of `config.pbtxt` that means the same; in brackets where it has another form.
+    field: &'static str,
+    /// What it does, and what holds without it.
+    meaning: &'static str,
+}
+
+const fn key(
+    table: &'static str,
+    key: &'static str,
+    example: &'static str,
+    field: &'static str,
+    meaning: &'static str,
+) -> ModelKey {
+    ModelKey {
+        table,
+        key,
+        example,
+        field,
+        meaning,
+    }
+}
+
+/// Every key that is read today.
+#[rustfmt::skip]
+const KEYS: &[ModelKey] = &[
+    key("[model]", "runtime", "\"auto\"", "(backend, platform)", "`auto`, `ort` or `tract`; `auto` takes ONNX Runtime if it was found, else tract"),
+    key("[model]", "file", "\"model.onnx\"", "default_model_filename", "The model's file in its version's folder; by default `model.onnx`"),
+    key("[model]", "parameters", "{ enable_mem_arena = \"0\" }", "(parameters)", "For the runtime; by default none"),
+    key("[[input]]", "name", "\"text\"", "input.name", "Which input of the model; needed in each `[[input]]`. Without any, they come from the model file"),
+    key("[[input]]", "datatype", "\"BYTES\"", "(input.data_type)", "Its datatype, by the name on the wire; compared with the model file"),
+    key("[[input]]", "shape", "[1]", "input.dims", "Its shape without the batch dimension, −1 where it varies; compared with the model file"),
+    key("[[output]]", "name", "\"scores\"", "output.name", "As for inputs; an output that is left out of the list is not offered"),
+    key("[[output]]", "datatype", "\"FP32\"", "(output.data_type)", "As for inputs"),
+    key("[[output]]", "shape", "[3]", "output.dims", "As for inputs"),
+    key("[[output]]", "labels", "\"labels.txt\"", "output.label_filename", "A file in the model's folder with one class name per line, for classification answers"),
+    key("[batching]", "max_rows", "32", "max_batch_size", "Most rows of a request and of a batch; 0: no batch dimension, shapes are taken as they are. Absent: completed from the model file"),
+    key("[batching]", "max_delay", "\"5ms\"", "(max_queue_delay_microseconds)", "How long an idle instance waits for a fuller batch; by default not at all"),
+    key("[batching]", "max_queue", "256", "max_queue_size", "Requests that may wait; by default only `limits.max_queue` of the server bounds them"),
+    key("[batching]", "timeout", "\"200ms\"", "(default_timeout_microseconds)", "How long a request may wait; by default as long as its own deadline allows"),
+    key("[batching]", "timeout_action", "\"reject\"", "(timeout_action)", "What happens after `timeout`: `reject` (default), or `delay` behind the others"),
+    key("[instances]", "count", "2", "instance_group.count", "Copies of the model that run side by side; by default the server's choice"),
+    key("[instances]", "device", "\"cpu\"", "(instance_group.kind)", "`auto` (default) and `cpu` are the CPU; `cuda` is refused in this build unless `fallback` is set"),
+    key("[instances]", "fallback", "\"cpu\"", "", "Allows a model that asks for a GPU to run on the CPU"),
+    key("[instances]", "optimise", "\"throughput\"", "", "`throughput` (default) or `latency`"),
+    key("[versions]", "latest", "2", "version_policy.latest", "Serve the highest N versions; 1 by default"),
+    key("[versions]", "all", "true", "version_policy.all", "Serve every version; instead of `latest`"),
+    key("[versions]", "specific", "[1, 3]", "version_policy.specific", "Serve exactly these; instead of `latest`"),
+    key("[labels]", "", "stable = 1", "", "Names for versions, which requests may use in place of a number"),
+    key("[warmup]", "data", "\"zero\"", "(model_warmup)", "What runs on every instance before the version answers: `zero`, `random`, or a file under `warmup/`; without this table nothing"),
+    key("[warmup]", "rows", "1", "model_warmup.batch_size", "Rows of the warm-up"),
+];
+
+/// Appends the table.
+pub(super) fn write(out: &mut String) {
+    out.push_str("| table | key and example | `config.pbtxt` | meaning |\n|---|---|---|---|\n");
+    for ModelKey {
+        table,
+        key,
+        example,
+        field,
+        meaning,
+    } in KEYS
+    {
+        let field = match field.strip_prefix('(').and_then(|field| field.strip_suffix(')')) {
+            Some(other) => format!("({})", other.split(", ").map(code).collect::<Vec<_>>().join(", ")),
+            None => code(field),
+        };
+        row(
+            out,
+            &[
+                code(table),
+                code(&assignment(key, example)),
+                field,
+                (*meaning).to_owned(),
+            ],
+        );
+    }
+    out.push_str(
+        "\nThe tables `[rollout]`, `[gates]`, `[log]` and `[decision]` and the keys `source` and `risk` belong to later \
+         milestones: a file that has them is refused rather than half obeyed.\n",
+    );
+}
+
+fn assignment(key: &str, example: &str) -> String {
+    if key.is_empty() {
+        example.to_owned()
+    } else {
+        format!("{key} = {example}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_example_is_read() {
+        for ModelKey {
+            table, key, example, ..
+        } in KEYS
+        {
+            let name = if table.starts_with("[[") && *key != "name" {
+                "name = \"x\"\n"
+            } else {
+                ""
+            };
+            let text = format!("{table}\n{name}{}\n", assignment(key, example));
+            if let Err(error) = crossfade_models::config::toml::read(&text) {
+                panic!("{text}is refused: {error}");
+            }
+        }
+    }
+}

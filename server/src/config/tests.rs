@@ -1,0 +1,76 @@
+use super::file::{RawConfig, RawDuration};
+use super::*;
+use clap::Parser;
+
+fn flags(args: &[&str]) -> Flags {
+    let args = ["crossfade", "serve"].iter().chain(args);
+    match Cli::try_parse_from(args).unwrap().command {
+        Command::Serve(flags) => *flags,
+        Command::Check(_) => unreachable!("the test asked for serve"),
+    }
+}
+
+#[track_caller]
+fn refused(text: &str, expected: &str) {
+    let error = RawConfig::parse(text).unwrap_err();
+    assert!(error.contains(expected), "{error}");
+}
+
+#[test]
+fn the_default_listens_on_loopback_only() {
+    let config = ServerConfig::resolve(Flags::default(), RawConfig::default()).unwrap();
+    for (address, port) in [(config.http, 8000), (config.grpc, 8001), (config.metrics, 8002)] {
+        assert!(address.ip().is_loopback());
+        assert_eq!(address.port(), port);
+    }
+}
+
+#[test]
+fn flags_override_the_file_key_by_key() {
+    let file = RawConfig::parse(
+        "http.listen = \"0.0.0.0:9000\"\nexit_timeout = \"5s\"\n[repository]\npaths = [\"a\"]\nmode = \"poll\"\npoll = \"2s\"\n",
+    )
+    .unwrap();
+    let config = ServerConfig::resolve(flags(&["--http-port", "0", "--exit-timeout-secs", "7"]), file).unwrap();
+    assert_eq!(config.http, "0.0.0.0:0".parse().unwrap());
+    assert_eq!(config.exit_timeout, Duration::from_secs(7));
+    assert_eq!((config.repository.mode, config.repository.poll), (ControlMode::Poll, Duration::from_secs(2)));
+    assert_eq!(config.repository.paths, [PathBuf::from("a")]);
+}
+
+#[test]
+fn tritons_flags_are_understood() {
+    let flags = flags(&[
+        "--model-repository", "a", "--model-store=b", "--model-control-mode=explicit", "--load-model=x",
+        "--load-model", "*", "--exit-on-error=false", "--strict-readiness", "--repository-poll-secs=3",
+    ]);
+    let config = ServerConfig::resolve(flags, RawConfig::default()).unwrap();
+    assert_eq!(config.repository.paths, [PathBuf::from("a"), PathBuf::from("b")]);
+    assert_eq!(config.repository.load_models, ["x", "*"]);
+    assert!(config.repository.strict_readiness && !config.repository.exit_on_error);
+}
+
+#[test]
+fn a_wrong_key_is_refused_with_the_nearest_name() {
+    refused("[http]\nlisten_on = \"127.0.0.1:1\"", "unknown field `listen_on`");
+    refused("[http]\nlisten_on = \"127.0.0.1:1\"", "did you mean `listen`?");
+    refused("exit_timeuot = \"1s\"", "did you mean `exit_timeout`?");
+    refused("exit_timeout = \"1\"", "such as \"5ms\"");
+    refused("[log]\nenabled = true", "`log` is not supported yet");
+}
+
+#[test]
+fn load_model_needs_explicit_mode() {
+    let error = ServerConfig::resolve(flags(&["--load-model", "x"]), RawConfig::default()).unwrap_err();
+    assert!(error.to_string().contains("--model-control-mode explicit"), "{error}");
+}
+
+#[test]
+fn durations_have_units() {
+    for (text, micros) in [("7us", 7), ("5ms", 5000), ("2m", 120_000_000), ("0s", 0)] {
+        assert_eq!(text.parse(), Ok(RawDuration(Duration::from_micros(micros))));
+    }
+    for text in ["", "5", "ms", "-5ms", "1.5s", "99999999999999999999s", "9999999999999999d"] {
+        assert!(text.parse::<RawDuration>().is_err(), "{text}");
+    }
+}

@@ -1,0 +1,96 @@
+//! Every series the server exposes: their names, the values behind them, and the text Prometheus reads.
+//!
+//! Values that requests touch are plain atomics, resolved once per loaded version ([`series::Series`]); a scrape
+//! only reads them. Process-level values go through the `metrics` recorder.
+
+pub mod histogram;
+mod listener;
+mod names;
+mod render;
+pub mod series;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use metrics::{Gauge, Key, Level, Metadata, Recorder};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
+pub use listener::serve;
+pub use series::{Series, Snapshot, Stage};
+
+/// The values of the whole process.
+pub struct Metrics {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+    series: Mutex<BTreeMap<(Arc<str>, u64), Arc<Series>>>,
+    /// Requests that named no known model.
+    unknown: Arc<Series>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        let metrics = Self {
+            recorder,
+            handle,
+            series: Mutex::default(),
+            unknown: Arc::new(Series::new("".into(), None)),
+        };
+        for (name, help) in names::PROCESS {
+            metrics.recorder.describe_gauge((*name).into(), None, (*help).into());
+        }
+        metrics
+    }
+}
+
+impl Metrics {
+    /// The series of a version, made at its first load; a reloaded version continues its counters.
+    pub fn series(&self, model: &Arc<str>, version: u64) -> Arc<Series> {
+        let mut all = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry((model.clone(), version))
+            .or_insert_with(|| Arc::new(Series::new(model.clone(), Some(version))))
+            .clone()
+    }
+
+    /// Where requests count that named no known model.
+    pub fn unknown(&self) -> &Arc<Series> {
+        &self.unknown
+    }
+
+    /// A gauge of the process, by a name of [`names::PROCESS`].
+    pub fn gauge(&self, name: &'static str) -> Gauge {
+        const METADATA: Metadata<'_> = Metadata::new(module_path!(), Level::INFO, None);
+        self.recorder.register_gauge(&Key::from_static_name(name), &METADATA)
+    }
+
+    /// Everything, in Prometheus' text format. `loaded` are the versions that serve now; only their series, and
+    /// that of unknown models, are shown.
+    pub fn render(&self, loaded: &[Loaded]) -> String {
+        self.gauge(names::RESIDENT_BYTES).set(resident_bytes() as f64);
+        let mut out = self.handle.render();
+        render::versions(&mut out, loaded, &self.unknown);
+        out
+    }
+}
+
+/// A loaded version as a scrape sees it.
+pub struct Loaded {
+    /// Its counters.
+    pub series: Arc<Series>,
+    /// Requests waiting for an instance.
+    pub queue_depth: usize,
+    /// Bytes held by weights and instances.
+    pub memory_bytes: u64,
+}
+
+/// The names of the process-level gauges.
+pub use names::{CONNECTIONS, IN_FLIGHT_BYTES, READY, RESIDENT_BYTES};
+
+/// Resident memory of this process in bytes; 0 where the system does not tell.
+pub fn resident_bytes() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|statm| statm.split_ascii_whitespace().nth(1)?.parse::<u64>().ok());
+    pages.unwrap_or(0) * 4096
+}

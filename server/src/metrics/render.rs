@@ -1,0 +1,209 @@
+//! The per-version series as Prometheus' text exposition format.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::Loaded;
+use super::names::{self, Name};
+use super::series::{Series, Stage};
+use crate::scope::Protocol;
+use crate::status::Status;
+
+/// Nanoseconds per second.
+const NS: f64 = 1e9;
+
+/// Triton's reasons for failures.
+const REASONS: [&str; 4] = ["REJECTED", "CANCELED", "BACKEND", "OTHER"];
+
+/// Appends every series of the `loaded` versions, and the counters of requests for unknown models.
+pub(super) fn versions(out: &mut String, loaded: &[Loaded], unknown: &Arc<Series>) {
+    let mut text = Text { out };
+    let used: Vec<&Series> = loaded
+        .iter()
+        .map(|version| &*version.series)
+        .chain([&**unknown])
+        .filter(|series| series.used())
+        .collect();
+
+    text.head(&names::STAGE_SECONDS);
+    for series in used.iter().filter(|series| series.version.is_some()) {
+        for stage in Stage::ALL {
+            let histogram = &series.stages[stage as usize];
+            let labels = format!("{},stage=\"{}\"", labels(series), stage.name());
+            let buckets = histogram.cumulative().map(|(bound, count)| (bound as f64 / NS, count));
+            text.histogram(&names::STAGE_SECONDS, &labels, buckets, histogram.count(), histogram.sum() as f64 / NS);
+        }
+    }
+    text.head(&names::REQUESTS);
+    for series in &used {
+        for protocol in Protocol::ALL {
+            for (index, count) in series.requests[protocol as usize].iter().enumerate() {
+                let count = count.load(Relaxed);
+                let status = index.checked_sub(1).map_or("ok", |row| Status::ALL[row].name());
+                let protocol = protocol.name();
+                let labels = format!("{},protocol=\"{protocol}\",status=\"{status}\"", labels(series));
+                if count > 0 {
+                    text.sample(names::REQUESTS.name, &labels, count as f64);
+                }
+            }
+        }
+    }
+    text.head(&names::BATCH_ROWS);
+    for series in used.iter().filter(|series| series.version.is_some()) {
+        let histogram = &series.batch_rows;
+        let buckets = histogram.cumulative().map(|(bound, count)| (bound as f64, count));
+        text.histogram(&names::BATCH_ROWS, &labels(series), buckets, histogram.count(), histogram.sum() as f64);
+    }
+    text.each(&names::INSTANCES_REPLACED, loaded, |v| v.series.instances_replaced.load(Relaxed) as f64);
+    text.each(&names::QUEUE_DEPTH, loaded, |v| v.queue_depth as f64);
+    text.each(&names::IN_FLIGHT, loaded, |v| v.series.in_flight.load(Relaxed) as f64);
+    text.head(&names::MODEL_MEMORY);
+    for version in loaded {
+        let labels = format!("{},device=\"cpu\"", labels(&version.series));
+        text.sample(names::MODEL_MEMORY.name, &labels, version.memory_bytes as f64);
+    }
+    triton(&mut text, loaded, &used);
+}
+
+/// Triton's series, so that its dashboards work.
+fn triton(text: &mut Text<'_>, loaded: &[Loaded], used: &[&Series]) {
+    text.head(&names::NV_SUCCESS);
+    for series in used {
+        text.sample(names::NV_SUCCESS.name, &labels(series), series.requests(None) as f64);
+    }
+    text.head(&names::NV_FAILURE);
+    for series in used {
+        let mut counts = [0; 4];
+        for status in Status::ALL {
+            counts[reason(status)] += series.requests(Some(status));
+        }
+        for (name, count) in REASONS.iter().zip(counts) {
+            let labels = format!("{},reason=\"{name}\"", labels(series));
+            text.sample(names::NV_FAILURE.name, &labels, count as f64);
+        }
+    }
+    text.head(&names::NV_COUNT);
+    for series in used {
+        text.sample(names::NV_COUNT.name, &labels(series), series.snapshot().rows as f64);
+    }
+    text.head(&names::NV_EXEC);
+    for series in used {
+        text.sample(names::NV_EXEC.name, &labels(series), series.batch_rows.count() as f64);
+    }
+    text.each(&names::NV_PENDING, loaded, |v| v.queue_depth as f64);
+    let stages = [Stage::Total, Stage::Queue, Stage::Gather, Stage::Compute, Stage::Scatter];
+    for (name, stage) in names::NV_DURATIONS.iter().zip(stages) {
+        text.head(name);
+        for series in used {
+            let micros = series.stages[stage as usize].sum() / 1000;
+            text.sample(name.name, &labels(series), micros as f64);
+        }
+    }
+}
+
+/// Index into [`REASONS`].
+fn reason(status: Status) -> usize {
+    match status {
+        Status::Overloaded | Status::DeadlineExceeded | Status::NotReady => 0,
+        Status::Cancelled => 1,
+        Status::Internal => 2,
+        Status::InvalidInput | Status::NotFound | Status::Conflict | Status::Unsupported => 3,
+    }
+}
+
+fn labels(series: &Series) -> String {
+    let model = series.model.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    match series.version {
+        Some(version) => format!("model=\"{model}\",version=\"{version}\""),
+        None => format!("model=\"{model}\",version=\"\""),
+    }
+}
+
+/// Writes samples; writing to a `String` cannot fail.
+struct Text<'a> {
+    out: &'a mut String,
+}
+
+impl Text<'_> {
+    fn head(&mut self, name: &Name) {
+        let Name { name, kind, help } = name;
+        writeln!(self.out, "# HELP {name} {help}\n# TYPE {name} {kind}").expect("a String takes any text");
+    }
+
+    fn sample(&mut self, name: &str, labels: &str, value: f64) {
+        writeln!(self.out, "{name}{{{labels}}} {value}").expect("a String takes any text");
+    }
+
+    fn each(&mut self, name: &Name, loaded: &[Loaded], value: impl Fn(&Loaded) -> f64) {
+        self.head(name);
+        for version in loaded {
+            self.sample(name.name, &labels(&version.series), value(version));
+        }
+    }
+
+    fn histogram(
+        &mut self,
+        name: &Name,
+        labels: &str,
+        buckets: impl Iterator<Item = (f64, u64)>,
+        count: u64,
+        sum: f64,
+    ) {
+        let bucket = format!("{}_bucket", name.name);
+        for (bound, below) in buckets {
+            self.sample(&bucket, &format!("{labels},le=\"{bound}\""), below as f64);
+        }
+        self.sample(&bucket, &format!("{labels},le=\"+Inf\""), count as f64);
+        self.sample(&format!("{}_sum", name.name), labels, sum);
+        self.sample(&format!("{}_count", name.name), labels, count as f64);
+    }
+}
+
+/// The table of docs/metrics.md.
+pub(super) fn markdown() -> String {
+    let mut out = String::from("| series | kind | meaning |\n|---|---|---|\n");
+    for Name { name, kind, help } in names::versioned() {
+        writeln!(out, "| `{name}` | {kind} | {help} |").expect("a String takes any text");
+    }
+    for (name, help) in names::PROCESS {
+        writeln!(out, "| `{name}` | gauge | {help} |").expect("a String takes any text");
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_version_shows_its_series_and_only_with_its_first_request() {
+        let series = Arc::new(Series::new("di\"gits".into(), Some(2)));
+        let loaded = [Loaded { series: series.clone(), queue_depth: 3, memory_bytes: 7 }];
+        let unknown = Arc::new(Series::new("".into(), None));
+        let render = || {
+            let mut out = String::new();
+            versions(&mut out, &loaded, &unknown);
+            out
+        };
+        assert!(!render().contains("crossfade_stage_duration_seconds_count"));
+        assert!(render().contains("crossfade_queue_depth{model=\"di\\\"gits\",version=\"2\"} 3\n"));
+        series.success(Protocol::Http, 4, &[Duration::from_micros(60); 7]);
+        series.failure(Protocol::Grpc, Status::Overloaded, Duration::from_micros(5));
+        series.batch(4, Duration::ZERO, Duration::ZERO, Duration::ZERO);
+        unknown.failure(Protocol::Http, Status::NotFound, Duration::ZERO);
+        let text = render();
+        for line in [
+            "crossfade_stage_duration_seconds_bucket{model=\"di\\\"gits\",version=\"2\",stage=\"total\",le=\"0.00005\"} 0",
+            "crossfade_stage_duration_seconds_bucket{model=\"di\\\"gits\",version=\"2\",stage=\"total\",le=\"0.0001\"} 1",
+            "crossfade_requests_total{model=\"di\\\"gits\",version=\"2\",protocol=\"http\",status=\"ok\"} 1",
+            "crossfade_requests_total{model=\"\",version=\"\",protocol=\"http\",status=\"not_found\"} 1",
+            "nv_inference_request_failure{model=\"di\\\"gits\",version=\"2\",reason=\"REJECTED\"} 1",
+            "nv_inference_count{model=\"di\\\"gits\",version=\"2\"} 4",
+            "crossfade_batch_rows_bucket{model=\"di\\\"gits\",version=\"2\",le=\"4\"} 1",
+        ] {
+            assert!(text.lines().any(|got| got == line), "{line} is missing in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! A servable: the signature, the batcher and the counters of one loaded version; and how one is made.
+
+mod loader;
+mod priority;
+mod probe;
+mod sample;
+mod warm_up;
+
+use std::sync::Arc;
+
+use crossfade_batcher::{BatchReport, Batcher, Observer};
+use crossfade_models::ModelConfig;
+use crossfade_runtimes_core::{Model, ModelSignature};
+
+use crate::metrics::{Series, Snapshot};
+pub use loader::ServableLoader;
+
+/// One loaded version, ready to answer. Dropping it joins its instance threads: never on a request's thread.
+pub struct Servable {
+    name: Arc<str>,
+    version: u64,
+    signature: Arc<ModelSignature>,
+    batcher: Batcher,
+    config: Arc<ModelConfig>,
+    platform: &'static str,
+    /// Why requests are not merged, for a model whose configuration was completed.
+    unmerged: Option<String>,
+    labels: Vec<Vec<String>>,
+    series: Arc<Series>,
+    loaded_at: Snapshot,
+    model: Arc<dyn Model>,
+}
+
+impl Servable {
+    /// The model's name.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// The version's number.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// What clients send and get.
+    pub fn signature(&self) -> &ModelSignature {
+        &self.signature
+    }
+
+    /// Where requests go.
+    pub fn batcher(&self) -> &Batcher {
+        &self.batcher
+    }
+
+    /// Such as `onnxruntime_onnx`.
+    pub fn platform(&self) -> &'static str {
+        self.platform
+    }
+
+    /// Labels of output `index`, empty where it has none.
+    pub fn labels(&self, index: usize) -> &[String] {
+        self.labels.get(index).map_or(&[], Vec::as_slice)
+    }
+
+    /// The counters, which outlive a reload.
+    pub fn series(&self) -> &Arc<Series> {
+        &self.series
+    }
+
+    /// What was counted since this version was loaded.
+    pub fn statistics(&self) -> Snapshot {
+        self.series.snapshot().since(&self.loaded_at)
+    }
+
+    /// Bytes held by weights and instances, as far as the runtime can tell.
+    pub fn memory_bytes(&self) -> u64 {
+        self.model.memory_bytes()
+    }
+
+    /// The effective configuration as Triton's ModelConfig JSON, with the reason if requests are not merged.
+    pub fn config_json(&self) -> serde_json::Value {
+        let mut json = self.config.to_json();
+        if let Some(reason) = &self.unmerged {
+            json["parameters"]["crossfade.unmerged"] = serde_json::json!({ "string_value": reason });
+        }
+        json
+    }
+}
+
+/// Counts what the batcher does.
+struct Counter(Arc<Series>);
+
+impl Observer for Counter {
+    fn batch(&self, report: &BatchReport) {
+        if report.ok {
+            self.0.batch(report.rows, report.gather, report.compute, report.scatter);
+        }
+    }
+
+    fn instance_replaced(&self, reason: &str) {
+        self.0.instance_replaced();
+        let series = &self.0;
+        tracing::warn!(model = %series.model, version = series.version, reason, "instance replaced after a panic");
+    }
+}

@@ -1,0 +1,229 @@
+//! Makes servables: model file → runtime → configuration → warm-up → probe → batcher. Runs on load threads.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crossfade_batcher::{Batcher, BatcherOptions, InstanceFactory, QueuePolicy, TimeoutAction};
+use crossfade_models::config::{self, ModelConfig, RuntimeChoice};
+use crossfade_models::{LoadError, LoadRequest, Loaded, Loader, State};
+use crossfade_runtimes::Runtimes;
+use crossfade_runtimes_core::{
+    Device, Instance, InstanceOptions, Model, ModelSignature, ModelSource, OutputSlot, Outputs, Runtime, RuntimeError, TensorView,
+};
+
+use super::{Counter, Servable, priority, probe, warm_up};
+use crate::metrics::Metrics;
+
+/// Makes servables for the registry.
+pub struct ServableLoader {
+    runtimes: Arc<Runtimes>,
+    metrics: Arc<Metrics>,
+    /// Requests waiting per version, whatever its own policy says.
+    max_queue: usize,
+}
+
+impl ServableLoader {
+    /// A loader over these runtimes, counting into `metrics`.
+    pub fn new(runtimes: Arc<Runtimes>, metrics: Arc<Metrics>, max_queue: usize) -> Self {
+        Self { runtimes, metrics, max_queue }
+    }
+}
+
+/// What the slow part of a load gives: everything but the threads.
+struct Prepared {
+    runtime: Arc<dyn Runtime>,
+    model: Arc<dyn Model>,
+    config: ModelConfig,
+    /// What clients and the batcher see.
+    signature: Arc<ModelSignature>,
+    factory: InstanceFactory,
+    instances: Vec<Box<dyn Instance>>,
+    /// Why requests are not merged although the configuration would allow it.
+    unmerged: Option<String>,
+}
+
+impl Loader for ServableLoader {
+    type Servable = Servable;
+
+    fn load(&self, request: &LoadRequest<'_>) -> Result<Loaded<Servable>, LoadError> {
+        let name = request.name.clone();
+        let version = request.version;
+        let thread = format!("load {name}/{version}");
+        let prepared = priority::lowered(&thread, || self.prepare(request))
+            .map_err(|error| LoadError::Refused(format!("cannot start a load thread: {error}")))??;
+        let Prepared { runtime, model, config, signature, factory, instances, unmerged } = prepared;
+        for warning in &config.warnings {
+            tracing::warn!(model = %name, version, warning, "model configuration");
+        }
+        if let Some(reason) = &unmerged {
+            tracing::info!(model = %name, version, reason, "requests are not merged");
+        }
+        let series = self.metrics.series(&name, version);
+        let observer = Arc::new(Counter(series.clone()));
+        let options = self.options(&name, version, &config, unmerged.is_none());
+        // On the load thread, at ordinary priority: instance threads inherit it.
+        let batcher = Batcher::start(signature.clone(), instances, factory, options, observer)
+            .map_err(|error| LoadError::Refused(error.to_string()))?;
+        let config = Arc::new(config);
+        let servable = Servable {
+            name,
+            version,
+            labels: labels(&signature, &config),
+            signature,
+            batcher,
+            config: config.clone(),
+            platform: runtime.platform(),
+            unmerged,
+            loaded_at: series.snapshot(),
+            series,
+            model,
+        };
+        Ok(Loaded { servable, config })
+    }
+}
+
+impl ServableLoader {
+    /// Reads, completes, warms up and probes; all at the lowest priority.
+    fn prepare(&self, request: &LoadRequest<'_>) -> Result<Prepared, LoadError> {
+        let raw = &request.config;
+        let path = request.model_file()?;
+        let runtime = self.runtimes.get(&choice(raw.runtime()?), &path)?;
+        let source = ModelSource { path, parameters: raw.parameters(), graph_level: raw.graph_level() };
+        let model: Arc<dyn Model> = runtime.load(&source)?.into();
+        let config = request.complete(model.signature(), runtime.name())?;
+        let signature = Arc::new(config.signature(model.signature()));
+        let factory = factory(model.clone(), signature.clone(), config.instances.device);
+        let count = config.instances.count.unwrap_or(1).max(1);
+        let mut instances = (0..count).map(|_| factory()).collect::<Result<Vec<_>, _>>()?;
+
+        request.progress(State::WarmingUp);
+        for instance in &mut instances {
+            guarded(|| warm_up::run(&signature, &config.warmup, &request.model_directory, &mut **instance))
+                .map_err(LoadError::Refused)?;
+        }
+        let mut unmerged = None;
+        if config.completed && config.batching.enabled {
+            let probed = guarded(|| probe::probe(&signature, &mut *instances[0]));
+            unmerged = probed.err();
+            if unmerged.is_some() {
+                // The probe's inputs are made up; an instance that they upset does not serve.
+                instances[0] = factory()?;
+            }
+        }
+        Ok(Prepared { runtime, model, config, signature, factory, instances, unmerged })
+    }
+
+    fn options(&self, name: &str, version: u64, config: &ModelConfig, merge: bool) -> BatcherOptions {
+        let batching = &config.batching;
+        let rows = |rows: u32| usize::try_from(rows).unwrap_or(usize::MAX);
+        BatcherOptions {
+            name: format!("{name}/{version}").into(),
+            max_rows: rows(batching.max_rows.max(1)),
+            merge: merge && batching.enabled,
+            preferred_rows: batching.preferred_rows.iter().map(|&preferred| rows(preferred)).collect(),
+            max_delay: batching.max_delay,
+            preserve_ordering: batching.preserve_ordering,
+            priority_levels: level(batching.priority_levels),
+            default_priority: level(batching.default_priority),
+            queue: queue(&batching.queue),
+            queue_by_priority: batching
+                .level_queues
+                .iter()
+                .map(|(&priority, policy)| (level(priority), queue(policy)))
+                .collect::<BTreeMap<_, _>>(),
+            max_queue_requests: self.max_queue,
+        }
+    }
+}
+
+fn level(level: u64) -> u32 {
+    u32::try_from(level).unwrap_or(u32::MAX)
+}
+
+fn queue(policy: &config::QueuePolicy) -> QueuePolicy {
+    QueuePolicy {
+        max_requests: policy.max_size.map(|size| usize::try_from(size).unwrap_or(usize::MAX)),
+        default_timeout: policy.timeout,
+        timeout_action: match policy.timeout_action {
+            config::TimeoutAction::Reject => TimeoutAction::Reject,
+            config::TimeoutAction::Delay => TimeoutAction::Delay,
+        },
+    }
+}
+
+fn choice(configured: RuntimeChoice) -> crossfade_runtimes::RuntimeChoice {
+    match configured {
+        RuntimeChoice::Auto => crossfade_runtimes::RuntimeChoice::Auto,
+        RuntimeChoice::Ort => crossfade_runtimes::RuntimeChoice::Ort,
+        RuntimeChoice::Tract => crossfade_runtimes::RuntimeChoice::Tract,
+        RuntimeChoice::Candle | RuntimeChoice::Fake => {
+            crossfade_runtimes::RuntimeChoice::Named(configured.name().to_owned())
+        }
+    }
+}
+
+/// Class names per output of the signature.
+fn labels(signature: &ModelSignature, config: &ModelConfig) -> Vec<Vec<String>> {
+    let of = |name: &str| config.outputs.iter().find(|output| *output.name == *name)?.labels.as_deref();
+    signature
+        .outputs
+        .iter()
+        .map(|spec| of(&spec.name).unwrap_or_default().iter().map(|label| label.to_string()).collect())
+        .collect()
+}
+
+/// Runs `work`, with a panic as an error: a model that panics fails its load, not the process.
+fn guarded(work: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    caught.unwrap_or_else(|panic| Err(format!("the instance panicked: {}", message(&*panic))))
+}
+
+fn message(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+/// Makes instances whose outputs are those of `signature`, which may leave some of the model's out.
+fn factory(model: Arc<dyn Model>, signature: Arc<ModelSignature>, device: Device) -> InstanceFactory {
+    let all = &model.signature().outputs;
+    let kept: Vec<usize> =
+        signature.outputs.iter().filter_map(|spec| all.iter().position(|own| own.name == spec.name)).collect();
+    let total = all.len();
+    let every = kept.len() == total;
+    Arc::new(move || {
+        let instance = model.instantiate(&InstanceOptions { device })?;
+        if every {
+            return Ok(instance);
+        }
+        Ok(Box::new(Subset { instance, kept: kept.clone(), total }) as Box<dyn Instance>)
+    })
+}
+
+/// An instance some of whose outputs the configuration leaves out.
+struct Subset {
+    instance: Box<dyn Instance>,
+    /// Indices of the model's outputs that are served.
+    kept: Vec<usize>,
+    /// Number of the model's outputs.
+    total: usize,
+}
+
+impl Instance for Subset {
+    fn run(&mut self, inputs: &[Option<TensorView<'_>>], outputs: &mut Outputs) -> Result<(), RuntimeError> {
+        let mut slots: Vec<OutputSlot> =
+            (0..self.total).map(|_| OutputSlot::new(false, None)).collect();
+        for (index, &own) in self.kept.iter().enumerate() {
+            let expected = outputs.expected(index).cloned();
+            slots[own] = OutputSlot::new(outputs.wanted(index), expected);
+        }
+        let mut all = Outputs::new(slots);
+        self.instance.run(inputs, &mut all)?;
+        let mut tensors = all.into_tensors();
+        for (index, &own) in self.kept.iter().enumerate() {
+            if let Some(tensor) = tensors[own].take() {
+                outputs.put(index, tensor.datatype, tensor.shape, tensor.data);
+            }
+        }
+        Ok(())
+    }
+}
