@@ -41,15 +41,15 @@ const fn key(
 /// What `crossfade serve` can be told.
 #[rustfmt::skip]
 const SERVER: &[Key] = &[
-    key("", &["config"], "", |_| text("crossfade.toml, if it is there")),
+    key("", &["config"], "", |_| text("`crossfade.toml`, if it is there")),
     key("repository.paths", &["model-repository"], "", |c| list(&c.repository.paths)),
     key("repository.mode", &["model-control-mode"], "", |c| choice(c.repository.mode)),
     key("repository.poll", &["repository-poll-secs"], "Time between two scans in poll mode", |c| quoted(c.repository.poll)),
     key("repository.load", &["load-model"], "", |c| list(&c.repository.load)),
-    key("repository.strict_readiness", &["strict-readiness"], "", |c| c.repository.strict_readiness.to_string()),
-    key("repository.exit_on_error", &["exit-on-error"], "", |c| c.repository.exit_on_error.to_string()),
+    key("repository.strict_readiness", &["strict-readiness"], "", |c| literal(c.repository.strict_readiness)),
+    key("repository.exit_on_error", &["exit-on-error"], "", |c| literal(c.repository.exit_on_error)),
     key("repository.config_name", &["model-config-name"], "", |c| path(c.repository.config_name.as_ref())),
-    key("repository.auto_complete", &["disable-auto-complete-config"], "Complete configurations from the model file; the flag turns it off", |c| c.repository.auto_complete.to_string()),
+    key("repository.auto_complete", &["disable-auto-complete-config"], "Complete configurations from the model file; the flag turns it off", |c| literal(c.repository.auto_complete)),
     key("repository.default_max_batch_size", &["default-max-batch-size"], "", |c| number(c.repository.default_max_batch_size)),
     key("repository.load_threads", &["model-load-thread-count"], "", |c| number(c.repository.load_threads)),
     key("http.listen", &["http-address", "http-port"], "Address and port of HTTP; port 0 takes a free one", |c| quoted(c.http.listen)),
@@ -75,7 +75,7 @@ const SERVER: &[Key] = &[
     key("limits.max_stream_in_flight", &[], "Requests in flight on one gRPC stream", |c| number(c.limits.max_stream_in_flight)),
     key("logging.format", &["log-format"], "", |c| choice(c.logging.format)),
     key("logging.filter", &["log-filter"], "", |c| quoted(&c.logging.filter)),
-    key("logging.access", &["access-log"], "", |c| c.logging.access.to_string()),
+    key("logging.access", &["access-log"], "", |c| literal(c.logging.access)),
     key("model.NAME", &[], "Settings of one model, over its own files: the keys of `model.toml`, those of `[model]` without that prefix", |_| String::new()),
 ];
 
@@ -197,6 +197,10 @@ fn code(text: &str) -> String {
 
 fn text(prose: &str) -> String {
     prose.to_owned()
+}
+
+fn literal(value: bool) -> String {
+    format!("`{value}`")
 }
 
 fn quoted(value: impl Display) -> String {
