@@ -115,11 +115,14 @@ fn pushed_items_are_answered_before_a_closed_queue_ends() {
     });
 }
 
-/// One push wakes one instance; what it leaves behind wakes the other.
+/// One push wakes one instance; what it leaves behind wakes the other. With three threads and a close, every
+/// interleaving would take hours: at most two preemptions each.
 #[test]
 fn two_instances_share_the_work() {
     for max_cost in [1, 4] {
-        loom::model(move || {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(2);
+        model.check(move || {
             let now = Instant::now();
             let queue = Arc::new(Queue::new(settings(2, max_cost, 8)));
             let instances: Vec<_> = (0..2)
@@ -158,6 +161,24 @@ fn an_idle_instance_hears_of_a_push() {
         for instance in instances {
             assert_eq!(instance.join().unwrap(), Some(1));
         }
+        drop(receivers);
+    });
+}
+
+/// The instance that waits for its batch to fill is woken when it is full, without the time passing.
+#[test]
+fn a_leader_hears_that_its_batch_is_full() {
+    loom::model(|| {
+        let now = Instant::now();
+        let mut settings = settings(1, 2, 8);
+        settings.limits.max_delay = Duration::from_secs(60);
+        let queue = Arc::new(Queue::new(settings));
+        let instance = thread::spawn({
+            let queue = queue.clone();
+            move || queue.take(None, &|| now).map(|batch| batch.items.len())
+        });
+        let receivers = [push(&queue, now), push(&queue, now)];
+        assert_eq!(instance.join().unwrap(), Some(2));
         drop(receivers);
     });
 }
