@@ -1,0 +1,93 @@
+//! ModelInfer: one request from its head to its answer, every exit through the scope.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, request};
+use http_body::Body;
+
+use super::framing::{Bounds, Encoding, UnaryBody};
+use super::reply::{Failure, MODEL_VERSION, ReplyBody, answered, failed, identify};
+use super::{decode, encode, head};
+use crate::admit::{Admitted, admit};
+use crate::infer::infer;
+use crate::scope::{Outcome, Protocol, RequestScope};
+use crate::service::Service;
+
+/// A framed answer, and the permit that its request held.
+struct Answer {
+    pieces: Vec<Bytes>,
+    encoding: Option<Encoding>,
+    version: u64,
+    _admitted: Admitted,
+}
+
+/// Answers one ModelInfer call whose head was read at `arrived`.
+pub(super) async fn model_infer<B>(
+    service: Arc<Service>,
+    head: request::Parts,
+    body: B,
+    arrived: Instant,
+) -> http::Response<ReplyBody>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let mut scope = RequestScope::open(&service, Protocol::Grpc, arrived);
+    let id = scope.id();
+    let answer = answer(&service, &mut scope, &head.headers, body).await;
+    let outcome = answer.as_ref().map_or_else(Failure::outcome, |_| Outcome::Ok);
+    scope.finish(outcome).await;
+    let mut response = match answer {
+        Ok(answer) => {
+            let mut response = answered(answer.pieces, answer.encoding);
+            response
+                .headers_mut()
+                .insert(MODEL_VERSION, HeaderValue::from(answer.version));
+            response
+        }
+        Err(failure) => failed(failure),
+    };
+    identify(response.headers_mut(), id);
+    response
+}
+
+async fn answer<B>(
+    service: &Service,
+    scope: &mut RequestScope,
+    headers: &HeaderMap,
+    body: B,
+) -> Result<Answer, Failure>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    if let Some(id) = head::client_id(headers) {
+        scope.note_client_id(id);
+    }
+    if let Some(timeout) = head::timeout(headers)? {
+        scope.limit_to(timeout);
+    }
+    let request_encoding = Encoding::of_request(headers)?;
+    let encoding = Encoding::of_response(headers, request_encoding);
+    let max_bytes = service.limits().max_request_bytes;
+    let bounds = Bounds {
+        max_bytes,
+        idle: service.limits().body_idle_timeout,
+        deadline: scope.deadline(),
+    };
+    let mut body = UnaryBody::new(body, bounds);
+    // A client that sends a head and falls silent holds no permit: it is asked for after the prefix.
+    let announced = body.announced().await?;
+    let admitted = admit(service, scope, announced.len)?;
+    let mut message = decode::parse(body.message(announced, request_encoding).await?)?;
+    let request = decode::request(&mut message)
+        .inspect_err(|_| scope.note_target(&message.model_name, &message.model_version))?;
+    let response = infer(service, scope, request).await?;
+    let pieces = encode::unary(&response, encoding, max_bytes)?;
+    Ok(Answer {
+        pieces,
+        encoding,
+        version: response.version,
+        _admitted: admitted,
+    })
+}
