@@ -20,11 +20,20 @@ pub use effective::{
 pub use raw::{DeviceChoice, RawConfig, RuntimeChoice};
 
 /// The name nearest to a wrong one, if any is near enough to be what was meant.
+///
+/// A name that only lacks its prefix counts as near: `FP32` for `TYPE_FP32`.
 pub fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wrong = wrong.chars().take(64).collect::<String>().to_lowercase();
+    let likeness = |name: &str| {
+        let name = name.to_lowercase();
+        match name.strip_suffix(&wrong) {
+            Some(prefix) if prefix.ends_with('_') => 1.0,
+            _ => strsim::jaro_winkler(&wrong, &name),
+        }
+    };
     known
         .into_iter()
-        .map(|name| (strsim::jaro_winkler(&wrong, &name.to_lowercase()), name))
+        .map(|name| (likeness(name), name))
         .filter(|(score, _)| *score >= 0.75)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, name)| name)

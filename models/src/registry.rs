@@ -588,6 +588,7 @@ impl<L: Loader> Registry<L> {
             let mut control = self.locked();
             control.drained(&name, version, generation);
             drop(control);
+            self.notify();
             tracing::info!(model = %name, version, "unloaded");
         }
         // Whatever was let go before the stop.

@@ -120,7 +120,7 @@ impl Message {
                 Some(value) => field.fill_inner(value),
                 None => {
                     let default = match field.label {
-                        _ if field.group.is_some() || matches!(field.kind, Kind::Free) => None,
+                        _ if field.group.is_some() => None,
                         Label::One => field.kind.default_value(),
                         Label::Many => Some(Value::Array(Vec::new())),
                         Label::Map => Some(Value::Object(Map::new())),

@@ -176,7 +176,12 @@ impl<S> Control<S> {
         if !self.started || !due().all(|slot| slot.attempted) {
             return None;
         }
-        Some(due().filter(|slot| !slot.has_live()).map(|slot| slot.name.to_string()).collect())
+        Some(
+            due()
+                .filter(|slot| !slot.has_live())
+                .map(|slot| slot.name.to_string())
+                .collect(),
+        )
     }
 
     /// The rows of the models that `wanted` names.

@@ -89,7 +89,7 @@ fn a_trailing_comma_is_a_warning() {
     let config = read(b"input [ { name: \"x\" dims: [1, 2,] }, ]").unwrap();
     assert_eq!(config.warnings().len(), 2, "{:?}", config.warnings());
     assert!(
-        config.warnings()[0].contains("line 1, column 30"),
+        config.warnings()[0].contains("line 1, column 32"),
         "{:?}",
         config.warnings()
     );
