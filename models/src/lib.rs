@@ -2,7 +2,7 @@
 //!
 //! In reading order: [`config`] reads what a model's files say; [`layout`] finds them; [`scan`] notices changes;
 //! [`version`] chooses; [`lifecycle`] and [`traffic`] are the pure rules; [`registry`] holds the loaded versions and
-//! routes requests to them.
+//! routes requests to them; [`check`] explains what is wrong with a repository.
 //!
 //! Absent: no transport, no batching, no runtime, no executor. Loading is the [`registry::Loader`]'s.
 
@@ -17,6 +17,8 @@ pub mod lifecycle;
 pub mod traffic;
 
 pub mod registry;
+
+pub mod check;
 
 mod error;
 

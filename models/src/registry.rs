@@ -450,7 +450,6 @@ impl<L: Loader> Registry<L> {
         let changes = diff(&control.applied, &previous, &latest);
         control.applied.apply(&changes, &latest);
         let mut models: Vec<&str> = changes.iter().map(crate::scan::Change::model).collect();
-        models.dedup();
         models.sort_unstable();
         models.dedup();
         for model in models {

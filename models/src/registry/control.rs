@@ -52,6 +52,8 @@ pub(super) struct Slot<S> {
     pub(super) name: Arc<str>,
     pub(super) versions: BTreeMap<u64, VersionSlot<S>>,
     pub(super) chosen: Vec<u64>,
+    /// Versions that were on disk when it was last looked at.
+    on_disk: BTreeSet<u64>,
     /// Labels as model.toml has them.
     pub(super) file_labels: BTreeMap<String, u64>,
     /// Labels as a load call set them; they stand above the file's.
@@ -151,6 +153,17 @@ impl<S> Control<S> {
             && entry.generation == generation
         {
             entry.step(Event::Drained);
+            slot.forget_absent();
+            self.forget_if_empty(name);
+        }
+    }
+
+    /// Forgets a model of which nothing is left.
+    pub(super) fn forget_if_empty(&mut self, name: &str) {
+        let empty =
+            |slot: &Slot<S>| slot.versions.is_empty() && slot.failure.is_none() && !slot.due && !slot.busy;
+        if self.models.get(name).is_some_and(empty) {
+            self.models.remove(name);
         }
     }
 
@@ -195,7 +208,11 @@ impl<S> Control<S> {
                 reason: reason.to_owned(),
             };
             for (version, entry) in &slot.versions {
-                entries.push(row(Some(*version), entry.state.index_name(), &entry.reason()));
+                entries.push(row(
+                    Some(*version),
+                    entry.state.index_name(),
+                    &entry.reason(slot.failure.as_deref()),
+                ));
             }
             if slot.versions.is_empty() {
                 match &slot.failure {
@@ -215,6 +232,7 @@ impl<S> Slot<S> {
             name,
             versions: BTreeMap::new(),
             chosen: Vec::new(),
+            on_disk: BTreeSet::new(),
             file_labels: BTreeMap::new(),
             call_labels: BTreeMap::new(),
             labels: BTreeMap::new(),
@@ -313,8 +331,14 @@ impl<S> Slot<S> {
         }
     }
 
-    /// Forgets versions that are neither on disk nor in memory.
-    pub(super) fn forget_absent(&mut self, on_disk: &BTreeSet<u64>) {
+    /// Notes what is on disk and forgets what is neither there nor in memory.
+    pub(super) fn set_on_disk(&mut self, on_disk: BTreeSet<u64>) {
+        self.on_disk = on_disk;
+        self.forget_absent();
+    }
+
+    fn forget_absent(&mut self) {
+        let on_disk = &self.on_disk;
         self.versions
             .retain(|version, entry| on_disk.contains(version) || entry.state != State::Unloaded);
     }
@@ -352,14 +376,16 @@ impl<S> VersionSlot<S> {
         }
     }
 
-    fn reason(&self) -> String {
-        match (&self.state, &self.update_failure) {
-            (State::Failed(reason), _) => reason.to_string(),
-            (State::Unloaded, _) => "unloaded".to_owned(),
-            (State::Ready, Some(failure)) => {
-                format!("the last update failed and the former one serves: {failure}")
-            }
-            _ => String::new(),
+    /// Why it is in this state, or why its last update failed; `failure` is the model's.
+    fn reason(&self, failure: Option<&str>) -> String {
+        match &self.state {
+            State::Failed(reason) => reason.to_string(),
+            State::Unloaded => "unloaded".to_owned(),
+            State::Ready => match self.update_failure.as_deref().or(failure) {
+                Some(failure) => format!("the last update failed and the former one serves: {failure}"),
+                None => String::new(),
+            },
+            State::Loading | State::WarmingUp | State::Draining => String::new(),
         }
     }
 }

@@ -70,13 +70,12 @@ impl<L: Loader> Registry<L> {
     pub(super) fn operate(&self, name: &Arc<str>) {
         let next = {
             let mut control = self.locked();
-            control
-                .models
-                .get_mut(name)
-                .and_then(|slot| slot.queue.pop_front())
+            // The epoch of this moment: an unload from here on abandons the operation.
+            let slot = control.models.get_mut(name);
+            slot.and_then(|slot| Some((slot.queue.pop_front()?, slot.epoch)))
         };
-        if let Some(Operation::Sync { call, done }) = next {
-            let result = self.sync(name, call);
+        if let Some((Operation::Sync { call, done }, epoch)) = next {
+            let result = self.sync(name, epoch, call);
             self.finish(name);
             if let Err(error) = &result {
                 tracing::warn!(model = %name, %error, "load failed");
@@ -97,9 +96,7 @@ impl<L: Loader> Registry<L> {
         };
         if slot.queue.is_empty() {
             slot.busy = false;
-            if slot.versions.is_empty() && slot.failure.is_none() && !slot.due {
-                control.models.remove(name);
-            }
+            control.forget_if_empty(name);
         } else {
             control.jobs.push_back(Job::Model(name.clone()));
             self.wake.notify_one();
@@ -107,19 +104,13 @@ impl<L: Loader> Registry<L> {
         self.publish(&mut control);
     }
 
-    fn sync(&self, name: &Arc<str>, call: Option<Call>) -> Result<(), RegistryError> {
+    fn sync(&self, name: &Arc<str>, epoch: u64, call: Option<Call>) -> Result<(), RegistryError> {
         let failed = |reason: String| RegistryError::LoadFailed {
             model: name.to_string(),
             reason,
         };
         let explicit = call.is_some();
-        let (before, epoch) = {
-            let control = self.locked();
-            let Some(slot) = control.models.get(name) else {
-                return Ok(());
-            };
-            (slot.over.clone(), slot.epoch)
-        };
+        let before = slot_at(&mut self.locked(), name, epoch)?.over.clone();
         let (over, labels) = match call {
             None => (before, None),
             Some(call) => {
@@ -226,7 +217,7 @@ impl<L: Loader> Registry<L> {
                 let start = slot.due && slot.versions.is_empty();
                 let due = slot.due;
                 slot.let_go();
-                slot.forget_absent(&BTreeSet::new());
+                slot.set_on_disk(BTreeSet::new());
                 if start {
                     // It was named at start: the server waits for it.
                     slot.due = due;
@@ -240,7 +231,7 @@ impl<L: Loader> Registry<L> {
                 if let Some(on_disk) = on_disk.filter(BTreeSet::is_empty) {
                     let versions: Vec<u64> = slot.versions.keys().copied().collect();
                     versions.into_iter().for_each(|version| slot.drain(version));
-                    slot.forget_absent(&on_disk);
+                    slot.set_on_disk(on_disk);
                 }
                 slot.failure = Some(reason.as_str().into());
                 Err(RegistryError::LoadFailed {
@@ -404,7 +395,7 @@ impl<L: Loader> Registry<L> {
                 slot.drain(version);
             }
         }
-        slot.forget_absent(&plan.on_disk);
+        slot.set_on_disk(plan.on_disk.clone());
         let result = if failures.is_empty() {
             slot.over = over;
             match labels {

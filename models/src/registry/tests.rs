@@ -508,6 +508,27 @@ fn removed_versions_drain_and_removed_models_are_unknown() {
     world.poll();
     world.check_unknown_model("a");
     assert_eq!(world.dropped().0, "a1");
+    world.until(|registry| registry.index("", false).unwrap().is_empty());
+}
+
+#[test]
+fn a_config_broken_later_leaves_the_model_serving() {
+    let world = world(by_hand(), &[("a/1/model.onnx", "a1")]);
+    world.settled();
+    world.write("a/config.pbtxt", "nonsense");
+    world.poll();
+    world.check("a", "", (1, "a1"));
+    assert!(
+        world.index()[0]
+            .3
+            .contains("the former one serves: config.pbtxt: line 1"),
+        "{:?}",
+        world.index()
+    );
+    fs::remove_file(world.root.path().join("a/config.pbtxt")).unwrap();
+    world.poll();
+    assert_eq!(world.index(), [row("a", Some(1), "READY", "")]);
+    assert_eq!(world.loaded(), ["a/1: a1"]);
 }
 
 #[test]
