@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 
 use crate::cost::CostModel;
 use crate::error::{JobError, SubmitError};
-use crate::options::{QueuePolicy, TimeoutAction};
+use crate::options::QueuePolicy;
 use crate::policy::{self, Candidate, Decision, Limits, Waiting, is_past};
 use crate::sync::{AtomicUsize, Condvar, Mutex, MutexGuard, Ordering, lock};
 
+mod admission;
 mod lanes;
+mod removal;
 
 use lanes::{Entry, Lanes};
 
@@ -189,40 +191,6 @@ impl<T: Item> Queue<T> {
         Ok(())
     }
 
-    /// Refuses what has no room, no instance or no time.
-    fn admit(&self, state: &State<T>, waiting: &Waiting, level: usize) -> Result<(), SubmitError> {
-        if state.closed {
-            return Err(SubmitError::Closed);
-        }
-        if state.healthy == 0 {
-            return Err(SubmitError::NoInstance);
-        }
-        let own_limit = self.settings.levels[level]
-            .max_requests
-            .filter(|&limit| limit > 0);
-        let full = |len: usize, limit: usize| len >= limit;
-        if full(state.lanes.len(), self.settings.max_requests) {
-            return Err(SubmitError::QueueFull {
-                limit: self.settings.max_requests,
-            });
-        }
-        if let Some(limit) = own_limit
-            && full(state.lanes.len_at(level), limit)
-        {
-            return Err(SubmitError::QueueFull { limit });
-        }
-        let wait = self.wait_ahead(state, level);
-        if let Some(deadline) = waiting.deadline
-            && !wait.is_zero()
-            && waiting.queued + wait + state.costs.duration(1, waiting.cost) > deadline
-        {
-            return Err(SubmitError::WouldBeLate {
-                ahead: state.lanes.len(),
-            });
-        }
-        Ok(())
-    }
-
     /// Takes the next batch for an idle instance, waiting for one; `None` once the queue is closed and empty.
     ///
     /// `finished` reports the previous batch.
@@ -321,79 +289,12 @@ impl<T: Item> Queue<T> {
         }
     }
 
-    /// Refuses what is not to run, letting go of the lock for it.
-    fn clear<'a>(&'a self, mut state: MutexGuard<'a, State<T>>, now: Instant) -> MutexGuard<'a, State<T>> {
-        let removed = self.sweep(&mut state, now);
-        if removed.is_empty() {
-            return state;
-        }
-        drop(state);
-        for (item, reason) in removed {
-            item.refuse(reason);
-        }
-        lock(&self.state)
-    }
-
-    /// Removes what is not to run, and moves what is delayed behind the others.
-    fn sweep(&self, state: &mut State<T>, now: Instant) -> Vec<(T, JobError)> {
-        let cancelled = self.cancelled.swap(0, Ordering::SeqCst) > 0;
-        if !cancelled && !is_past(state.next_expiry, now) {
-            return Vec::new();
-        }
-        state.next_expiry = None;
-        let next_expiry = &mut state.next_expiry;
-        let levels = &self.settings.levels;
-        let removed = state.lanes.sweep(|level, entry| {
-            if entry.item.is_cancelled() || is_past(entry.waiting.deadline, now) {
-                return lanes::Verdict::Remove(JobError::DeadlineExceeded);
-            }
-            let delayed = is_past(entry.timeout, now);
-            if delayed && levels[level].timeout_action == TimeoutAction::Reject {
-                return lanes::Verdict::Remove(JobError::QueueTimeout);
-            }
-            if delayed {
-                entry.timeout = None;
-            }
-            for expiry in [entry.waiting.deadline, entry.timeout].into_iter().flatten() {
-                *next_expiry = Some(next_expiry.map_or(expiry, |next| next.min(expiry)));
-            }
-            if delayed {
-                lanes::Verdict::Delay
-            } else {
-                lanes::Verdict::Keep
-            }
-        });
-        self.depth.store(state.lanes.len(), Ordering::SeqCst);
-        removed
-    }
-
-    /// Notes that an item was cancelled after it was pushed; it is removed when an instance next looks.
-    pub fn note_cancelled(&self) {
-        self.cancelled.fetch_add(1, Ordering::SeqCst);
-    }
-
     /// Refuses further items; those inside are still taken. Instances end when the queue is empty.
     pub fn close(&self) {
         lock(&self.state).closed = true;
         self.work.notify_all();
         self.fill.notify_all();
         self.closing.notify_all();
-    }
-
-    /// Notes that an instance is lost for now; if it was the last healthy one, refuses every waiting item.
-    pub fn retire(&self) {
-        let mut state = lock(&self.state);
-        state.healthy -= 1;
-        self.healthy.store(state.healthy, Ordering::SeqCst);
-        if state.healthy > 0 {
-            return;
-        }
-        let items = state.lanes.drain();
-        self.depth.store(0, Ordering::SeqCst);
-        drop(state);
-        for item in items {
-            item.refuse(JobError::NoInstance);
-        }
     }
 
     /// Notes that a lost instance is back.
@@ -424,27 +325,6 @@ impl<T: Item> Queue<T> {
     /// Instances that run or can run batches; takes no lock.
     pub fn healthy(&self) -> usize {
         self.healthy.load(Ordering::SeqCst)
-    }
-
-    /// How long an item pushed now at `level` would wait for its run, by recent experience.
-    pub fn estimated_wait(&self, level: usize) -> Duration {
-        self.wait_ahead(&lock(&self.state), level)
-    }
-
-    /// Zero while an instance is idle; else half of what runs, and the items of the same or higher priority.
-    fn wait_ahead(&self, state: &State<T>, level: usize) -> Duration {
-        let (requests, cost) = state.lanes.ahead_of(level);
-        if state.healthy == 0 || (requests == 0 && state.running < state.healthy) {
-            return Duration::ZERO;
-        }
-        let batches = if self.settings.merges {
-            cost.div_ceil(self.settings.limits.max_cost.max(1)).min(requests)
-        } else {
-            requests
-        };
-        let queued = state.costs.duration(batches, cost);
-        let running = state.costs.duration(state.running, state.running_cost) / 2;
-        (queued + running) / u32::try_from(state.healthy).unwrap_or(u32::MAX)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use crossfade_batcher::{JobError, SubmitError};
 use crossfade_runtimes_core::{InstanceOptions, Model, ModelSignature, RuntimeError, Shape};
@@ -70,6 +71,27 @@ fn one_members_bad_values_do_not_fail_its_neighbours() {
         .map(|report| report.ok)
         .collect();
     assert_eq!(ok, [true, false, true, false, false, true]);
+}
+
+#[test]
+fn members_that_go_away_while_others_run_alone_are_not_run() {
+    let bench = Bench::new(|setup| setup.model = moody(signature()));
+    let held = bench.occupy(1);
+    let refused = bench.submit(&[[13, 1]]);
+    let cancelled = bench.submit(&[[1, 1]]);
+    let expiring = bench.submit_until(&[[2, 2]], Duration::from_millis(5)).unwrap();
+    let after = bench.submit(&[[3, 3]]);
+    // The held run and the batch of four pass; the first of the four is held when it runs alone.
+    bench.gate.pass(2);
+    bench.gate.wait_for_arrivals(3);
+    drop(cancelled);
+    bench.advance(Duration::from_millis(5));
+    bench.release();
+    runtime_error(refused.wait());
+    assert!(matches!(expiring.wait(), Err(JobError::DeadlineExceeded)));
+    assert_eq!(data(after.wait()), [3, 3]);
+    drop(held);
+    assert_eq!(bench.probe.batch_rows(), [1, 4, 1, 1]);
 }
 
 #[test]
