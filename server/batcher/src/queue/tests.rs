@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
+use crate::options::TimeoutAction;
 use crate::policy::ShapeKey;
 
 struct Named {
