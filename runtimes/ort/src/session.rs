@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use crossfade_runtimes_core::{
@@ -32,7 +32,7 @@ impl OrtModel {
     /// Makes a session of `source`.
     pub(crate) fn load(library: &Library, source: &ModelSource) -> Result<Self, RuntimeError> {
         let parameters = SessionParameters::read(source)?;
-        let file = model_file(&source.path)?;
+        let file = source.model_file("model.onnx")?;
         // The binding panics on kinds of input and output that it does not know, such as opaque ones.
         let session = catch_unwind(AssertUnwindSafe(|| make_session(library, &parameters, &file))).map_err(
             |panic| {
@@ -61,7 +61,7 @@ impl OrtModel {
                 signature,
                 executable,
             }),
-            file_bytes: bytes_on_disk(&source.path),
+            file_bytes: source.bytes_on_disk(),
         })
     }
 }
@@ -98,40 +98,6 @@ impl Instance for OrtInstance {
         self.shared
             .executable
             .run(&self.shared.signature, inputs, outputs)
-    }
-}
-
-/// The file itself, or the model in a directory: `model.onnx`, or else its only `.onnx` file.
-fn model_file(path: &Path) -> Result<PathBuf, RuntimeError> {
-    let name = path
-        .file_name()
-        .unwrap_or(path.as_os_str())
-        .to_string_lossy()
-        .into_owned();
-    let refuse = |reason: String| Err(RuntimeError::Load { reason });
-    if path.is_file() {
-        return Ok(path.to_path_buf());
-    }
-    if !path.is_dir() {
-        return refuse(format!("no file or directory `{name}`"));
-    }
-    let usual = path.join("model.onnx");
-    if usual.is_file() {
-        return Ok(usual);
-    }
-    let entries = std::fs::read_dir(path).map_err(|error| RuntimeError::Load {
-        reason: format!("directory `{name}` cannot be read: {error}"),
-    })?;
-    let mut models = entries
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "onnx"));
-    match (models.next(), models.next()) {
-        (Some(only), None) => Ok(only),
-        (None, _) => refuse(format!("directory `{name}` holds no model.onnx")),
-        (Some(_), Some(_)) => refuse(format!(
-            "directory `{name}` holds several .onnx files and none is model.onnx"
-        )),
     }
 }
 
@@ -268,13 +234,4 @@ fn c_names(specs: &[TensorSpec]) -> Vec<CString> {
         .iter()
         .map(|spec| CString::new(spec.name.as_bytes()).expect("the name came from a C string"))
         .collect()
-}
-
-/// Size of a file, or of the files directly in a directory.
-fn bytes_on_disk(path: &Path) -> u64 {
-    let size = |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
-    match std::fs::read_dir(path) {
-        Ok(entries) => entries.flatten().map(|entry| size(&entry.path())).sum(),
-        Err(_) => size(path),
-    }
 }
