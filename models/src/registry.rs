@@ -322,7 +322,7 @@ impl<L: Loader> Registry<L> {
         let abandoned = {
             let mut control = self.locked();
             let abandoned = control.unload(name);
-            self.publish(&mut control);
+            self.publish(&control, name);
             abandoned
         };
         for operation in abandoned {
@@ -500,7 +500,7 @@ impl<L: Loader> Registry<L> {
         {
             let mut control = self.locked();
             control.drain_all();
-            self.publish(&mut control);
+            self.publish_all(&control);
         }
         self.notify();
         if let Some(reaper) = threads.reaper {
@@ -568,7 +568,7 @@ impl<L: Loader> Registry<L> {
             );
         }
         control.started = true;
-        self.publish(&mut control);
+        self.publish_all(&control);
         drop(control);
         self.wake.notify_all();
         self.notify();
@@ -603,7 +603,7 @@ impl<L: Loader> Registry<L> {
             return Some(operation);
         }
         control.enqueue(name, operation);
-        self.publish(&mut control);
+        self.publish(&control, name);
         drop(control);
         self.wake.notify_one();
         None
@@ -614,9 +614,15 @@ impl<L: Loader> Registry<L> {
     }
 
     /// Makes the state under the lock the one that requests see.
-    fn publish(&self, control: &mut Control<L::Servable>) {
-        self.table
-            .store(Arc::new(control.table(self.options.strict_readiness)));
+    fn publish_all(&self, control: &Control<L::Servable>) {
+        let table = control.table(&self.table.load(), None, self.options.strict_readiness);
+        self.table.store(Arc::new(table));
+    }
+
+    /// Likewise, where only one model has changed. Cost: a copy of the map of models, not of the models.
+    fn publish(&self, control: &Control<L::Servable>, name: &str) {
+        let table = control.table(&self.table.load(), Some(name), self.options.strict_readiness);
+        self.table.store(Arc::new(table));
     }
 
     fn notify(&self) {

@@ -167,14 +167,24 @@ impl<S> Control<S> {
         }
     }
 
-    /// What requests shall see.
-    pub(super) fn table(&self, strict: bool) -> Table<S> {
-        let models = self
-            .models
-            .iter()
-            .filter(|(_, slot)| slot.concerns_requests())
-            .map(|(name, slot)| (name.clone(), Arc::new(slot.routes())))
-            .collect();
+    /// What requests shall see, given what they see now; of the models only `changed` is looked at again, or all.
+    pub(super) fn table(&self, now: &Table<S>, changed: Option<&str>, strict: bool) -> Table<S> {
+        let mut models;
+        match changed {
+            Some(name) => {
+                models = now.models.clone();
+                match self.models.get(name).filter(|slot| slot.concerns_requests()) {
+                    Some(slot) => models.insert(slot.name.clone(), Arc::new(slot.routes())),
+                    None => models.remove(name),
+                };
+            }
+            None => {
+                let slots = self.models.values().filter(|slot| slot.concerns_requests());
+                models = slots
+                    .map(|slot| (slot.name.clone(), Arc::new(slot.routes())))
+                    .collect();
+            }
+        }
         let due = || self.models.values().filter(|slot| slot.due);
         let ready = self.started
             && !self.stopping

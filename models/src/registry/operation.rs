@@ -101,7 +101,7 @@ impl<L: Loader> Registry<L> {
             control.jobs.push_back(Job::Model(name.clone()));
             self.wake.notify_one();
         }
-        self.publish(&mut control);
+        self.publish(&control, name);
     }
 
     fn sync(&self, name: &Arc<str>, epoch: u64, call: Option<Call>) -> Result<(), RegistryError> {
@@ -240,7 +240,7 @@ impl<L: Loader> Registry<L> {
                 })
             }
         };
-        self.publish(&mut control);
+        self.publish(&control, name);
         result
     }
 
@@ -272,7 +272,7 @@ impl<L: Loader> Registry<L> {
             }
             todo.push(*version);
         }
-        self.publish(&mut control);
+        self.publish(&control, name);
         Ok(todo)
     }
 
@@ -327,7 +327,7 @@ impl<L: Loader> Registry<L> {
             }
         };
         slot.settle_labels();
-        self.publish(&mut control);
+        self.publish(&control, name);
         drop(control);
         self.notify();
         Ok(result)
@@ -368,7 +368,7 @@ impl<L: Loader> Registry<L> {
         let entry = slot.version(version);
         if entry.live.is_none() && entry.state == State::Loading {
             entry.step(Event::WarmUp);
-            self.publish(&mut control);
+            self.publish(&control, name);
         }
     }
 
@@ -417,7 +417,7 @@ impl<L: Loader> Registry<L> {
             })
         };
         slot.settle_labels();
-        self.publish(&mut control);
+        self.publish(&control, name);
         result
     }
 }

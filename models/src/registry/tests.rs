@@ -360,6 +360,17 @@ fn models_that_cannot_be_read_say_why() {
 }
 
 #[test]
+fn a_thousand_models_load() {
+    let names: Vec<String> = (0..1000).map(|k| format!("m{k:04}/1/model.onnx")).collect();
+    let files: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "x")).collect();
+    let world = world(ControlMode::None, &files);
+    world.settled();
+    assert!(world.registry.ready());
+    assert_eq!(world.registry.models().len(), 1000);
+    world.check("m0777", "", (1, "x"));
+}
+
+#[test]
 fn no_models_are_ready_models() {
     let world = world(ControlMode::None, &[]);
     world.settled();
