@@ -11,7 +11,7 @@ use crate::gate::Gate;
 use crate::model::FakeModel;
 use crate::probe::Probe;
 
-/// Loads files as [`file`](crate::file) describes; clones are the same runtime.
+/// Loads files as [`file`](mod@crate::file) describes; clones are the same runtime.
 ///
 /// Tests look up a model's history by the path that it was loaded from, and may hold back loads and runs.
 #[derive(Clone, Default)]
