@@ -1,5 +1,7 @@
 //! Rules of the house that no compiler knows: who depends on whom, generated pages are current, files say what they own.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
@@ -41,10 +43,10 @@ fn read(path: &Path) -> String {
 
 /// Every file of the repository below `folder`, relative to the root.
 fn files(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(root().join(folder)).unwrap() {
-        let entry = entry.unwrap();
+    for entry in fs::read_dir(root().join(folder)).expect("a folder of the checkout can be listed") {
+        let entry = entry.expect("a folder of the checkout can be listed");
         let path = folder.join(entry.file_name());
-        let kind = entry.file_type().unwrap();
+        let kind = entry.file_type().expect("the system knows what it lists");
         if kind.is_dir() && !NOT_OURS.iter().any(|name| entry.file_name() == *name) {
             files(&path, found);
         } else if kind.is_file() {
@@ -121,7 +123,7 @@ fn actual() -> BTreeSet<Edge> {
         .args(["metadata", "--format-version", "1", "--offline", "--no-deps"])
         .current_dir(root())
         .output()
-        .unwrap();
+        .expect("cargo can be run");
     assert!(
         output.status.success(),
         "{}",

@@ -109,10 +109,10 @@ fn the_page_has_a_row_per_key_with_default_flag_and_variable() {
 #[test]
 fn numbers_are_grouped_by_three() {
     for (value, expected) in [
-        (0usize, "`0`"),
+        (0, "`0`"),
         (999, "`999`"),
         (1000, "`1_000`"),
-        (4_294_967_296_u64, "`4_294_967_296`"),
+        (4_294_967_296_usize, "`4_294_967_296`"),
     ] {
         assert_eq!(number(value), expected);
     }
