@@ -407,4 +407,26 @@ mod tests {
         let message = ConfigFiles::read(root.path(), None).unwrap_err().to_string();
         assert!(message.starts_with("model.toml: "), "{message}");
     }
+
+    #[test]
+    fn the_zoo_is_laid_out_by_the_rules() {
+        let zoo = Path::new(env!("CARGO_MANIFEST_DIR")).join("zoo");
+        let listing = models(&zoo).unwrap();
+        assert_eq!(listing.warnings, [""; 0]);
+        assert!(listing.found.len() >= 5);
+        for model in listing.found {
+            let config = ConfigFiles::read(&model.path, None).unwrap().merged();
+            read_label_files(&model.path, &config).unwrap();
+            let versions = versions(&model.path).unwrap();
+            assert_eq!(versions.warnings, [""; 0], "{}", model.name);
+            for version in versions.found {
+                let directory = model.path.join(version.to_string());
+                assert!(
+                    model_file(&directory, version, config.model_filename())
+                        .unwrap()
+                        .is_file()
+                );
+            }
+        }
+    }
 }

@@ -3,18 +3,16 @@
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::control::{Control, Identity};
+use super::control::Control;
 use super::overrides::{Override, write_files};
+use super::plan::{NoPlan, Plan};
 use super::table::Live;
 use super::{Job, LoadRequest, Loader, Registry};
 use crate::config::RawConfig;
-use crate::error::{LayoutError, LoadError, RegistryError};
-use crate::layout::{self, ConfigFiles};
+use crate::error::{LoadError, RegistryError};
 use crate::lifecycle::{Event, State};
-use crate::scan;
 
 /// Something to do for one model.
 pub(super) enum Operation {
@@ -45,24 +43,6 @@ impl Operation {
             (done.0)(Err(error));
         }
     }
-}
-
-/// What shall serve, as found on disk.
-struct Plan {
-    directory: PathBuf,
-    config: Arc<RawConfig>,
-    label_files: Arc<BTreeMap<String, String>>,
-    on_disk: BTreeSet<u64>,
-    chosen: Vec<u64>,
-    identities: BTreeMap<u64, Identity>,
-}
-
-/// Why there is no plan.
-enum NoPlan {
-    /// No repository holds the model.
-    Absent,
-    /// It is there and unusable; the versions that are still on disk, where they could be listed.
-    Broken(String, Option<BTreeSet<u64>>),
 }
 
 impl<L: Loader> Registry<L> {
@@ -131,80 +111,6 @@ impl<L: Loader> Registry<L> {
             }
         }
         self.conclude(name, epoch, &plan, over, labels, failures)
-    }
-
-    /// Looks at the disk. Takes no lock.
-    fn plan(&self, name: &str, over: Option<&Override>) -> Result<Plan, NoPlan> {
-        let broken = |error: String| NoPlan::Broken(error, None);
-        let directory = match over.and_then(Override::path) {
-            Some(directory) => directory,
-            None => self.find(name)?,
-        };
-        let on_disk = layout::versions(&directory).map_err(|error| broken(error.to_string()))?;
-        for warning in &on_disk.warnings {
-            tracing::warn!(model = %name, %warning, "repository");
-        }
-        let on_disk: BTreeSet<u64> = on_disk.found.into_iter().collect();
-        let broken = |error: String| NoPlan::Broken(error, Some(on_disk.clone()));
-        if on_disk.is_empty() {
-            return Err(broken(LayoutError::NoVersions.to_string()));
-        }
-        let files = match over {
-            Some(over) => over.config.clone(),
-            None => ConfigFiles::read(&directory, self.options.model_config_name.as_deref())
-                .map_err(|error| broken(error.to_string()))?
-                .merged(),
-        };
-        let server = self.options.overrides.get(name).cloned().unwrap_or_default();
-        let config = Arc::new(RawConfig::merge(server, files));
-        let policy = config
-            .version_policy()
-            .map_err(|error| broken(error.to_string()))?;
-        let label_files = Arc::new(
-            layout::read_label_files(&directory, &config).map_err(|error| broken(error.to_string()))?,
-        );
-        let chosen = policy.choose(&on_disk.iter().copied().collect::<Vec<_>>());
-        if chosen.is_empty() {
-            return Err(broken(format!(
-                "version_policy chooses none of the versions {on_disk:?}"
-            )));
-        }
-        let identities = chosen.iter().map(|&version| {
-            let files = scan::fingerprint(&directory.join(version.to_string()), 4);
-            (
-                version,
-                Identity {
-                    config: config.clone(),
-                    label_files: label_files.clone(),
-                    files,
-                },
-            )
-        });
-        let identities = identities.collect();
-        Ok(Plan {
-            directory,
-            config,
-            label_files,
-            on_disk,
-            chosen,
-            identities,
-        })
-    }
-
-    fn find(&self, name: &str) -> Result<PathBuf, NoPlan> {
-        if layout::check_name(name).is_err() {
-            return Err(NoPlan::Absent);
-        }
-        let paths = self.options.repositories.iter().map(|(_, path)| path.join(name));
-        let mut found: Vec<PathBuf> = paths.filter(|path| path.is_dir()).collect();
-        match (found.pop(), found.len()) {
-            (None, _) => Err(NoPlan::Absent),
-            (Some(path), 0) => Ok(path),
-            (Some(_), more) => Err(NoPlan::Broken(
-                LayoutError::Duplicate { count: more + 1 }.to_string(),
-                None,
-            )),
-        }
     }
 
     /// Nothing can be loaded: what serves goes on, unless it was removed from the disk.

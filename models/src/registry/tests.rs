@@ -1,13 +1,17 @@
 //! Tests of the registry around a loader of a few lines; gates and channels instead of time.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
+use std::time::Duration;
 
-use crossfade_runtimes_core::{Datatype, Dim, ShapeSpec, TensorSpec};
+use crossfade_runtimes_core::{Datatype, Dim, ModelSignature, ShapeSpec, TensorSpec};
 
 use super::*;
+use crate::error::LoadError;
+use crate::lifecycle::State;
 
 /// Longer than any test needs; only a broken test waits for it.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,0 +1,163 @@
+//! What a registry is made with, and what it asks of the one that loads.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossfade_runtimes_core::ModelSignature;
+
+use crate::config::{Completion, ModelConfig, RawConfig};
+use crate::error::{ConfigError, LayoutError, LoadError};
+use crate::layout;
+use crate::lifecycle::State;
+
+/// Makes what answers requests out of a model's files; the server implements it.
+pub trait Loader: Send + Sync + 'static {
+    /// What answers.
+    type Servable: Send + Sync + 'static;
+
+    /// Loads one version and warms it up. Runs on a load thread and may take long.
+    ///
+    /// After `Ok` the registry owns the servable and drops it on the reaper's thread.
+    fn load(&self, request: &LoadRequest<'_>) -> Result<Loaded<Self::Servable>, LoadError>;
+}
+
+/// What a loader is asked for.
+pub struct LoadRequest<'a> {
+    /// The model.
+    pub name: Arc<str>,
+    /// The version.
+    pub version: u64,
+    /// The model's directory.
+    pub model_directory: PathBuf,
+    /// The version's directory.
+    pub version_directory: PathBuf,
+    /// The configuration, all sources merged.
+    pub config: RawConfig,
+    /// The label files that the configuration names.
+    pub label_files: BTreeMap<String, String>,
+    /// `max_batch_size` of a completed model that can batch.
+    pub default_max_batch_size: u32,
+    /// Whether absent keys are taken from the model file.
+    pub auto_complete: bool,
+    pub(super) progress: &'a (dyn Fn(State) + Send + Sync),
+}
+
+impl LoadRequest<'_> {
+    /// Reports that the load has come to `state`; only [`State::WarmingUp`] has an effect.
+    pub fn progress(&self, state: State) {
+        (self.progress)(state);
+    }
+
+    /// Where the model file is, by the configuration and the layout's rules.
+    pub fn model_file(&self) -> Result<PathBuf, LayoutError> {
+        layout::model_file(
+            &self.version_directory,
+            self.version,
+            self.config.model_filename(),
+        )
+    }
+
+    /// Completes the configuration with what the model file says.
+    ///
+    /// * `runtime`: name of the runtime that read the file
+    pub fn complete(&self, signature: &ModelSignature, runtime: &str) -> Result<ModelConfig, ConfigError> {
+        self.config.complete(&Completion {
+            model: &self.name,
+            signature,
+            runtime,
+            default_max_batch_size: self.default_max_batch_size,
+            auto_complete: self.auto_complete,
+            label_files: &self.label_files,
+        })
+    }
+}
+
+/// A loaded and warm version.
+pub struct Loaded<S> {
+    /// What answers.
+    pub servable: S,
+    /// The configuration it runs with.
+    pub config: Arc<ModelConfig>,
+}
+
+/// How a registry works.
+pub struct RegistryOptions {
+    /// Repositories: a name, by default the path's last component, and the path.
+    pub repositories: Vec<(Option<String>, PathBuf)>,
+    /// Who decides what is loaded.
+    pub mode: ControlMode,
+    /// `configs/<name>.pbtxt` stands in for `config.pbtxt`.
+    pub model_config_name: Option<String>,
+    /// Models that load at the same time.
+    pub load_threads: usize,
+    /// Whether the server is ready only when each model due has a ready version.
+    pub strict_readiness: bool,
+    /// `max_batch_size` of a completed model that can batch.
+    pub default_max_batch_size: u32,
+    /// Whether absent keys are taken from the model file.
+    pub auto_complete: bool,
+    /// `[model.NAME]` of the server's file: stands above the model's own files.
+    pub overrides: BTreeMap<String, RawConfig>,
+}
+
+impl Default for RegistryOptions {
+    /// Triton's defaults, but 32 rows (a client written for Triton's 4 also works).
+    fn default() -> Self {
+        Self {
+            repositories: Vec::new(),
+            mode: ControlMode::None,
+            model_config_name: None,
+            load_threads: 4,
+            strict_readiness: true,
+            default_max_batch_size: 32,
+            auto_complete: true,
+            overrides: BTreeMap::new(),
+        }
+    }
+}
+
+/// Who decides what is loaded (protocols.md §8).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ControlMode {
+    /// Everything at start, then nothing.
+    None,
+    /// The repository, looked at this often.
+    Poll(Duration),
+    /// Calls; this at start.
+    Explicit(AtStart),
+}
+
+/// What mode `explicit` loads at start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AtStart {
+    /// Every model there is.
+    All,
+    /// These models.
+    Models(Vec<String>),
+}
+
+/// What a load call may override (protocols.md §8).
+#[derive(Debug, Clone, Default)]
+pub struct LoadParameters {
+    /// ModelConfig as JSON text; replaces the files' until the model is unloaded.
+    pub config: Option<String>,
+    /// `<version>/<name>` and content; these are then the whole model directory. Needs `config`.
+    pub files: BTreeMap<String, Vec<u8>>,
+    /// A JSON object of label and version.
+    pub labels: Option<String>,
+}
+
+/// One row of the repository index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexEntry {
+    /// The model.
+    pub name: String,
+    /// Absent where no version is known.
+    pub version: Option<u64>,
+    /// `LOADING`, `READY`, `UNLOADING`, `UNAVAILABLE`, or empty for a model that was never loaded.
+    pub state: &'static str,
+    /// Why it is not ready, or why its last update failed.
+    pub reason: String,
+}
