@@ -126,6 +126,33 @@ impl RawConfig {
     pub fn contradictions(&self, other: &RawConfig) -> Vec<String> {
         let mut found = Vec::new();
         contradictions(&self.fields, &other.fields, "", &mut found);
+        let theirs = |key: &str| other.fields.get(key);
+        let named = theirs("backend").or(theirs("platform")).is_some();
+        if let (Some(ours), Ok(their_choice), true) = (self.own.runtime, other.runtime(), named)
+            && ours != their_choice
+            && (ours, their_choice) != (RuntimeChoice::Ort, RuntimeChoice::Auto)
+        {
+            found.push(
+                if theirs("backend").is_some() {
+                    "backend"
+                } else {
+                    "platform"
+                }
+                .to_owned(),
+            );
+        }
+        if let (Some(count), Some(Value::Array(groups))) = (self.own.instance_count, theirs("instance_group"))
+        {
+            let counts = groups
+                .iter()
+                .map(|group| group.get("count").and_then(Value::as_u64).unwrap_or(0).max(1));
+            if counts.sum::<u64>() != u64::from(count) {
+                found.push("instance_group.count".to_owned());
+            }
+        }
+        if self.own.warmup_data.is_some() && theirs("model_warmup").is_some() {
+            found.push("model_warmup".to_owned());
+        }
         found
     }
 
@@ -180,15 +207,14 @@ impl RawConfig {
                 .get("versions")
                 .and_then(Value::as_array)
                 .map(Vec::as_slice);
-            let versions: Vec<u64> = versions
+            let versions: Option<Vec<u64>> = versions
                 .unwrap_or_default()
                 .iter()
-                .filter_map(Value::as_u64)
-                .filter(|v| *v > 0)
+                .map(|version| version.as_u64().filter(|version| *version > 0))
                 .collect();
-            return match versions.as_slice() {
-                [] => invalid("specific needs at least one positive version number"),
-                _ => Ok(VersionPolicy::Specific(versions)),
+            return match versions {
+                Some(versions) if !versions.is_empty() => Ok(VersionPolicy::Specific(versions)),
+                _ => invalid("specific needs at least one version number, and only positive ones"),
             };
         }
         if policy.get("all").is_some() {

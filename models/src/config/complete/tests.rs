@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::{Optimise, TimeoutAction, WarmupData, json, pbtxt, toml};
+use crate::version::VersionPolicy;
 
 fn spec(name: &str, datatype: Datatype, dims: &[&str]) -> TensorSpec {
     let dims = dims.iter().map(|dim| match dim.parse::<i64>() {
@@ -485,6 +486,47 @@ fn the_echoed_config_loads_again_to_the_same() {
     let again = complete(&json::read(&config.to_json().to_string()).unwrap(), &model).unwrap();
     assert_eq!(config.to_json(), again.to_json());
     assert_eq!(config.batching, again.batching);
+}
+
+#[test]
+fn our_own_keys_contradict_tritons_too() {
+    let check = |toml: &str, pbtxt: &str, expected: &[&str]| {
+        let (toml, pbtxt) = (toml::read(toml).unwrap(), pbtxt::read(pbtxt.as_bytes()).unwrap());
+        assert_eq!(toml.contradictions(&pbtxt), expected);
+    };
+    check("model.runtime = 'tract'", "backend: 'onnxruntime'", &["backend"]);
+    check("model.runtime = 'ort'", "platform: 'onnxruntime_onnx'", &[]);
+    check("model.runtime = 'tract'", "name: 'm'", &[]);
+    check(
+        "instances.count = 2",
+        "instance_group { count: 3 }",
+        &["instance_group.count"],
+    );
+    check("instances.count = 2", "instance_group [ {}, {} ]", &[]);
+    check("[warmup]", "model_warmup { name: 'w' }", &["model_warmup"]);
+}
+
+#[test]
+fn version_policies_need_positive_numbers() {
+    let policy = |text: &str| pbtxt::read(text.as_bytes()).unwrap().version_policy();
+    assert_eq!(policy("").unwrap(), VersionPolicy::Latest(1));
+    assert_eq!(
+        policy("version_policy { latest {} }").unwrap(),
+        VersionPolicy::Latest(1)
+    );
+    assert_eq!(policy("version_policy { all {} }").unwrap(), VersionPolicy::All);
+    assert_eq!(
+        policy("version_policy { specific { versions: [3, 1] } }").unwrap(),
+        VersionPolicy::Specific(vec![3, 1])
+    );
+    for bad in [
+        "latest { num_versions: 0 }",
+        "specific {}",
+        "specific { versions: [1, 0] }",
+        "specific { versions: -1 }",
+    ] {
+        assert!(policy(&format!("version_policy {{ {bad} }}")).is_err(), "{bad}");
+    }
 }
 
 #[test]
