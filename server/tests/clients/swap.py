@@ -66,8 +66,8 @@ def ask_grpc(stub, version, values):
     return int(answer.model_version), struct.unpack(f"<{len(values)}f", answer.raw_output_contents[0])
 
 
-def load(protocol, address, version, connections, stop, results):
-    """Asks without a pause on every connection until `stop`; runs in a process of its own."""
+def load(protocol, address, version, connections, running, stop, results):
+    """Asks without a pause on every connection until `stop`, `running` counting those that do; a process of its own."""
     samples, lock = [], threading.Lock()
 
     def one(seed):
@@ -89,6 +89,8 @@ def load(protocol, address, version, connections, stop, results):
                 if protocol == "http":
                     client.close()
             mine.append((started, time.monotonic() - started, answered, wrong))
+            if len(mine) == 1:
+                running.release()
         with lock:
             samples.extend(mine)
 
@@ -184,16 +186,18 @@ def run(mode, seconds=3.0, connections=4):
     with tempfile.TemporaryDirectory(prefix="crossfade-swap-") as folder:
         swapper = Swapper(mode, Path(folder) / "repository")
         with harness.serve(swapper.repository, *swapper.flags) as server:
-            stop, results = context.Event(), context.Queue()
+            running, stop, results = context.Semaphore(0), context.Event(), context.Queue()
             workers = [
-                context.Process(target=load, args=(protocol, address, swapper.asked, connections, stop, results))
+                context.Process(target=load, args=(protocol, address, swapper.asked, connections, running, stop, results))
                 for protocol, address in (("grpc", server.grpc), ("http", server.http))
             ]
             for worker in workers:
                 worker.start()
             try:
-                time.sleep(1 + seconds)  # the first second starts the workers
-                began, before = time.monotonic() - seconds, 1
+                for _ in range(2 * connections):
+                    assert running.acquire(timeout=60), "the load did not start"
+                began, before = time.monotonic(), 1
+                time.sleep(seconds)
                 for version in STEPS:
                     start = time.monotonic()
                     swapper.swap(server, before, version)
@@ -246,6 +250,9 @@ def main():
     parser.add_argument("--seconds", type=float, default=3.0, help="steady load before and after each swap")
     parser.add_argument("--connections", type=int, default=4, help="busy connections per protocol")
     arguments = parser.parse_args()
+    unknown = set(arguments.modes) - set(MODES)
+    if unknown:
+        parser.error(f"no mode {', '.join(sorted(unknown))}; there are {', '.join(MODES)}")
     bad = False
     for mode in arguments.modes or MODES:
         report = run(mode, arguments.seconds, arguments.connections)
