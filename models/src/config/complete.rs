@@ -63,7 +63,7 @@ impl RawConfig {
         let inputs = tensors::inputs(&given, with, batch.max_batch_size > 0)?;
         let outputs = tensors::outputs(&given, with, batch.max_batch_size > 0)?;
         let batching = batching::batching(&given, &batch)?;
-        let instances = instances::instances(&given, &self.own)?;
+        let instances = instances::instances(&given, &self.own, &mut warnings)?;
         let warmup = warmup::warmup(&given, &self.own, &inputs, batch.max_batch_size)?;
 
         let (backend, platform) = names_of(&given, with.runtime);

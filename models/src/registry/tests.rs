@@ -728,6 +728,51 @@ fn config(json: &str) -> LoadParameters {
     }
 }
 
+/// Stops the clients when the test ends, however it ends.
+struct StopClients<'a>(&'a std::sync::atomic::AtomicBool);
+
+impl Drop for StopClients<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn no_request_fails_while_versions_are_swapped() {
+    let world = world(explicit(&["a"]), &[("a/1/model.onnx", "1 a")]);
+    world.settled();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    thread::scope(|scope| {
+        let clients_end = StopClients(&stop);
+        let client = || {
+            let mut answers = 0u64;
+            while !stop.load(std::sync::atomic::Ordering::SeqCst) {
+                let routed = world
+                    .registry
+                    .route("a", "")
+                    .expect("some version always answers");
+                assert_eq!(routed.content, format!("{} a", routed.version()));
+                answers += 1;
+            }
+            answers
+        };
+        let clients = [scope.spawn(client), scope.spawn(client)];
+        for version in 2..=20u64 {
+            world.write(&format!("a/{version}/model.onnx"), &format!("{version} a"));
+            assert_eq!(world.load("a", LoadParameters::default()), Ok(()));
+            assert_eq!(
+                world.dropped(),
+                (format!("{} a", version - 1), "reaper".to_owned())
+            );
+        }
+        drop(clients_end);
+        for client in clients {
+            assert!(client.join().unwrap() > 0);
+        }
+    });
+    world.check("a", "", (20, "20 a"));
+}
+
 #[test]
 fn a_given_config_replaces_the_files_until_the_model_is_unloaded() {
     let files = [

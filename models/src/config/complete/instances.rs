@@ -34,7 +34,11 @@ impl GivenGroup {
 /// How many instances and where.
 ///
 /// Errors: a GPU is asked for without permission to fall back; a negative or huge count; a passive group.
-pub(super) fn instances(given: &Given, own: &OwnKeys) -> Result<Instances, ConfigError> {
+pub(super) fn instances(
+    given: &Given,
+    own: &OwnKeys,
+    warnings: &mut Vec<String>,
+) -> Result<Instances, ConfigError> {
     let mut total = 0u32;
     for group in &given.instance_group {
         if group.passive {
@@ -71,6 +75,9 @@ pub(super) fn instances(given: &Given, own: &OwnKeys) -> Result<Instances, Confi
         Some(DeviceChoice::Cpu) => false,
         Some(DeviceChoice::Auto) | None => given.instance_group.iter().any(GivenGroup::wants_gpu),
     };
+    if gpu && own.fallback_cpu == Some(true) {
+        warnings.push("a GPU is asked for and this build has no CUDA: the model runs on the CPU".to_owned());
+    }
     if gpu && own.fallback_cpu != Some(true) {
         return Err(ConfigError::unsupported(
             "instance_group: KIND_GPU",

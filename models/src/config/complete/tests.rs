@@ -337,6 +337,11 @@ fn instances_come_from_groups_and_from_our_own_table() {
         (config.instances.count, config.instances.optimise),
         (Some(4), Optimise::Latency)
     );
+    assert!(
+        config.warnings[0].contains("runs on the CPU"),
+        "{:?}",
+        config.warnings
+    );
 }
 
 #[test]
