@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::server::conn::http2::Builder;
@@ -13,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::FrontEnd;
+use crate::service::Service;
 
 /// Large tensors need windows far above the protocol's 64 KiB (dependencies.md, "Front-end floor").
 const STREAM_WINDOW: u32 = 1 << 20;
@@ -46,13 +48,15 @@ pub(super) async fn listen(
             Some(_) = connections.join_next() => continue,
             accepted = listener.accept() => accepted,
         };
+        // A place that is free already counts as free.
+        while connections.try_join_next().is_some() {}
         match accepted {
             Ok((stream, _)) if connections.len() < max => {
                 connections.spawn(connection(stream, front.clone(), stopping.clone()));
             }
             Ok((stream, peer)) => {
                 drop(stream);
-                warn!(%peer, max, "connection closed: too many connections");
+                debug!(%peer, max, "connection closed: too many connections");
             }
             Err(error) => {
                 warn!(%error, "accepting a connection failed");
@@ -65,7 +69,24 @@ pub(super) async fn listen(
     while connections.join_next().await.is_some() {}
 }
 
+/// Counts a connection while it lives.
+struct Counted(Arc<Service>);
+
+impl Counted {
+    fn new(service: &Arc<Service>) -> Self {
+        service.count_connection(1.0);
+        Self(service.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.count_connection(-1.0);
+    }
+}
+
 async fn connection(stream: TcpStream, front: FrontEnd, stopping: CancellationToken) {
+    let _counted = Counted::new(&front.service);
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, "setting TCP_NODELAY failed");
     }
