@@ -20,5 +20,6 @@ pub mod infer;
 pub mod servable;
 
 pub mod control;
+pub mod fuzzing;
 pub mod metrics;
 pub mod status;

@@ -18,11 +18,15 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 pub use listener::serve;
 pub use series::{Series, Snapshot, Stage};
 
+/// Model and version.
+type SeriesKey = (Arc<str>, u64);
+
 /// The values of the whole process.
 pub struct Metrics {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
-    series: Mutex<BTreeMap<(Arc<str>, u64), Arc<Series>>>,
+    /// By model and version; grows with versions ever loaded.
+    series: Mutex<BTreeMap<SeriesKey, Arc<Series>>>,
     /// Requests that named no known model.
     unknown: Arc<Series>,
 }
@@ -72,6 +76,11 @@ impl Metrics {
         render::versions(&mut out, loaded, &self.unknown);
         out
     }
+}
+
+/// The table of docs/metrics.md.
+pub fn reference() -> String {
+    render::markdown()
 }
 
 /// A loaded version as a scrape sees it.

@@ -14,6 +14,7 @@ use crossfade_runtimes_core::{Model, ModelSignature};
 
 use crate::metrics::{Series, Snapshot};
 pub use loader::ServableLoader;
+pub(crate) use loader::runtime_choice;
 
 /// One loaded version, ready to answer. Dropping it joins its instance threads: never on a request's thread.
 pub struct Servable {

@@ -29,6 +29,10 @@ pub(crate) fn run_targets(seconds: u64, names: &[&str]) -> Result<()> {
         .iter()
         .filter(|target| names.is_empty() || names.contains(&target.as_str()))
     {
+        // New finds go into the first folder, which git ignores; the committed seeds are only read.
+        let corpus = root().join("server/fuzz/corpus").join(target);
+        let seeds = root().join("server/fuzz/seeds").join(target);
+        fs::create_dir_all(&corpus)?;
         // The stable toolchain builds libFuzzer's instrumentation when told that it may.
         run(cargo(&[
             "fuzz",
@@ -39,6 +43,7 @@ pub(crate) fn run_targets(seconds: u64, names: &[&str]) -> Result<()> {
             "none",
             target,
         ])
+        .args([&corpus, &seeds])
         .args([
             "--",
             &format!("-max_total_time={seconds}"),

@@ -204,7 +204,8 @@ pub struct RawLogging {
 
 impl Default for RawLogging {
     fn default() -> Self {
-        Self { format: LogFormat::Text, filter: "info".into(), access: false }
+        // ort writes about itself at info; our own start line says what matters of it.
+        Self { format: LogFormat::Text, filter: "info,ort=warn".into(), access: false }
     }
 }
 
@@ -216,8 +217,8 @@ impl fmt::Display for RawDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let micros = self.0.as_micros();
         match micros {
-            _ if micros % 1_000_000 == 0 => write!(f, "{}s", micros / 1_000_000),
-            _ if micros % 1000 == 0 => write!(f, "{}ms", micros / 1000),
+            _ if micros.is_multiple_of(1_000_000) => write!(f, "{}s", micros / 1_000_000),
+            _ if micros.is_multiple_of(1000) => write!(f, "{}ms", micros / 1000),
             _ => write!(f, "{micros}us"),
         }
     }

@@ -47,7 +47,7 @@ pub(super) fn tensor(signature: &ModelSignature, body: Bytes) -> Result<(String,
     }
     let known = dims.iter().flatten().try_fold(width, |bytes, &dim| bytes.checked_mul(dim));
     let solved = match known {
-        Some(known) if known > 0 && body.len() % known == 0 => Some(body.len() / known),
+        Some(known) if known > 0 && body.len().is_multiple_of(known) => Some(body.len() / known),
         Some(0) if body.is_empty() => Some(0),
         _ => None,
     };

@@ -87,7 +87,7 @@ impl ServableLoader {
     fn prepare(&self, request: &LoadRequest<'_>) -> Result<Prepared, LoadError> {
         let raw = &request.config;
         let path = request.model_file()?;
-        let runtime = self.runtimes.get(&choice(raw.runtime()?), &path)?;
+        let runtime = self.runtimes.get(&runtime_choice(raw.runtime()?), &path)?;
         let source = ModelSource { path, parameters: raw.parameters(), graph_level: raw.graph_level() };
         let model: Arc<dyn Model> = runtime.load(&source)?.into();
         let config = request.complete(model.signature(), runtime.name())?;
@@ -151,7 +151,8 @@ fn queue(policy: &config::QueuePolicy) -> QueuePolicy {
     }
 }
 
-fn choice(configured: RuntimeChoice) -> crossfade_runtimes::RuntimeChoice {
+/// The runtimes' name for what a configuration asks for.
+pub(crate) fn runtime_choice(configured: RuntimeChoice) -> crossfade_runtimes::RuntimeChoice {
     match configured {
         RuntimeChoice::Auto => crossfade_runtimes::RuntimeChoice::Auto,
         RuntimeChoice::Ort => crossfade_runtimes::RuntimeChoice::Ort,

@@ -1,0 +1,7 @@
+//! ModelInferRequest messages.
+#![no_main]
+
+use bytes::Bytes;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| crossfade_server::fuzzing::grpc_decode(&Bytes::copy_from_slice(data)));

@@ -1,0 +1,6 @@
+//! The ModelConfig JSON of a load call.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| crossfade_server::fuzzing::model_json(data));
