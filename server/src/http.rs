@@ -1,1 +1,69 @@
-//! (to come)
+//! The HTTP front end: REST v2 over HTTP/1.1 and h2c (protocols.md §3–§5).
+//!
+//! Connections in `listen`, paths in `routes`; then `inference`, the one way to `infer()`, and `control`, for all
+//! else. `json` and `binary` are the codecs and know no HTTP.
+
+pub mod binary;
+mod body;
+mod control;
+mod encoding;
+mod inference;
+pub mod json;
+mod listen;
+mod reply;
+mod routes;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+use tokio::net::TcpListener;
+
+use self::body::Arriving;
+use self::reply::{Failure, ReplyBody, identify, without_body};
+use self::routes::{ModelRoute, NoRoute, Route};
+use crate::scope::RequestId;
+use crate::service::Service;
+use crate::status::Refusal;
+
+/// What every connection shares.
+struct Front {
+    service: Arc<Service>,
+    arriving: Arc<Arriving>,
+}
+
+/// Serves HTTP on `listener` until `shutdown`, then until the requests in flight are answered.
+///
+/// The caller bounds the time: dropping the future closes what is still open. A client that goes away, or resets its
+/// stream, drops the future that answers it, which cancels the request.
+pub async fn serve(service: Arc<Service>, listener: TcpListener, shutdown: impl Future<Output = ()> + Send) {
+    let arriving = Arriving::new(service.limits().max_in_flight_bytes);
+    listen::listen(Arc::new(Front { service, arriving }), listener, shutdown).await;
+}
+
+/// Answers one request.
+async fn answer(front: Arc<Front>, request: Request<Incoming>) -> Response<ReplyBody> {
+    let arrived = Instant::now();
+    let (head, body) = request.into_parts();
+    let route = match Route::of(head.uri.path()) {
+        Ok(route) if route.allows(&head.method) => Ok(route),
+        Ok(route) => Err(Failure::Method { allow: route.allow() }),
+        Err(NoRoute::UnknownPath) => Err(Failure::UnknownPath),
+        Err(NoRoute::Name(why)) => Err(Refusal::invalid(format!("a name in the path {why}")).into()),
+    };
+    let mut response = match route {
+        Ok(Route::Model(model, ModelRoute::Infer)) => {
+            return inference::answer(&front, &head, body, &model, arrived).await;
+        }
+        Ok(route) => control::answer(&front, route, &head, body).await,
+        Err(failure) => failure.response(),
+    };
+    identify(&mut response, RequestId::new());
+    if head.method == Method::HEAD {
+        without_body(response)
+    } else {
+        response
+    }
+}

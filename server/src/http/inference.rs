@@ -1,0 +1,167 @@
+//! One inference request from its head to its answer, every exit through the scope.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Response, header};
+use hyper::body::Incoming;
+use tokio::runtime::{Handle, RuntimeFlavor};
+
+use super::Front;
+use super::binary::{self, Decoded, HEADER_LENGTH};
+use super::body::{self, Bounds};
+use super::encoding::Encoding;
+use super::reply::{BINARY, Failure, JSON, MODEL_VERSION, ReplyBody, identify};
+use super::routes::Model;
+use crate::admit::admit;
+use crate::infer::infer;
+use crate::scope::{Outcome, Protocol, RequestScope};
+use crate::status::Refusal;
+
+/// JSON and (de)compression take about a millisecond for this much; more is announced to the other workers.
+const HEAVY: usize = 256 << 10;
+
+/// Answers one request whose head was read at `arrived`.
+///
+/// The scope opens here, at the head. The permit is asked for twice: before the body, and given back at once, so that
+/// an overloaded server refuses without reading; and again with the body's real size once it is all there. Between the
+/// two a client that is slow or silent holds its socket and the bytes it has sent, which have a bound of their own, but
+/// no permit, however long it takes.
+pub(super) async fn answer(
+    front: &Arc<Front>,
+    head: &Parts,
+    body: Incoming,
+    model: &Model,
+    arrived: Instant,
+) -> Response<ReplyBody> {
+    let mut scope = RequestScope::open(&front.service, Protocol::Http, arrived);
+    let id = scope.id();
+    let answer = attempt(front, &mut scope, &head.headers, body, model).await;
+    let outcome = match &answer {
+        Ok(_) => Outcome::Ok,
+        Err(failure) => {
+            scope.note_target(&model.name, &model.version);
+            failure.outcome()
+        }
+    };
+    scope.finish(outcome).await;
+    let mut response = answer.unwrap_or_else(|failure| failure.response());
+    identify(&mut response, id);
+    response
+}
+
+async fn attempt(
+    front: &Arc<Front>,
+    scope: &mut RequestScope,
+    headers: &HeaderMap,
+    body: Incoming,
+    model: &Model,
+) -> Result<Response<ReplyBody>, Failure> {
+    let service = &*front.service;
+    if let Some(id) = headers.get("x-request-id").and_then(|id| id.to_str().ok()) {
+        scope.note_client_id(id);
+    }
+    for name in ["x-request-timeout-ms", "x-envoy-expected-rq-timeout-ms"] {
+        if let Some(value) = headers.get(name) {
+            scope.limit_to(timeout(name, value)?);
+        }
+    }
+    let announced = http_body::Body::size_hint(&body)
+        .exact()
+        .and_then(|bytes| usize::try_from(bytes).ok());
+    drop(admit(service, scope, announced.unwrap_or(0))?);
+    let body = read(front, headers, body, scope.deadline()).await?;
+    let _admitted = admit(service, scope, body.len())?;
+
+    let Decoded { request, forms } = decode(model, &body, headers.get(HEADER_LENGTH))?;
+    drop(body);
+    let response = infer(service, scope, request).await?;
+
+    let text: usize = response
+        .outputs
+        .iter()
+        .map(|(name, tensor)| match forms.binary(name) {
+            true => 0,
+            false => tensor.data.len(),
+        })
+        .sum();
+    let encoded = heavy(text, || binary::encode_response(&response, &forms))?;
+    let mut pieces = encoded.parts;
+    let compressed = Encoding::of_response(headers);
+    if let Some(encoding) = compressed {
+        let len = pieces.iter().map(Bytes::len).sum();
+        pieces = vec![heavy(len, || encoding.compress(&pieces))];
+    }
+    let mut reply = Response::new(ReplyBody::new(pieces));
+    let headers = reply.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        if encoded.header_length.is_some() {
+            BINARY
+        } else {
+            JSON
+        },
+    );
+    headers.insert(MODEL_VERSION, HeaderValue::from(response.version));
+    if let Some(length) = encoded.header_length {
+        headers.insert(HEADER_LENGTH, HeaderValue::from(length));
+    }
+    if let Some(encoding) = compressed {
+        headers.insert(header::CONTENT_ENCODING, encoding.header());
+    }
+    Ok(reply)
+}
+
+/// Reads a header of whole milliseconds.
+fn timeout(name: &str, value: &HeaderValue) -> Result<Duration, Refusal> {
+    let millis = value.to_str().ok().and_then(|text| text.trim().parse().ok());
+    millis
+        .map(Duration::from_millis)
+        .ok_or_else(|| Refusal::invalid(format!("header `{name}` must be a number of milliseconds")))
+}
+
+/// Reads a body, and decompresses it if it is compressed.
+pub(super) async fn read(
+    front: &Front,
+    headers: &HeaderMap,
+    body: Incoming,
+    deadline: Option<Instant>,
+) -> Result<Bytes, Failure> {
+    let limits = front.service.limits();
+    let encoding = Encoding::of_request(headers)?;
+    let bounds = Bounds {
+        max_bytes: limits.max_request_bytes,
+        idle: limits.body_idle_timeout,
+        deadline,
+    };
+    let body = body::read(body, bounds, &front.arriving).await?;
+    match encoding {
+        None => Ok(body),
+        Some(encoding) => heavy(body.len(), || {
+            encoding.decompress(&body, limits.max_request_bytes)
+        }),
+    }
+}
+
+fn decode(model: &Model, body: &Bytes, header_length: Option<&HeaderValue>) -> Result<Decoded, Refusal> {
+    let header_length = header_length.map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let text = header_length
+        .as_ref()
+        .and_then(|length| length.parse().ok())
+        .unwrap_or(body.len());
+    heavy(text.min(body.len()), || {
+        binary::decode_request(&model.name, &model.version, body, header_length.as_deref())
+    })
+}
+
+/// Does work over `bytes` bytes; where it takes long, other tasks of this worker move to another one.
+pub(super) fn heavy<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    let many_workers = || matches!(Handle::current().runtime_flavor(), RuntimeFlavor::MultiThread);
+    if bytes > HEAVY && many_workers() {
+        tokio::task::block_in_place(work)
+    } else {
+        work()
+    }
+}

@@ -1,0 +1,232 @@
+//! Connections: accepted, bounded, told apart by their first bytes, drained.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::Front;
+use crate::service::Service;
+
+/// What a client of HTTP/2 says first (RFC 9113 §3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Large tensors need windows far above the protocol's 64 KiB (dependencies.md, "Front-end floor").
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Requests in flight on one h2c connection.
+const STREAMS: u32 = 256;
+/// A peer that does not answer a ping within the timeout is gone.
+const PING_EVERY: Duration = Duration::from_secs(60);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Waits before accepting again after a failure that the next attempt would only repeat, such as no free
+/// file descriptor.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves until `shutdown`, then lets the connections finish what they have.
+///
+/// At the limit of connections none is accepted: further ones wait in the listener's backlog. Dropping the future
+/// closes every connection.
+pub(super) async fn listen(front: Arc<Front>, listener: TcpListener, shutdown: impl Future<Output = ()>) {
+    let max = front.service.limits().max_connections;
+    let stopping = CancellationToken::new();
+    let mut connections = JoinSet::new();
+    let mut shutdown = pin!(shutdown);
+    loop {
+        // Every branch is cancel-safe: an accepted socket is returned or still queued.
+        let accepted = tokio::select! {
+            () = &mut shutdown => break,
+            Some(_ended) = connections.join_next() => continue,
+            accepted = listener.accept(), if connections.len() < max => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                connections.spawn(connection(front.clone(), stream, stopping.clone()));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accepting a connection failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    stopping.cancel();
+    while connections.join_next().await.is_some() {}
+}
+
+/// Counts a connection for as long as it is open.
+struct Counted(Arc<Service>);
+
+impl Counted {
+    fn new(service: &Arc<Service>) -> Self {
+        service.count_connection(1.0);
+        Self(service.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.count_connection(-1.0);
+    }
+}
+
+async fn connection(front: Arc<Front>, mut stream: TcpStream, stopping: CancellationToken) {
+    let _counted = Counted::new(&front.service);
+    let limits = front.service.limits().clone();
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "setting TCP_NODELAY failed");
+    }
+    let opening = tokio::select! {
+        () = stopping.cancelled() => return,
+        opening = tokio::time::timeout(limits.header_timeout, Opening::read(&mut stream)) => opening,
+    };
+    let Ok(Ok(opening)) = opening else { return };
+    let mut builder = match opening.is_http2() {
+        true => Builder::new(TokioExecutor::new()).http2_only(),
+        false => Builder::new(TokioExecutor::new()).http1_only(),
+    };
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .pipeline_flush(true);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(STREAMS)
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_TIMEOUT);
+    let service = service_fn(|request| {
+        let front = front.clone();
+        async move { Ok::<_, Infallible>(super::answer(front, request).await) }
+    });
+    let io = TokioIo::new(Opened { opening, stream });
+    let mut connection = pin!(builder.serve_connection(io, service));
+    let served = tokio::select! {
+        served = &mut connection => served,
+        () = stopping.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!(%error, "connection failed");
+    }
+}
+
+/// The first bytes of a connection, as many as it takes to tell HTTP/2 from HTTP/1.
+#[derive(Debug, Default)]
+struct Opening {
+    bytes: [u8; PREFACE.len()],
+    len: usize,
+    /// How many of them were read again.
+    replayed: usize,
+}
+
+impl Opening {
+    /// Reads until the preface is complete or broken; the caller bounds the time.
+    async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Self> {
+        let mut opening = Self::default();
+        while opening.len < PREFACE.len() && opening.seen() == &PREFACE[..opening.len] {
+            let read = stream.read(&mut opening.bytes[opening.len..]).await?;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            opening.len += read;
+        }
+        Ok(opening)
+    }
+
+    fn seen(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
+    fn is_http2(&self) -> bool {
+        self.seen() == PREFACE
+    }
+}
+
+/// A connection whose first bytes are read once more.
+struct Opened {
+    opening: Opening,
+    stream: TcpStream,
+}
+
+impl AsyncRead for Opened {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Opening { len, replayed, .. } = self.opening;
+        if replayed == len {
+            return Pin::new(&mut self.stream).poll_read(cx, out);
+        }
+        let end = len.min(replayed + out.remaining());
+        out.put_slice(&self.opening.bytes[replayed..end]);
+        self.opening.replayed = end;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Opened {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn first_bytes_tell_the_protocol() {
+        for (bytes, expected) in [
+            (&PREFACE[..], Some(true)),
+            (b"POST /v2 HTTP/1.1\r\n", Some(false)),
+            (b"PRI /v2 HTTP/1.1\r\n", Some(false)),
+            (b"G", Some(false)),
+            (b"PRI * HT", None),
+            (b"", None),
+        ] {
+            let opening = Opening::read(&mut &bytes[..]).await;
+            assert_eq!(
+                opening.ok().map(|opening| opening.is_http2()),
+                expected,
+                "{bytes:?}"
+            );
+        }
+    }
+}

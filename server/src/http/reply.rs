@@ -1,0 +1,258 @@
+//! Responses: bodies of several pieces, and errors as the protocol words them.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use http_body::{Body, Frame, SizeHint};
+
+use super::json::response::push_string;
+use crate::scope::{Outcome, RequestId};
+use crate::status::{REPOSITORY_CONFLICT, Refusal, Status};
+
+/// The server's id of a request, on every response.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The version that answered.
+pub(super) const MODEL_VERSION: HeaderName = HeaderName::from_static("x-model-version");
+pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
+pub(super) const BINARY: HeaderValue = HeaderValue::from_static("application/octet-stream");
+
+/// Below this a copy into one piece is cheaper than one more slice to write.
+const FLATTEN: usize = 64 << 10;
+
+/// A response body: the pieces, in order.
+#[derive(Debug, Default)]
+pub(super) struct ReplyBody {
+    pieces: VecDeque<Bytes>,
+    left: u64,
+}
+
+impl ReplyBody {
+    /// A body of these pieces; small ones are joined.
+    pub(super) fn new(pieces: Vec<Bytes>) -> Self {
+        let len: usize = pieces.iter().map(Bytes::len).sum();
+        let pieces = if pieces.len() > 1 && len <= FLATTEN {
+            vec![pieces.concat().into()]
+        } else {
+            pieces
+        };
+        let pieces = pieces.into_iter().filter(|piece| !piece.is_empty()).collect();
+        Self {
+            pieces,
+            left: len as u64,
+        }
+    }
+
+    /// Bytes still to be sent.
+    pub(super) fn len(&self) -> u64 {
+        self.left
+    }
+}
+
+impl From<Vec<u8>> for ReplyBody {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::new(vec![bytes.into()])
+    }
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let piece = self.pieces.pop_front();
+        self.left -= piece.as_ref().map_or(0, |piece| piece.len() as u64);
+        Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
+/// Why a request is not answered with success.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// A row of the status table.
+    Refused(Refusal),
+    /// A row of the status table, on a repository route.
+    Repository(Refusal),
+    /// 404: no such path.
+    UnknownPath,
+    /// 405; what the path allows.
+    Method { allow: &'static str },
+    /// 413: the body, as sent or decompressed.
+    TooLarge { max: usize },
+    /// 415: a content encoding that is not known.
+    Encoding(String),
+    /// 408: a pause inside the body.
+    Stalled { idle: Duration },
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Failure::Refused(refusal)
+    }
+}
+
+impl Failure {
+    /// As the scope records it; what HTTP alone has is the client's mistake.
+    pub(super) fn outcome(&self) -> Outcome {
+        match self {
+            Failure::Refused(refusal) | Failure::Repository(refusal) => Outcome::Refused(refusal.status),
+            Failure::UnknownPath
+            | Failure::Method { .. }
+            | Failure::TooLarge { .. }
+            | Failure::Encoding(_)
+            | Failure::Stalled { .. } => Outcome::Refused(Status::InvalidInput),
+        }
+    }
+
+    /// The status code.
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Failure::Repository(refusal) if refusal.status == Status::Conflict => REPOSITORY_CONFLICT,
+            Failure::Refused(refusal) | Failure::Repository(refusal) => refusal.status.http(),
+            Failure::UnknownPath => StatusCode::NOT_FOUND,
+            Failure::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Failure::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Failure::Encoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Failure::Stalled { .. } => StatusCode::REQUEST_TIMEOUT,
+        }
+    }
+
+    /// What the client is told.
+    pub(super) fn message(&self) -> String {
+        match self {
+            Failure::Refused(refusal) | Failure::Repository(refusal) => refusal.message.clone(),
+            Failure::UnknownPath => "unknown path".to_owned(),
+            Failure::Method { allow } => format!("method not allowed; the path takes {allow}"),
+            Failure::TooLarge { max } => {
+                format!("the request is larger than {max} bytes (max_request_bytes)")
+            }
+            Failure::Encoding(encoding) => {
+                format!("content encoding `{encoding}` is not known; use gzip, deflate or identity")
+            }
+            Failure::Stalled { idle } => format!("no part of the request's body came for {idle:?}"),
+        }
+    }
+
+    /// The response.
+    pub(super) fn response(&self) -> Response<ReplyBody> {
+        let mut body = b"{\"error\":".to_vec();
+        push_string(&self.message(), &mut body);
+        body.push(b'}');
+        let mut response = json(self.status(), body);
+        let headers = response.headers_mut();
+        match self {
+            Failure::Method { allow } => {
+                headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+            }
+            Failure::Encoding(_) => {
+                headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip, deflate"));
+            }
+            _ if self.status() == StatusCode::TOO_MANY_REQUESTS => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+/// A response whose body is JSON.
+pub(super) fn json(status: StatusCode, body: Vec<u8>) -> Response<ReplyBody> {
+    let mut response = Response::new(ReplyBody::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+    response
+}
+
+/// Puts the server's id of the request on its response.
+pub(super) fn identify(response: &mut Response<ReplyBody>, id: RequestId) {
+    let id = HeaderValue::from_maybe_shared(Bytes::from(id.to_string())).expect("a UUID is a header value");
+    response.headers_mut().insert(REQUEST_ID, id);
+}
+
+/// Leaves out the body, as the answer to HEAD does, but not its length.
+pub(super) fn without_body(response: Response<ReplyBody>) -> Response<ReplyBody> {
+    let (mut head, body) = response.into_parts();
+    head.headers
+        .insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    Response::from_parts(head, ReplyBody::default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+
+    #[test]
+    fn failures_have_the_codes_and_headers_of_the_protocol() {
+        let refused = |status| Failure::Refused(Refusal::new(status, "x"));
+        for (failure, code, name, value) in [
+            (refused(Status::Overloaded), 429, "retry-after", "1"),
+            (refused(Status::Conflict), 409, "content-type", "application/json"),
+            (
+                Failure::Repository(Refusal::new(Status::Conflict, "x")),
+                400,
+                "content-type",
+                "application/json",
+            ),
+            (
+                Failure::Repository(Refusal::new(Status::NotFound, "x")),
+                404,
+                "content-type",
+                "application/json",
+            ),
+            (Failure::UnknownPath, 404, "content-type", "application/json"),
+            (Failure::Method { allow: "POST" }, 405, "allow", "POST"),
+            (
+                Failure::TooLarge { max: 1 },
+                413,
+                "content-type",
+                "application/json",
+            ),
+            (
+                Failure::Encoding("br".to_owned()),
+                415,
+                "accept-encoding",
+                "gzip, deflate",
+            ),
+            (
+                Failure::Stalled {
+                    idle: Duration::from_secs(3),
+                },
+                408,
+                "content-type",
+                "application/json",
+            ),
+        ] {
+            let response = failure.response();
+            assert_eq!(response.status(), code);
+            assert_eq!(response.headers()[name], value);
+        }
+    }
+
+    #[tokio::test]
+    async fn bodies_say_their_length_and_keep_their_order() {
+        for size in [1, FLATTEN] {
+            let pieces: Vec<Bytes> = (0..4u8).map(|k| vec![k; size].into()).collect();
+            let body = ReplyBody::new(pieces.clone());
+            assert_eq!(body.size_hint().exact(), Some(4 * size as u64));
+            assert_eq!(body.collect().await.unwrap().to_bytes(), pieces.concat());
+        }
+        assert!(ReplyBody::new(vec![Bytes::new()]).is_end_stream());
+    }
+}
