@@ -36,6 +36,8 @@ pub(crate) struct Executable {
     output_names: Vec<CString>,
     run_options: Option<RunOptions>,
     host: MemoryInfo<'static>,
+    /// Last, so that it is dropped after the session.
+    _give_back: GiveMemoryBack,
 }
 
 /// Which end of a model.
@@ -76,6 +78,7 @@ impl Executable {
             output_names,
             run_options,
             host,
+            _give_back: GiveMemoryBack,
         })
     }
 
@@ -235,6 +238,25 @@ impl Executable {
             )
         };
         made(status, value)
+    }
+}
+
+/// Hands the C heap's free pages back to the system when it is dropped.
+///
+/// The library allocates from the C heap, whatever allocator this program uses, and the heap keeps what is freed:
+/// after loading, running and unloading a model of 48 MiB, 113–145 MiB stayed resident, and 31–47 MiB with
+/// this; turning the session's own arena off made no difference to either, so it stays on.
+///
+/// Cost: a walk over the heap, some milliseconds; only where a model is loaded or unloaded.
+pub(crate) struct GiveMemoryBack;
+
+impl Drop for GiveMemoryBack {
+    fn drop(&mut self) {
+        #[cfg(all(target_os = "linux", target_env = "gnu"))]
+        // SAFETY: takes no pointer, locks the heap itself, and moves nothing that is in use.
+        unsafe {
+            libc::malloc_trim(0);
+        }
     }
 }
 

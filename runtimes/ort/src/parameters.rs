@@ -159,13 +159,7 @@ mod tests {
             entries: vec![("session.set_denormal_as_zero".to_owned(), "1".to_owned())],
             ..SessionParameters::default()
         };
-        assert_eq!(
-            parameters,
-            SessionParameters {
-                memory_arena: true,
-                ..expected
-            }
-        );
+        assert_eq!(parameters, expected);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crossfade_runtimes_core::{
 use ort::session::{RunOptions, Session};
 use ort::value::{Outlet, TensorElementType, ValueType};
 
-use crate::convert::{self, Executable, Side};
+use crate::convert::{self, Executable, GiveMemoryBack, Side};
 use crate::error::{self, unsupported};
 use crate::library::{Library, panic_message};
 use crate::parameters::{SessionParameters, wrong};
@@ -32,6 +32,8 @@ impl OrtModel {
     /// Makes a session of `source`.
     pub(crate) fn load(library: &Library, source: &ModelSource) -> Result<Self, RuntimeError> {
         let parameters = SessionParameters::read(source)?;
+        // Reading a model takes several times its size for a moment.
+        let _give_back = GiveMemoryBack;
         let file = source.model_file("model.onnx")?;
         // The binding panics on kinds of input and output that it does not know, such as opaque ones.
         let session = catch_unwind(AssertUnwindSafe(|| make_session(library, &parameters, &file))).map_err(

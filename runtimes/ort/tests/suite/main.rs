@@ -6,6 +6,7 @@
 )]
 
 mod library;
+mod memory;
 mod sessions;
 
 use crossfade_runtimes_conformance::{Capabilities, Subject, suite};
