@@ -22,7 +22,7 @@ usage: cargo xtask COMMAND
   clients [NAME ...]
                the tests with real clients alone (needs no setup; builds in release)
   check        fmt, clippy, docs and cargo-deny, as CI runs them
-  onnxruntime  fetch ONNX Runtime's shared library into the cache under target/
+  onnxruntime  fetch ONNX Runtime's shared library into the cache under target/ and put it beside the release binary
   docs         write the generated pages under docs/
   loom         the model-checked tests of the batcher's queue
   nodes        the ONNX project's backend node tests, through the server
