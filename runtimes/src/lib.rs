@@ -3,6 +3,7 @@
 //! The only file with `cfg(feature = "<runtime>")`. Nothing here fails because a native library is missing: the
 //! reason is kept and told to whoever asks for that runtime.
 
+#[cfg(feature = "ort")]
 mod search;
 
 use std::collections::BTreeMap;
@@ -178,5 +179,5 @@ fn not_built(runtime: &'static str) -> RuntimeError {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "ort", feature = "tract"))]
 mod tests;

@@ -55,3 +55,37 @@ pub(crate) fn first_that_opens<T>(
         reason: format!("{}; {advice}", tried.join("; ")),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_an_explicit_path_the_executable_folder_comes_before_the_system() {
+        let candidates = candidates(None);
+        let folder = std::env::current_exe().unwrap().parent().unwrap().to_path_buf();
+        assert_eq!(candidates.len(), 4);
+        assert!(candidates[..2].iter().all(|path| path.parent() == Some(&folder)));
+        assert!(
+            candidates[2..]
+                .iter()
+                .all(|path| path.parent() == Some(Path::new("")))
+        );
+    }
+
+    #[test]
+    fn the_first_library_that_opens_is_taken_and_every_failure_is_told() {
+        let candidates = [PathBuf::from("a"), PathBuf::from("b"), PathBuf::from("c")];
+        let open = |path: &Path| match path.to_str() {
+            Some("b") => Ok("opened"),
+            _ => Err(RuntimeError::Unavailable {
+                runtime: "ort",
+                reason: format!("{} is text", path.display()),
+            }),
+        };
+        assert_eq!(first_that_opens(&candidates, false, open).unwrap(), "opened");
+        let error =
+            first_that_opens(&[candidates[0].clone(), candidates[2].clone()], false, open).unwrap_err();
+        assert!(error.to_string().contains("a is text; c is text"));
+    }
+}

@@ -47,13 +47,11 @@ fn asking_for_a_missing_library_tells_the_place_tried_and_what_to_do() {
     assert!(matches!(error, RuntimeError::Unavailable { runtime: "ort", .. }));
     let text = error.to_string();
     assert!(text.contains("nowhere/libonnxruntime.so.1"), "{text}");
-    #[cfg(feature = "ort")]
     assert!(text.contains("ort.library"), "{text}");
     // The place is what the operator's log shows, too.
     assert!(runtimes.describe().contains("nowhere/libonnxruntime.so.1"));
 }
 
-#[cfg(feature = "tract")]
 #[test]
 fn auto_falls_back_to_tract_where_the_file_allows_it() {
     let runtimes = without_library();
@@ -78,36 +76,4 @@ fn registered_runtimes_are_found_by_name_and_never_by_auto() {
             .to_string()
             .contains("fake")
     );
-}
-
-#[test]
-fn without_an_explicit_path_the_executable_folder_comes_before_the_system() {
-    let candidates = search::candidates(None);
-    let folder = std::env::current_exe().unwrap().parent().unwrap().to_path_buf();
-    assert_eq!(candidates.len(), 4);
-    assert!(candidates[..2].iter().all(|path| path.parent() == Some(&folder)));
-    assert!(
-        candidates[2..]
-            .iter()
-            .all(|path| path.parent() == Some(Path::new("")))
-    );
-}
-
-#[test]
-fn the_first_library_that_opens_is_taken_and_every_failure_is_told() {
-    let candidates = [PathBuf::from("a"), PathBuf::from("b"), PathBuf::from("c")];
-    let open = |path: &Path| match path.to_str() {
-        Some("b") => Ok("opened"),
-        _ => Err(RuntimeError::Unavailable {
-            runtime: "ort",
-            reason: format!("{} is text", path.display()),
-        }),
-    };
-    assert_eq!(
-        search::first_that_opens(&candidates, false, open).unwrap(),
-        "opened"
-    );
-    let error =
-        search::first_that_opens(&[candidates[0].clone(), candidates[2].clone()], false, open).unwrap_err();
-    assert!(error.to_string().contains("a is text; c is text"));
 }
