@@ -26,7 +26,11 @@ fn floats() -> Vec<f32> {
 }
 
 fn raw() -> Bytes {
-    floats().iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>().into()
+    floats()
+        .iter()
+        .flat_map(|v| v.to_le_bytes())
+        .collect::<Vec<u8>>()
+        .into()
 }
 
 fn decoding(c: &mut Criterion) {
@@ -38,12 +42,16 @@ fn decoding(c: &mut Criterion) {
         data.join(",")
     );
     let body = Bytes::from(text);
-    group.bench_function("JSON, ours", |b| b.iter(|| json::decode_request("m", "", black_box(&body))));
+    group.bench_function("JSON, ours", |b| {
+        b.iter(|| json::decode_request("m", "", black_box(&body)))
+    });
     group.bench_function("JSON, through serde_json::Value", |b| {
         b.iter(|| {
             let value: serde_json::Value = serde_json::from_slice(black_box(&body)).expect("valid JSON");
             let data = value["inputs"][0]["data"].as_array().expect("an array");
-            data.iter().flat_map(|v| v.as_f64().unwrap_or(0.0).to_le_bytes()).collect::<Vec<u8>>()
+            data.iter()
+                .flat_map(|v| v.as_f64().unwrap_or(0.0).to_le_bytes())
+                .collect::<Vec<u8>>()
         });
     });
     let head = format!(
@@ -67,14 +75,20 @@ fn decoding(c: &mut Criterion) {
         ..ModelInferRequest::default()
     };
     let message = Bytes::from(message.encode_to_vec());
-    group.bench_function("gRPC", |b| b.iter(|| request_from_wire(black_box(message.clone()))));
+    group.bench_function("gRPC", |b| {
+        b.iter(|| request_from_wire(black_box(message.clone())))
+    });
     group.finish();
 }
 
 fn routing(c: &mut Criterion) {
     let versions = BTreeMap::from([(1, State::Ready), (2, State::Ready)]);
     let labels = BTreeMap::from([("stable".to_owned(), 1)]);
-    let view = RouteView { versions: &versions, chosen: &[2], labels: &labels };
+    let view = RouteView {
+        versions: &versions,
+        chosen: &[2],
+        labels: &labels,
+    };
     let mut group = c.benchmark_group("route");
     for text in ["", "1", "stable"] {
         group.bench_function(format!("selector `{text}`"), |b| {
@@ -86,26 +100,55 @@ fn routing(c: &mut Criterion) {
 
 fn signature() -> ModelSignature {
     let spec = |name| TensorSpec::new(name, Datatype::Fp32, ShapeSpec::from(&[-1, 2048][..]));
-    ModelSignature { inputs: vec![spec("x")], outputs: vec![spec("y")], batched: true, max_rows: None }
+    ModelSignature {
+        inputs: vec![spec("x")],
+        outputs: vec![spec("y")],
+        batched: true,
+        max_rows: None,
+    }
 }
 
 fn batching(c: &mut Criterion) {
     let now = Instant::now();
-    let inputs = [Some(Tensor { datatype: Datatype::Fp32, shape: [1, WIDTH].into(), data: raw() })];
+    let inputs = [Some(Tensor {
+        datatype: Datatype::Fp32,
+        shape: [1, WIDTH].into(),
+        data: raw(),
+    })];
     let rule = MergeRule::new(&signature(), true);
     let (key, alone) = rule.key(&inputs, 1);
-    let waiting: Vec<Waiting> =
-        (0..64).map(|_| Waiting { cost: 1, key: key.clone(), alone, queued: now, deadline: None }).collect();
-    let limits = Limits { max_cost: 32, preferred: Vec::new(), max_delay: Duration::ZERO, in_order: false };
+    let waiting: Vec<Waiting> = (0..64)
+        .map(|_| Waiting {
+            cost: 1,
+            key: key.clone(),
+            alone,
+            queued: now,
+            deadline: None,
+        })
+        .collect();
+    let limits = Limits {
+        max_cost: 32,
+        preferred: Vec::new(),
+        max_delay: Duration::ZERO,
+        in_order: false,
+    };
     c.bench_function("decide, 64 waiting, 32 fit", |b| {
         b.iter(|| {
-            let candidates = waiting.iter().map(|waiting| Candidate { waiting, cancelled: false });
+            let candidates = waiting.iter().map(|waiting| Candidate {
+                waiting,
+                cancelled: false,
+            });
             decide(candidates, black_box(&limits), Duration::from_micros(100), now)
         });
     });
     let signature = signature();
-    let members: Vec<Member<'_>> =
-        (0..32).map(|_| Member { inputs: &inputs, outputs: &[0], rows: 1 }).collect();
+    let members: Vec<Member<'_>> = (0..32)
+        .map(|_| Member {
+            inputs: &inputs,
+            outputs: &[0],
+            rows: 1,
+        })
+        .collect();
     let mut gather = Gather::new(&signature);
     let mut group = c.benchmark_group("gather");
     group.throughput(Throughput::Bytes((members.len() * WIDTH * 4) as u64));
@@ -116,13 +159,26 @@ fn batching(c: &mut Criterion) {
 }
 
 fn encoding(c: &mut Criterion) {
-    let tensor = Tensor { datatype: Datatype::Fp32, shape: [1, WIDTH].into(), data: raw() };
-    let response = InferResponse { model: "m".into(), version: 1, id: None, outputs: vec![("y".into(), tensor)] };
+    let tensor = Tensor {
+        datatype: Datatype::Fp32,
+        shape: [1, WIDTH].into(),
+        data: raw(),
+    };
+    let response = InferResponse {
+        model: "m".into(),
+        version: 1,
+        id: None,
+        outputs: vec![("y".into(), tensor)],
+    };
     let mut group = c.benchmark_group("encode FP32[1,2048]");
     group.throughput(Throughput::Elements(WIDTH as u64));
-    group.bench_function("JSON, ours", |b| b.iter(|| json::encode_response(black_box(&response))));
+    group.bench_function("JSON, ours", |b| {
+        b.iter(|| json::encode_response(black_box(&response)))
+    });
     let value = serde_json::json!({ "data": floats() });
-    group.bench_function("JSON, serde_json::Value", |b| b.iter(|| serde_json::to_vec(black_box(&value))));
+    group.bench_function("JSON, serde_json::Value", |b| {
+        b.iter(|| serde_json::to_vec(black_box(&value)))
+    });
     group.finish();
 }
 

@@ -32,7 +32,10 @@ const ROUNDS: usize = 5;
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().collect();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
     match args.get(1).map(String::as_str) {
         Some("--echo-grpc") => runtime.block_on(echo::grpc()),
         Some("--echo-http") => runtime.block_on(echo::http()),
@@ -55,7 +58,16 @@ fn measure(runtime: &tokio::runtime::Runtime) -> Result<()> {
         .write(&model)?;
     let server = Process::start(
         Command::new(binary()?)
-            .args(["serve", "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--model-repository"])
+            .args([
+                "serve",
+                "--http-port",
+                "0",
+                "--grpc-port",
+                "0",
+                "--metrics-port",
+                "0",
+                "--model-repository",
+            ])
             .arg(directory.path()),
     )?;
     let own = std::env::current_exe()?;
@@ -63,10 +75,18 @@ fn measure(runtime: &tokio::runtime::Runtime) -> Result<()> {
     let echo_http = Process::start(Command::new(&own).arg("--echo-http"))?;
     runtime.block_on(clients::ready(&server.address("http")?))?;
 
-    say("| protocol, body 4 KB | in flight | crossfade µs CPU / request | bare echo µs | ratio | requests/s | p50 µs |");
+    say(
+        "| protocol, body 4 KB | in flight | crossfade µs CPU / request | bare echo µs | ratio | requests/s | p50 µs |",
+    );
     say("|---|---|---|---|---|---|---|");
     for (name, client, ours, echo, key) in [
-        ("gRPC", Client::grpc as fn(&str, usize) -> Client, &server, &echo_grpc, "grpc"),
+        (
+            "gRPC",
+            Client::grpc as fn(&str, usize) -> Client,
+            &server,
+            &echo_grpc,
+            "grpc",
+        ),
         ("HTTP binary", Client::http, &server, &echo_http, "http"),
     ] {
         for in_flight in [1, 8, 64] {
@@ -101,9 +121,15 @@ fn measure(runtime: &tokio::runtime::Runtime) -> Result<()> {
 /// Rows per second of a loop in this process over the same runtime, one thread, for the record.
 fn in_process(model: &Path) -> Result<()> {
     let library = std::env::var_os("CROSSFADE_ORT_LIBRARY").map(PathBuf::from);
-    let runtimes = Runtimes::open(&RuntimesOptions { ort_library: library, intra_threads: 1 });
+    let runtimes = Runtimes::open(&RuntimesOptions {
+        ort_library: library,
+        intra_threads: 1,
+    });
     let runtime = runtimes.get(&RuntimeChoice::Ort, model)?;
-    let loaded = runtime.load(&ModelSource { path: model.to_owned(), ..ModelSource::default() })?;
+    let loaded = runtime.load(&ModelSource {
+        path: model.to_owned(),
+        ..ModelSource::default()
+    })?;
     let mut instance = loaded.instantiate(&InstanceOptions::default())?;
     say("\n| rows per run, in process | rows/s |\n|---|---|");
     for rows in [1usize, 8, 32] {
@@ -112,7 +138,11 @@ fn in_process(model: &Path) -> Result<()> {
         let start = Instant::now();
         let mut runs = 0u32;
         while start.elapsed() < ROUND {
-            let view = TensorView { datatype: Datatype::Fp32, shape: &shape, data: data.as_slice() };
+            let view = TensorView {
+                datatype: Datatype::Fp32,
+                shape: &shape,
+                data: data.as_slice(),
+            };
             let mut outputs = Outputs::all(1);
             instance.run(&[Some(view)], &mut outputs)?;
             runs += 1;
@@ -129,8 +159,15 @@ fn binary() -> Result<PathBuf> {
         return Ok(path.into());
     }
     let own = std::env::current_exe()?;
-    let release = own.parent().and_then(Path::parent).context("the bench lies in target/release/deps")?;
+    let release = own
+        .parent()
+        .and_then(Path::parent)
+        .context("the bench lies in target/release/deps")?;
     let binary = release.join("crossfade");
-    anyhow::ensure!(binary.exists(), "{} is not there; run `cargo build --release -p crossfade-server`", binary.display());
+    anyhow::ensure!(
+        binary.exists(),
+        "{} is not there; run `cargo build --release -p crossfade-server`",
+        binary.display()
+    );
     Ok(binary)
 }

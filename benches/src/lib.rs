@@ -43,7 +43,10 @@ impl Process {
 
     /// The address after `key=`.
     pub fn address(&self, key: &str) -> Result<String> {
-        let rest = self.line.split_once(&format!(" {key}=")).with_context(|| format!("no {key} in {}", self.line))?;
+        let rest = self
+            .line
+            .split_once(&format!(" {key}="))
+            .with_context(|| format!("no {key} in {}", self.line))?;
         Ok(rest.1.split_whitespace().next().unwrap_or_default().to_owned())
     }
 
@@ -54,7 +57,9 @@ impl Process {
         let fields = stat.rsplit_once(')').context("no command in /proc/PID/stat")?.1;
         let mut times = fields.split_ascii_whitespace().skip(11);
         let mut ticks = || -> Result<u64> { Ok(times.next().context("short /proc/PID/stat")?.parse()?) };
-        Ok(Duration::from_millis((ticks()? + ticks()?) * 1000 / TICKS_PER_SECOND))
+        Ok(Duration::from_millis(
+            (ticks()? + ticks()?) * 1000 / TICKS_PER_SECOND,
+        ))
     }
 }
 

@@ -38,18 +38,30 @@ pub struct Admitted {
 ///
 /// Errors: `Overloaded` without a permit, `DeadlineExceeded` if already late.
 pub fn admit(service: &Service, scope: &RequestScope, body_bytes: usize) -> Result<Admitted, Refusal> {
-    if scope.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
-        return Err(Refusal::new(Status::DeadlineExceeded, "the deadline had passed when the request was read"));
+    if scope
+        .deadline()
+        .is_some_and(|deadline| deadline <= Instant::now())
+    {
+        return Err(Refusal::new(
+            Status::DeadlineExceeded,
+            "the deadline had passed when the request was read",
+        ));
     }
     let limits = service.limits();
     let permits = service.permits();
     // The guard exists before the checks, so that every refusal gives back what it took.
-    let admitted = Admitted { permits: permits.clone(), bytes: body_bytes };
+    let admitted = Admitted {
+        permits: permits.clone(),
+        bytes: body_bytes,
+    };
     let requests = permits.requests.fetch_add(1, Relaxed) + 1;
     let bytes = permits.bytes.fetch_add(body_bytes, Relaxed) + body_bytes;
     if requests > limits.max_in_flight {
         let max = limits.max_in_flight;
-        return Err(Refusal::new(Status::Overloaded, format!("{max} requests are in flight already; retry later")));
+        return Err(Refusal::new(
+            Status::Overloaded,
+            format!("{max} requests are in flight already; retry later"),
+        ));
     }
     // A lone request may exceed the sum, since the size limit of one request bounds it.
     if bytes > limits.max_in_flight_bytes && requests > 1 {

@@ -46,7 +46,10 @@ pub fn main(command: Command) -> ExitCode {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "the log may not be set up when the start fails")]
+#[expect(
+    clippy::print_stderr,
+    reason = "the log may not be set up when the start fails"
+)]
 fn report(error: &anyhow::Error) {
     eprintln!("error: {error:#}");
 }
@@ -89,7 +92,10 @@ async fn run(config: ServerConfig, log: LogControl) -> Result<ExitCode> {
             () = signals.next() => Vec::new(),
         };
         if !initial.is_empty() {
-            tracing::error!(models = initial.join(", "), "models failed to load at start; ending (--exit-on-error)");
+            tracing::error!(
+                models = initial.join(", "),
+                "models failed to load at start; ending (--exit-on-error)"
+            );
             app.stop(Duration::ZERO, std::future::pending()).await;
             return Ok(ExitCode::FAILURE);
         }
@@ -102,7 +108,11 @@ async fn run(config: ServerConfig, log: LogControl) -> Result<ExitCode> {
         () = signals.next() => {}
     }
     let complete = app.stop(exit_timeout, signals.next()).await;
-    Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if complete {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// Waits until every model due at start was tried; returns the names of those that failed.
@@ -152,7 +162,15 @@ impl App {
         scrapes.spawn(metrics::serve(service.clone(), scrape, std::future::pending()));
         tracing::info!("listening http={http_at} grpc={grpc_at} metrics={metrics_at}");
         service.registry().start();
-        Ok(Self { service, http: http_at, grpc: grpc_at, metrics: metrics_at, stop, listeners, scrapes })
+        Ok(Self {
+            service,
+            http: http_at,
+            grpc: grpc_at,
+            metrics: metrics_at,
+            stop,
+            listeners,
+            scrapes,
+        })
     }
 
     /// Stops accepting, lets in-flight requests finish within `timeout` or until `now` resolves, then unloads
@@ -207,7 +225,9 @@ fn registry_options(config: &ServerConfig) -> Result<RegistryOptions> {
         mode: match repository.mode {
             ControlMode::None => Mode::None,
             ControlMode::Poll => Mode::Poll(repository.poll),
-            ControlMode::Explicit if repository.load_models.iter().any(|name| name == "*") => Mode::Explicit(AtStart::All),
+            ControlMode::Explicit if repository.load_models.iter().any(|name| name == "*") => {
+                Mode::Explicit(AtStart::All)
+            }
             ControlMode::Explicit => Mode::Explicit(AtStart::Models(repository.load_models.clone())),
         },
         model_config_name: repository.config_name.clone(),
@@ -228,7 +248,10 @@ struct Signals {
 impl Signals {
     fn new() -> Result<Self> {
         let listen = |kind| signal(kind).context("cannot listen for signals");
-        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
     }
 
     async fn next(&mut self) {
@@ -243,7 +266,10 @@ impl Signals {
 fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::debug!(%error, "the limit of open files stays as it is");
     }

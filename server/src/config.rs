@@ -149,7 +149,11 @@ impl ServerConfig {
             paths = file.repository.paths;
         }
         let mode = flags.model_control_mode.unwrap_or(file.repository.mode);
-        let load_models = if flags.load_model.is_empty() { file.repository.load } else { flags.load_model };
+        let load_models = if flags.load_model.is_empty() {
+            file.repository.load
+        } else {
+            flags.load_model
+        };
         if mode != ControlMode::Explicit && !load_models.is_empty() {
             let reason = "only works with model-control-mode explicit; add `--model-control-mode explicit`";
             return Err(value("repository.load (--load-model)", reason.into()));
@@ -159,9 +163,14 @@ impl ServerConfig {
             None => file.repository.poll.0,
         };
         if mode == ControlMode::Poll && poll.is_zero() {
-            return Err(value("repository.poll (--repository-poll-secs)", "must be longer than zero".into()));
+            return Err(value(
+                "repository.poll (--repository-poll-secs)",
+                "must be longer than zero".into(),
+            ));
         }
-        let load_threads = flags.model_load_thread_count.unwrap_or(file.repository.load_threads);
+        let load_threads = flags
+            .model_load_thread_count
+            .unwrap_or(file.repository.load_threads);
         if load_threads == 0 {
             return Err(value("repository.load_threads", "must be at least 1".into()));
         }
@@ -190,15 +199,22 @@ impl ServerConfig {
                     .unwrap_or(file.repository.default_max_batch_size),
                 auto_complete: !flags.disable_auto_complete_config && file.repository.auto_complete,
             },
-            runtimes: RuntimesConfig { ort_library: flags.ort_library.or(file.ort.library), cores },
+            runtimes: RuntimesConfig {
+                ort_library: flags.ort_library.or(file.ort.library),
+                cores,
+            },
             limits: file.limits.into(),
             log: LogConfig {
                 format: flags.log_format.unwrap_or(file.logging.format),
                 filter: flags.log_filter.unwrap_or(file.logging.filter),
                 access: flags.access_log.unwrap_or(file.logging.access),
             },
-            drain_grace: flags.drain_grace_secs.map_or(file.drain_grace.0, Duration::from_secs),
-            exit_timeout: flags.exit_timeout_secs.map_or(file.exit_timeout.0, Duration::from_secs),
+            drain_grace: flags
+                .drain_grace_secs
+                .map_or(file.drain_grace.0, Duration::from_secs),
+            exit_timeout: flags
+                .exit_timeout_secs
+                .map_or(file.exit_timeout.0, Duration::from_secs),
             models: file.model,
         })
     }

@@ -161,7 +161,12 @@ impl Service {
     /// Statistics of one model, or of all if `model` is empty.
     pub fn statistics(&self, model: &str, version: &str) -> Result<Vec<ModelStatistics>, Refusal> {
         if model.is_empty() {
-            return Ok(self.registry().models().iter().map(|servable| statistics::of(servable)).collect());
+            return Ok(self
+                .registry()
+                .models()
+                .iter()
+                .map(|servable| statistics::of(servable))
+                .collect());
         }
         let routed = self.registry().route(model, version)?;
         if !version.is_empty() {
@@ -173,14 +178,22 @@ impl Service {
     }
 
     /// The repository index; `repository` empty = all.
-    pub fn index(&self, repository: &str, ready_only: bool) -> Result<Vec<IndexEntry>, Refusal> {
-        Ok(self.registry().index(repository, ready_only)?)
+    pub async fn index(&self, repository: &str, ready_only: bool) -> Result<Vec<IndexEntry>, Refusal> {
+        let (registry, repository) = (self.registry().clone(), repository.to_owned());
+        // Reads directories.
+        let listed = tokio::task::spawn_blocking(move || registry.index(&repository, ready_only)).await;
+        Ok(listed.map_err(|error| Refusal::new(Status::Internal, error.to_string()))??)
     }
 
     /// Loads or reloads a model; returns once every chosen version is ready or failed.
     ///
     /// A caller that goes away does not stop the load.
-    pub async fn load(&self, repository: &str, model: &str, parameters: LoadParameters) -> Result<(), Refusal> {
+    pub async fn load(
+        &self,
+        repository: &str,
+        model: &str,
+        parameters: LoadParameters,
+    ) -> Result<(), Refusal> {
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let done = Box::new(move |result| {
             // The caller may have gone away; the load stands.
@@ -188,7 +201,9 @@ impl Service {
         });
         self.in_repository(repository)?;
         self.registry().load(model, parameters, done);
-        let ended = receiver.await.map_err(|_| Refusal::new(Status::NotReady, "the server is shutting down"))?;
+        let ended = receiver
+            .await
+            .map_err(|_| Refusal::new(Status::NotReady, "the server is shutting down"))?;
         Ok(ended?)
     }
 
@@ -200,11 +215,20 @@ impl Service {
 
     /// A call that names a repository names one that there is.
     fn in_repository(&self, repository: &str) -> Result<(), Refusal> {
-        if repository.is_empty() || self.registry().repository_names().iter().any(|name| name == repository) {
+        if repository.is_empty()
+            || self
+                .registry()
+                .repository_names()
+                .iter()
+                .any(|name| name == repository)
+        {
             return Ok(());
         }
         let name: String = repository.chars().take(64).collect();
-        Err(Refusal::new(Status::NotFound, format!("unknown repository `{name}`")))
+        Err(Refusal::new(
+            Status::NotFound,
+            format!("unknown repository `{name}`"),
+        ))
     }
 
     /// Reads (empty `changes`) or writes log settings and returns them all.
@@ -228,7 +252,11 @@ impl Service {
 }
 
 fn tensor_metadata(spec: &TensorSpec) -> TensorMetadata {
-    TensorMetadata { name: spec.name.to_string(), datatype: spec.datatype.wire_name(), shape: spec.shape.wire() }
+    TensorMetadata {
+        name: spec.name.to_string(),
+        datatype: spec.datatype.wire_name(),
+        shape: spec.shape.wire(),
+    }
 }
 
 impl From<RouteError> for Refusal {

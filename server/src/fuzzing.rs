@@ -18,7 +18,9 @@ pub fn http_json(body: &Bytes) {
 
 /// A body with the binary extension: two bytes of JSON length, little-endian, then the body.
 pub fn http_binary(data: &Bytes) {
-    let Some((length, _)) = data.split_first_chunk::<2>() else { return };
+    let Some((length, _)) = data.split_first_chunk::<2>() else {
+        return;
+    };
     let header = u16::from_le_bytes(*length).to_string();
     let body = data.slice(2..);
     if let Ok(decoded) = binary::decode_request("m", "", &body, Some(&header)) {
@@ -60,7 +62,10 @@ pub fn model_json(data: &[u8]) {
 fn bounded(request: &InferRequest, wire_bytes: usize) {
     if let Inputs::Named(tensors) = &request.inputs {
         let held: usize = tensors.iter().map(|(_, Tensor { data, .. })| data.len()).sum();
-        assert!(held <= 8 * wire_bytes, "{held} bytes of tensors out of {wire_bytes} on the wire");
+        assert!(
+            held <= 8 * wire_bytes,
+            "{held} bytes of tensors out of {wire_bytes} on the wire"
+        );
     }
 }
 

@@ -58,7 +58,7 @@ async fn answer(front: Arc<Front>, request: Request<Incoming>) -> Response<Reply
             return inference::answer(&front, &head, body, &model, arrived).await;
         }
         Ok(route) => control::answer(&front, route, &head, body).await,
-        Err(failure) => failure.response(),
+        Err(failure) => inference::refuse(&failure, &head.headers, body).await,
     };
     identify(&mut response, RequestId::new());
     if head.method == Method::HEAD {

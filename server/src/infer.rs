@@ -111,7 +111,10 @@ pub async fn infer(
         Inputs::Named(tensors) => signature.check(tensors)?,
         Inputs::RawBody(body) => signature.check([raw_body::tensor(signature, body)?])?,
     };
-    let names = request.outputs.as_ref().map(|outputs| outputs.iter().map(|output| output.name.as_str()));
+    let names = request
+        .outputs
+        .as_ref()
+        .map(|outputs| outputs.iter().map(|output| output.name.as_str()));
     let outputs = signature.resolve_outputs(names)?;
 
     let submitted = Instant::now();
@@ -125,7 +128,10 @@ pub async fn infer(
         arrived: scope.arrived(),
     };
     let pending = routed.batcher().submit(job)?;
-    let Answer { outputs: tensors, timings } = match scope.deadline() {
+    let Answer {
+        outputs: tensors,
+        timings,
+    } = match scope.deadline() {
         None => pending.await?,
         // While every instance is busy nobody looks at the queue, so the wait ends here; dropping `pending`
         // takes the job out of the queue.
@@ -138,14 +144,23 @@ pub async fn infer(
     let mut answers = Vec::with_capacity(tensors.len());
     for (index, tensor) in outputs.into_iter().zip(tensors) {
         let spec = &signature.outputs[index];
-        let wanted = request.outputs.iter().flatten().find(|output| *output.name == *spec.name);
+        let wanted = request
+            .outputs
+            .iter()
+            .flatten()
+            .find(|output| *output.name == *spec.name);
         let tensor = match wanted.map_or(0, |output| output.classification) {
             0 => tensor,
             n => classification::top(&spec.name, &tensor, n, signature.batched, routed.labels(index))?,
         };
         answers.push((spec.name.clone(), tensor));
     }
-    Ok(InferResponse { model: routed.name().clone(), version: routed.version(), id: request.id, outputs: answers })
+    Ok(InferResponse {
+        model: routed.name().clone(),
+        version: routed.version(),
+        id: request.id,
+        outputs: answers,
+    })
 }
 
 impl From<InputError> for Refusal {

@@ -42,7 +42,9 @@ impl Default for Metrics {
             unknown: Arc::new(Series::new("".into(), None)),
         };
         for (name, help) in names::PROCESS {
-            metrics.recorder.describe_gauge((*name).into(), None, (*help).into());
+            metrics
+                .recorder
+                .describe_gauge((*name).into(), None, (*help).into());
         }
         metrics
     }
@@ -65,7 +67,8 @@ impl Metrics {
     /// A gauge of the process, by a name of [`names::PROCESS`].
     pub fn gauge(&self, name: &'static str) -> Gauge {
         const METADATA: Metadata<'_> = Metadata::new(module_path!(), Level::INFO, None);
-        self.recorder.register_gauge(&Key::from_static_name(name), &METADATA)
+        self.recorder
+            .register_gauge(&Key::from_static_name(name), &METADATA)
     }
 
     /// Everything, in Prometheus' text format. `loaded` are the versions that serve now; only their series, and

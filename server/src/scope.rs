@@ -136,7 +136,9 @@ impl RequestScope {
 
     /// Bounds the request to end `after` its arrival; only ever shortens.
     pub fn limit_to(&mut self, after: Duration) {
-        let Some(at) = self.arrived.checked_add(after) else { return };
+        let Some(at) = self.arrived.checked_add(after) else {
+            return;
+        };
         self.deadline = Some(self.deadline.map_or(at, |deadline| deadline.min(at)));
     }
 
@@ -182,9 +184,19 @@ impl RequestScope {
         match (outcome, &self.answered, self.submitted) {
             (Outcome::Ok, Some((timings, rows)), Some(submitted)) => {
                 let decode = submitted.duration_since(self.arrived);
-                let Timings { queue, gather, compute, scatter, .. } = *timings;
+                let Timings {
+                    queue,
+                    gather,
+                    compute,
+                    scatter,
+                    ..
+                } = *timings;
                 let encode = total.saturating_sub(decode + queue + gather + compute + scatter);
-                series.success(self.protocol, *rows, &[decode, queue, gather, compute, scatter, encode, total]);
+                series.success(
+                    self.protocol,
+                    *rows,
+                    &[decode, queue, gather, compute, scatter, encode, total],
+                );
             }
             (Outcome::Ok, ..) => series.success(self.protocol, 0, &[Duration::ZERO; 7]),
             (Outcome::Refused(status), ..) => series.failure(self.protocol, status, total),

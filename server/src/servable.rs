@@ -94,7 +94,8 @@ struct Counter(Arc<Series>);
 impl Observer for Counter {
     fn batch(&self, report: &BatchReport) {
         if report.ok {
-            self.0.batch(report.rows, report.gather, report.compute, report.scatter);
+            self.0
+                .batch(report.rows, report.gather, report.compute, report.scatter);
         }
     }
 

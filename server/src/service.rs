@@ -139,12 +139,17 @@ impl Service {
     /// Tells the watchers if readiness changed.
     fn refresh_ready(&self) {
         let now = self.ready();
-        self.ready.send_if_modified(|ready| std::mem::replace(ready, now) != now);
+        self.ready
+            .send_if_modified(|ready| std::mem::replace(ready, now) != now);
     }
 
     /// The counters of the version that `model` and `version`, as a client wrote them, name.
     pub(crate) fn series_of(&self, model: &str, version: &str) -> Option<Arc<Series>> {
-        let routed = self.registry.route(model, version).or_else(|_| self.registry.route(model, "")).ok()?;
+        let routed = self
+            .registry
+            .route(model, version)
+            .or_else(|_| self.registry.route(model, ""))
+            .ok()?;
         Some(routed.series().clone())
     }
 
@@ -155,8 +160,12 @@ impl Service {
 
     /// Everything a scrape shows.
     pub fn render_metrics(&self) -> String {
-        self.metrics.gauge(metrics::READY).set(f64::from(u8::from(self.ready())));
-        self.metrics.gauge(metrics::IN_FLIGHT_BYTES).set(self.permits.bytes() as f64);
+        self.metrics
+            .gauge(metrics::READY)
+            .set(f64::from(u8::from(self.ready())));
+        self.metrics
+            .gauge(metrics::IN_FLIGHT_BYTES)
+            .set(self.permits.bytes() as f64);
         let loaded: Vec<Loaded> = self
             .registry
             .models()

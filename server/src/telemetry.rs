@@ -16,7 +16,9 @@ pub struct LogControl {
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// The filter is not one.
-    #[error("log filter `{filter}`: {reason}; write a level such as `info`, or `warn,crossfade_server=debug`")]
+    #[error(
+        "log filter `{filter}`: {reason}; write a level such as `info`, or `warn,crossfade_server=debug`"
+    )]
     Filter {
         /// As configured.
         filter: String,
@@ -33,10 +35,17 @@ pub fn init(config: &LogConfig) -> Result<LogControl, TelemetryError> {
     let (filter, handle) = reload::Layer::new(parse(&config.filter)?);
     let registry = tracing_subscriber::registry().with(filter);
     let installed = match config.format {
-        LogFormat::Text => registry.with(fmt::layer().with_writer(std::io::stderr)).try_init(),
-        LogFormat::Json => {
-            registry.with(fmt::layer().json().flatten_event(true).with_writer(std::io::stderr)).try_init()
-        }
+        LogFormat::Text => registry
+            .with(fmt::layer().with_writer(std::io::stderr))
+            .try_init(),
+        LogFormat::Json => registry
+            .with(
+                fmt::layer()
+                    .json()
+                    .flatten_event(true)
+                    .with_writer(std::io::stderr),
+            )
+            .try_init(),
     };
     installed.map_err(|error| TelemetryError::Installed(error.to_string()))?;
     Ok(LogControl { handle: Some(handle) })
@@ -61,6 +70,8 @@ impl LogControl {
 }
 
 fn parse(filter: &str) -> Result<EnvFilter, TelemetryError> {
-    EnvFilter::try_new(filter)
-        .map_err(|error| TelemetryError::Filter { filter: filter.to_owned(), reason: error.to_string() })
+    EnvFilter::try_new(filter).map_err(|error| TelemetryError::Filter {
+        filter: filter.to_owned(),
+        reason: error.to_string(),
+    })
 }

@@ -19,8 +19,14 @@ pub struct Load {
 
 /// A client and the one request that it sends.
 pub enum Client {
-    Grpc { address: String, request: Box<ModelInferRequest> },
-    Http { address: String, request: Arc<[u8]> },
+    Grpc {
+        address: String,
+        request: Box<ModelInferRequest>,
+    },
+    Http {
+        address: String,
+        request: Arc<[u8]>,
+    },
 }
 
 impl Client {
@@ -38,7 +44,10 @@ impl Client {
             raw_input_contents: vec![vec![0; width * 4].into()],
             ..ModelInferRequest::default()
         };
-        Client::Grpc { address: address.into(), request: Box::new(request) }
+        Client::Grpc {
+            address: address.into(),
+            request: Box::new(request),
+        }
     }
 
     /// The same over HTTP with the binary extension.
@@ -55,7 +64,10 @@ impl Client {
         )
         .into_bytes();
         request.resize(request.len() + size, 0);
-        Client::Http { address: address.into(), request: request.into() }
+        Client::Http {
+            address: address.into(),
+            request: request.into(),
+        }
     }
 
     /// Keeps `in_flight` requests going for `time`.
@@ -109,7 +121,10 @@ impl Client {
         }
         times.sort();
         let p50 = times.get(times.len() / 2).context("no request was answered")?;
-        Ok(Load { requests: times.len(), p50: p50.as_secs_f64() * 1e6 })
+        Ok(Load {
+            requests: times.len(),
+            p50: p50.as_secs_f64() * 1e6,
+        })
     }
 }
 
@@ -120,10 +135,15 @@ async fn answer(stream: &mut TcpStream, buffer: &mut [u8]) -> Result<()> {
         let read = stream.read(&mut buffer[have..]).await?;
         ensure!(read > 0, "the server closed the connection");
         have += read;
-        let Some(end) = buffer[..have].windows(4).position(|window| window == b"\r\n\r\n") else { continue };
+        let Some(end) = buffer[..have].windows(4).position(|window| window == b"\r\n\r\n") else {
+            continue;
+        };
         let head = std::str::from_utf8(&buffer[..end])?.to_ascii_lowercase();
         ensure!(head.starts_with("http/1.1 200"), "{head}");
-        let length = head.split("content-length:").nth(1).context("no content length")?;
+        let length = head
+            .split("content-length:")
+            .nth(1)
+            .context("no content length")?;
         let length: usize = length.split("\r\n").next().unwrap_or_default().trim().parse()?;
         while have < end + 4 + length {
             let read = stream.read(&mut buffer[have..]).await?;
@@ -139,7 +159,9 @@ pub async fn ready(address: &str) -> Result<()> {
     let end = Instant::now() + Duration::from_secs(60);
     while Instant::now() < end {
         let mut stream = TcpStream::connect(address).await?;
-        stream.write_all(b"GET /v2/health/ready HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n").await?;
+        stream
+            .write_all(b"GET /v2/health/ready HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n")
+            .await?;
         let mut text = Vec::new();
         stream.read_to_end(&mut text).await?;
         if text.starts_with(b"HTTP/1.1 200") {

@@ -4,7 +4,9 @@ use std::convert::Infallible;
 
 use anyhow::Result;
 use bytes::Bytes;
-use crossfade_proto::inference::grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer};
+use crossfade_proto::inference::grpc_inference_service_server::{
+    GrpcInferenceService, GrpcInferenceServiceServer,
+};
 use crossfade_proto::inference::model_infer_response::InferOutputTensor;
 use crossfade_proto::inference::{ModelInferRequest, ModelInferResponse};
 use http_body_util::{BodyExt, Full};
@@ -26,7 +28,10 @@ struct Echo;
 
 #[tonic::async_trait]
 impl GrpcInferenceService for Echo {
-    async fn model_infer(&self, request: Request<ModelInferRequest>) -> Result<Response<ModelInferResponse>, Status> {
+    async fn model_infer(
+        &self,
+        request: Request<ModelInferRequest>,
+    ) -> Result<Response<ModelInferResponse>, Status> {
         let request = request.into_inner();
         let outputs = request
             .inputs
@@ -70,11 +75,18 @@ pub async fn http() -> Result<()> {
         stream.set_nodelay(true)?;
         tokio::spawn(async move {
             let echo = service_fn(|request: hyper::Request<Incoming>| async move {
-                let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+                let body = request
+                    .into_body()
+                    .collect()
+                    .await
+                    .map(|body| body.to_bytes())
+                    .unwrap_or_default();
                 Ok::<_, Infallible>(hyper::Response::new(Full::<Bytes>::new(body)))
             });
             // The connection ends with its client.
-            let _ended = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), echo).await;
+            let _ended = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), echo)
+                .await;
         });
     }
 }

@@ -12,16 +12,36 @@ use crate::servable::runtime_choice;
 
 /// Prints every finding; the exit code is 1 if a model would not serve.
 pub(super) fn run(args: &CheckArgs) -> ExitCode {
-    let runtimes = Runtimes::open(&RuntimesOptions { ort_library: args.ort_library.clone(), intra_threads: 1 });
-    let options = CheckOptions { model_config_name: args.model_config_name.clone(), ..CheckOptions::default() };
-    let findings = check(&args.repositories, &options, &|request: &ProbeRequest<'_>| probe(&runtimes, request));
+    let runtimes = Runtimes::open(&RuntimesOptions {
+        ort_library: args.ort_library.clone(),
+        intra_threads: 1,
+    });
+    let options = CheckOptions {
+        model_config_name: args.model_config_name.clone(),
+        ..CheckOptions::default()
+    };
+    let findings = check(&args.repositories, &options, &|request: &ProbeRequest<'_>| {
+        probe(&runtimes, request)
+    });
     for finding in &findings {
         say(&finding.to_string());
     }
-    let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
+    let count = |severity| {
+        findings
+            .iter()
+            .filter(|finding| finding.severity == severity)
+            .count()
+    };
     let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
-    say(&format!("{errors} errors, {warnings} warnings ({})", runtimes.describe()));
-    if errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    say(&format!(
+        "{errors} errors, {warnings} warnings ({})",
+        runtimes.describe()
+    ));
+    if errors == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// What the model file says, by the runtime that would serve it.
@@ -36,7 +56,10 @@ fn probe(runtimes: &Runtimes, request: &ProbeRequest<'_>) -> Result<Probed, Stri
         graph_level: config.graph_level(),
     };
     let model = runtime.load(&source).map_err(text)?;
-    Ok(Probed { signature: model.signature().clone(), runtime: runtime.name().to_owned() })
+    Ok(Probed {
+        signature: model.signature().clone(),
+        runtime: runtime.name().to_owned(),
+    })
 }
 
 #[expect(clippy::print_stdout, reason = "the findings are the command's output")]

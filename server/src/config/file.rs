@@ -75,7 +75,9 @@ macro_rules! listener {
 
         impl Default for $name {
             fn default() -> Self {
-                Self { listen: SocketAddr::new(LOOPBACK, $port) }
+                Self {
+                    listen: SocketAddr::new(LOOPBACK, $port),
+                }
             }
         }
     };
@@ -205,7 +207,11 @@ pub struct RawLogging {
 impl Default for RawLogging {
     fn default() -> Self {
         // ort writes about itself at info; our own start line says what matters of it.
-        Self { format: LogFormat::Text, filter: "info,ort=warn".into(), access: false }
+        Self {
+            format: LogFormat::Text,
+            filter: "info,ort=warn".into(),
+            access: false,
+        }
     }
 }
 
@@ -228,7 +234,8 @@ impl std::str::FromStr for RawDuration {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is not a duration; write a number and a unit, such as \"5ms\" or \"30s\"");
+        let wrong =
+            || format!("`{text}` is not a duration; write a number and a unit, such as \"5ms\" or \"30s\"");
         let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
         let (number, unit) = text.split_at(split);
         let micros: u64 = match unit {
@@ -241,7 +248,10 @@ impl std::str::FromStr for RawDuration {
             _ => return Err(wrong()),
         };
         let number: u64 = number.parse().map_err(|_| wrong())?;
-        number.checked_mul(micros).map(|micros| Self(Duration::from_micros(micros))).ok_or_else(wrong)
+        number
+            .checked_mul(micros)
+            .map(|micros| Self(Duration::from_micros(micros)))
+            .ok_or_else(wrong)
     }
 }
 
@@ -267,8 +277,10 @@ impl RawConfig {
     /// Reads the file at `path`.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let shown = path.display().to_string();
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: shown.clone(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: shown.clone(),
+            source,
+        })?;
         Self::parse(&text).map_err(|reason| ConfigError::File { path: shown, reason })
     }
 
@@ -293,7 +305,11 @@ impl RawConfig {
 
 /// From "unknown field `lisen`, expected one of `listen`, …" the nearest expected name.
 fn nearest_key(message: &str) -> Option<&str> {
-    let mut quoted = message.strip_prefix("unknown field ")?.split('`').skip(1).step_by(2);
+    let mut quoted = message
+        .strip_prefix("unknown field ")?
+        .split('`')
+        .skip(1)
+        .step_by(2);
     let unknown = quoted.next()?;
     quoted
         .map(|known| (strsim::damerau_levenshtein(unknown, known), known))

@@ -46,7 +46,13 @@ pub struct Flags {
     #[arg(long, env = "CROSSFADE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Directory of models; may be given more than once
-    #[arg(long, visible_alias = "model-store", env = "CROSSFADE_MODEL_REPOSITORY", value_delimiter = ',', value_name = "DIR")]
+    #[arg(
+        long,
+        visible_alias = "model-store",
+        env = "CROSSFADE_MODEL_REPOSITORY",
+        value_delimiter = ',',
+        value_name = "DIR"
+    )]
     pub model_repository: Vec<PathBuf>,
     /// When models are loaded: all at start (none), by rescanning (poll), or by API (explicit)
     #[arg(long, env = "CROSSFADE_MODEL_CONTROL_MODE", value_name = "MODE")]
@@ -55,7 +61,12 @@ pub struct Flags {
     #[arg(long, env = "CROSSFADE_REPOSITORY_POLL_SECS", value_name = "N")]
     pub repository_poll_secs: Option<u64>,
     /// Model to load at start in explicit mode; `*` = all; may be given more than once
-    #[arg(long, env = "CROSSFADE_LOAD_MODEL", value_delimiter = ',', value_name = "NAME")]
+    #[arg(
+        long,
+        env = "CROSSFADE_LOAD_MODEL",
+        value_delimiter = ',',
+        value_name = "NAME"
+    )]
     pub load_model: Vec<String>,
     /// Use configs/NAME.pbtxt instead of config.pbtxt where a model has it
     #[arg(long, env = "CROSSFADE_MODEL_CONFIG_NAME", value_name = "NAME")]

@@ -31,18 +31,30 @@ fn flags_override_the_file_key_by_key() {
         "http.listen = \"0.0.0.0:9000\"\nexit_timeout = \"5s\"\n[repository]\npaths = [\"a\"]\nmode = \"poll\"\npoll = \"2s\"\n",
     )
     .unwrap();
-    let config = ServerConfig::resolve(flags(&["--http-port", "0", "--exit-timeout-secs", "7"]), file).unwrap();
+    let config =
+        ServerConfig::resolve(flags(&["--http-port", "0", "--exit-timeout-secs", "7"]), file).unwrap();
     assert_eq!(config.http, "0.0.0.0:0".parse().unwrap());
     assert_eq!(config.exit_timeout, Duration::from_secs(7));
-    assert_eq!((config.repository.mode, config.repository.poll), (ControlMode::Poll, Duration::from_secs(2)));
+    assert_eq!(
+        (config.repository.mode, config.repository.poll),
+        (ControlMode::Poll, Duration::from_secs(2))
+    );
     assert_eq!(config.repository.paths, [PathBuf::from("a")]);
 }
 
 #[test]
 fn tritons_flags_are_understood() {
     let flags = flags(&[
-        "--model-repository", "a", "--model-store=b", "--model-control-mode=explicit", "--load-model=x",
-        "--load-model", "*", "--exit-on-error=false", "--strict-readiness", "--repository-poll-secs=3",
+        "--model-repository",
+        "a",
+        "--model-store=b",
+        "--model-control-mode=explicit",
+        "--load-model=x",
+        "--load-model",
+        "*",
+        "--exit-on-error=false",
+        "--strict-readiness",
+        "--repository-poll-secs=3",
     ]);
     let config = ServerConfig::resolve(flags, RawConfig::default()).unwrap();
     assert_eq!(config.repository.paths, [PathBuf::from("a"), PathBuf::from("b")]);
@@ -62,7 +74,10 @@ fn a_wrong_key_is_refused_with_the_nearest_name() {
 #[test]
 fn load_model_needs_explicit_mode() {
     let error = ServerConfig::resolve(flags(&["--load-model", "x"]), RawConfig::default()).unwrap_err();
-    assert!(error.to_string().contains("--model-control-mode explicit"), "{error}");
+    assert!(
+        error.to_string().contains("--model-control-mode explicit"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -70,7 +85,15 @@ fn durations_have_units() {
     for (text, micros) in [("7us", 7), ("5ms", 5000), ("2m", 120_000_000), ("0s", 0)] {
         assert_eq!(text.parse(), Ok(RawDuration(Duration::from_micros(micros))));
     }
-    for text in ["", "5", "ms", "-5ms", "1.5s", "99999999999999999999s", "9999999999999999d"] {
+    for text in [
+        "",
+        "5",
+        "ms",
+        "-5ms",
+        "1.5s",
+        "99999999999999999999s",
+        "9999999999999999d",
+    ] {
         assert!(text.parse::<RawDuration>().is_err(), "{text}");
     }
 }

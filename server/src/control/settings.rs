@@ -40,8 +40,17 @@ impl Levels {
 impl LogSettings {
     /// Settings of a log whose filter was configured as `configured`.
     pub fn new(control: LogControl, configured: &str) -> Self {
-        let levels = Levels { info: true, warning: true, error: true, verbose: 0 };
-        Self { control, configured: configured.into(), levels: Mutex::new(levels) }
+        let levels = Levels {
+            info: true,
+            warning: true,
+            error: true,
+            verbose: 0,
+        };
+        Self {
+            control,
+            configured: configured.into(),
+            levels: Mutex::new(levels),
+        }
     }
 
     /// Applies `changes` all or not at all, and returns every setting.
@@ -56,25 +65,34 @@ impl LogSettings {
                 ("log_info", Parameter::Bool(on)) => new.info = on,
                 ("log_warning", Parameter::Bool(on)) => new.warning = on,
                 ("log_error", Parameter::Bool(on)) => new.error = on,
-                ("log_verbose_level", Parameter::Uint(level)) => new.verbose = level.try_into().unwrap_or(u32::MAX),
+                ("log_verbose_level", Parameter::Uint(level)) => {
+                    new.verbose = level.try_into().unwrap_or(u32::MAX)
+                }
                 ("log_verbose_level", Parameter::Int(level)) => {
                     let level = u32::try_from(level).map_err(|_| {
-                        Refusal::invalid(format!("setting `log_verbose_level`: expected a number ≥ 0, got {level}"))
+                        Refusal::invalid(format!(
+                            "setting `log_verbose_level`: expected a number ≥ 0, got {level}"
+                        ))
                     })?;
                     new.verbose = level;
                 }
                 ("log_file", Parameter::String(file)) if file.is_empty() => {}
                 ("log_format", Parameter::String(format)) if format == "default" => {}
                 ("log_file" | "log_format", _) => {
-                    let message =
-                        format!("setting `{key}` cannot change at run time; start the server with --log-format");
+                    let message = format!(
+                        "setting `{key}` cannot change at run time; start the server with --log-format"
+                    );
                     return Err(Refusal::new(Status::Unsupported, message));
                 }
                 ("log_info" | "log_warning" | "log_error", _) => {
-                    return Err(Refusal::invalid(format!("setting `{key}`: expected true or false")));
+                    return Err(Refusal::invalid(format!(
+                        "setting `{key}`: expected true or false"
+                    )));
                 }
                 ("log_verbose_level", _) => {
-                    return Err(Refusal::invalid(format!("setting `{key}`: expected a number ≥ 0")));
+                    return Err(Refusal::invalid(format!(
+                        "setting `{key}`: expected a number ≥ 0"
+                    )));
                 }
                 _ => return Err(Refusal::invalid(format!("unknown log setting `{}`", clip(&key)))),
             }
@@ -97,7 +115,9 @@ impl LogSettings {
 }
 
 /// The trace settings: readable; tracing itself is off, and a write that would turn it on is refused.
-pub(super) fn trace(changes: BTreeMap<String, Vec<String>>) -> Result<BTreeMap<String, Vec<String>>, Refusal> {
+pub(super) fn trace(
+    changes: BTreeMap<String, Vec<String>>,
+) -> Result<BTreeMap<String, Vec<String>>, Refusal> {
     const FIXED: [(&str, &str); 6] = [
         ("trace_file", ""),
         ("trace_level", "OFF"),
@@ -108,7 +128,10 @@ pub(super) fn trace(changes: BTreeMap<String, Vec<String>>) -> Result<BTreeMap<S
     ];
     for (key, values) in changes {
         let Some((_, fixed)) = FIXED.iter().find(|(known, _)| *known == key) else {
-            return Err(Refusal::invalid(format!("unknown trace setting `{}`", clip(&key))));
+            return Err(Refusal::invalid(format!(
+                "unknown trace setting `{}`",
+                clip(&key)
+            )));
         };
         // An empty list asks for the default back, which is what there is.
         if !values.is_empty() && values != [*fixed] {
@@ -116,7 +139,10 @@ pub(super) fn trace(changes: BTreeMap<String, Vec<String>>) -> Result<BTreeMap<S
             return Err(Refusal::new(Status::Unsupported, message));
         }
     }
-    Ok(FIXED.iter().map(|(key, value)| ((*key).to_owned(), vec![(*value).to_owned()])).collect())
+    Ok(FIXED
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), vec![(*value).to_owned()]))
+        .collect())
 }
 
 fn clip(text: &str) -> String {
@@ -132,9 +158,16 @@ mod tests {
         let settings = LogSettings::new(LogControl::detached(), "info");
         let read = || settings.update(BTreeMap::new()).unwrap();
         assert_eq!(read()["log_info"], Parameter::Bool(true));
-        let changes = |pairs: &[(&str, Parameter)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect();
-        let good = [("log_info", Parameter::Bool(false)), ("log_verbose_level", Parameter::Uint(2))];
-        assert_eq!(settings.update(changes(&good)).unwrap()["log_info"], Parameter::Bool(false));
+        let changes =
+            |pairs: &[(&str, Parameter)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect();
+        let good = [
+            ("log_info", Parameter::Bool(false)),
+            ("log_verbose_level", Parameter::Uint(2)),
+        ];
+        assert_eq!(
+            settings.update(changes(&good)).unwrap()["log_info"],
+            Parameter::Bool(false)
+        );
         assert_eq!(read()["log_verbose_level"], Parameter::Uint(2));
         for bad in [
             ("log_warning", Parameter::Int(0)),
@@ -142,18 +175,36 @@ mod tests {
             ("log_file", Parameter::String("x".into())),
             ("nonsense", Parameter::Bool(true)),
         ] {
-            assert!(settings.update(changes(&[("log_error", Parameter::Bool(false)), bad])).is_err());
+            assert!(
+                settings
+                    .update(changes(&[("log_error", Parameter::Bool(false)), bad]))
+                    .is_err()
+            );
         }
         assert_eq!(read()["log_error"], Parameter::Bool(true));
     }
 
     #[test]
     fn levels_become_a_filter() {
-        let all = Levels { info: true, warning: true, error: true, verbose: 0 };
+        let all = Levels {
+            info: true,
+            warning: true,
+            error: true,
+            verbose: 0,
+        };
         assert_eq!(all.filter("info,h2=warn"), "info,h2=warn");
         assert_eq!(Levels { verbose: 1, ..all }.filter("info"), "debug");
         assert_eq!(Levels { info: false, ..all }.filter("info"), "warn");
-        assert_eq!(Levels { info: false, warning: false, error: false, verbose: 0 }.filter("info"), "off");
+        assert_eq!(
+            Levels {
+                info: false,
+                warning: false,
+                error: false,
+                verbose: 0
+            }
+            .filter("info"),
+            "off"
+        );
     }
 
     #[test]
@@ -161,7 +212,10 @@ mod tests {
         assert_eq!(trace(BTreeMap::new()).unwrap()["trace_level"], ["OFF"]);
         let set = |key: &str, value: &str| trace(BTreeMap::from([(key.to_owned(), vec![value.to_owned()])]));
         assert!(set("trace_level", "OFF").is_ok());
-        assert_eq!(set("trace_level", "TIMESTAMPS").unwrap_err().status, Status::Unsupported);
+        assert_eq!(
+            set("trace_level", "TIMESTAMPS").unwrap_err().status,
+            Status::Unsupported
+        );
         assert_eq!(set("x", "y").unwrap_err().status, Status::InvalidInput);
     }
 }

@@ -6,7 +6,13 @@ use crate::servable::Servable;
 
 /// Statistics of `servable` since it was loaded.
 pub(super) fn of(servable: &Servable) -> ModelStatistics {
-    let Snapshot { stages, fail, rows, last_inference_ms, batches } = servable.statistics();
+    let Snapshot {
+        stages,
+        fail,
+        rows,
+        last_inference_ms,
+        batches,
+    } = servable.statistics();
     let stage = |stage: Stage| pair(stages[stage as usize]);
     ModelStatistics {
         name: servable.name().to_string(),

@@ -112,7 +112,7 @@ impl GrpcInferenceService for ControlPlane {
         request: Request<pb::RepositoryIndexRequest>,
     ) -> Answer<pb::RepositoryIndexResponse> {
         let request = request.into_inner();
-        let entries = self.service.index(&request.repository_name, request.ready);
+        let entries = self.service.index(&request.repository_name, request.ready).await;
         answer(entries.map(|entries| pb::RepositoryIndexResponse {
             models: entries.into_iter().map(index_entry).collect(),
         }))

@@ -13,6 +13,9 @@ use http_body_util::BodyExt;
 use super::reply::Failure;
 use crate::status::{Refusal, Status};
 
+/// How long a refused client may go on sending.
+const LINGER: Duration = Duration::from_secs(2);
+
 /// What a body may cost.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
@@ -125,6 +128,22 @@ where
         };
     }
     Ok(whole.freeze())
+}
+
+/// Reads on and throws away, for as long as [`LINGER`], so that a client that is still sending gets to read why it was
+/// refused: closing with bytes unread resets the connection.
+///
+/// Not for a client that waits for `100 Continue`, which reading would send it.
+pub(super) async fn discard<B>(mut body: B)
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    if body.is_end_stream() {
+        return;
+    }
+    let all = async { while let Some(Ok(_)) = body.frame().await {} };
+    // Whether it ended or the time did, the connection goes the way it must.
+    let _ended = tokio::time::timeout(LINGER, all).await.is_ok();
 }
 
 /// The next piece of data; trailers are passed over.
@@ -247,7 +266,10 @@ mod tests {
             let first = tokio_stream::iter([Ok::<_, io::Error>(Frame::data(Bytes::from("a")))]);
             StreamBody::new(first.chain(tokio_stream::pending()))
         };
-        let impatient = Bounds { idle: Duration::ZERO, ..BOUNDS };
+        let impatient = Bounds {
+            idle: Duration::ZERO,
+            ..BOUNDS
+        };
         let failure = read(silent(), impatient, &arriving).await.unwrap_err();
         assert!(matches!(failure, Failure::Stalled { .. }), "{failure:?}");
         let deadline = Some(Instant::now() - Duration::from_millis(1));

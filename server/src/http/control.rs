@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
 
 use super::Front;
-use super::inference::{heavy, read};
+use super::inference::{heavy, read, refuse};
 use super::reply::{self, Failure, ReplyBody};
 use super::routes::{Model, ModelRoute, Route};
 use crate::control::{LoadParameters, ModelStatistics, Settings, StatisticDuration, TensorMetadata};
@@ -19,10 +19,16 @@ use crate::service::Service;
 use crate::status::Refusal;
 
 /// Answers a request for `route`, whose method is allowed there.
-pub(super) async fn answer(front: &Front, route: Route, head: &Parts, body: Incoming) -> Response<ReplyBody> {
-    attempt(front, route, head, body)
-        .await
-        .unwrap_or_else(|failure| failure.response())
+pub(super) async fn answer(
+    front: &Front,
+    route: Route,
+    head: &Parts,
+    mut body: Incoming,
+) -> Response<ReplyBody> {
+    match attempt(front, route, head, &mut body).await {
+        Ok(response) => response,
+        Err(failure) => refuse(&failure, &head.headers, body).await,
+    }
 }
 
 fn found(body: impl Into<Value>) -> Response<ReplyBody> {
@@ -37,7 +43,7 @@ async fn attempt(
     front: &Front,
     route: Route,
     head: &Parts,
-    body: Incoming,
+    body: &mut Incoming,
 ) -> Result<Response<ReplyBody>, Failure> {
     let service = &*front.service;
     let document = match head.method {
@@ -63,7 +69,7 @@ async fn attempt(
         Route::AllStatistics => found(statistics(&service.statistics("", "")?)),
         // The caller sends inference elsewhere.
         Route::Model(_, ModelRoute::Infer) => return Err(Failure::UnknownPath),
-        Route::Index { repository } => found(index(service, &repository, &document)?),
+        Route::Index { repository } => found(index(service, &repository, &document).await?),
         Route::Load { repository, model } => {
             let parameters = load_parameters(document)?;
             service
@@ -158,13 +164,16 @@ fn statistics(models: &[ModelStatistics]) -> Value {
     json!({ "model_stats": models.iter().map(model).collect::<Vec<_>>() })
 }
 
-fn index(service: &Service, repository: &str, document: &Map<String, Value>) -> Result<Value, Failure> {
+async fn index(service: &Service, repository: &str, document: &Map<String, Value>) -> Result<Value, Failure> {
     let ready = match document.get("ready") {
         None | Some(Value::Null) => false,
         Some(Value::Bool(ready)) => *ready,
         Some(_) => return Err(Refusal::invalid("`ready` must be true or false").into()),
     };
-    let entries = service.index(repository, ready).map_err(Failure::Repository)?;
+    let entries = service
+        .index(repository, ready)
+        .await
+        .map_err(Failure::Repository)?;
     let entries = entries.into_iter().map(|entry| {
         let mut row = json!({ "name": entry.name, "state": entry.state, "reason": entry.reason });
         if let Some(version) = entry.version {
@@ -176,7 +185,7 @@ fn index(service: &Service, repository: &str, document: &Map<String, Value>) -> 
 }
 
 /// Reads a body that is a JSON object, or nothing.
-async fn document(front: &Front, head: &Parts, body: Incoming) -> Result<Map<String, Value>, Failure> {
+async fn document(front: &Front, head: &Parts, body: &mut Incoming) -> Result<Map<String, Value>, Failure> {
     let body = read(front, &head.headers, body, None).await?;
     if body.trim_ascii().is_empty() {
         return Ok(Map::new());

@@ -32,13 +32,13 @@ const HEAVY: usize = 256 << 10;
 pub(super) async fn answer(
     front: &Arc<Front>,
     head: &Parts,
-    body: Incoming,
+    mut body: Incoming,
     model: &Model,
     arrived: Instant,
 ) -> Response<ReplyBody> {
     let mut scope = RequestScope::open(&front.service, Protocol::Http, arrived);
     let id = scope.id();
-    let answer = attempt(front, &mut scope, &head.headers, body, model).await;
+    let answer = attempt(front, &mut scope, &head.headers, &mut body, model).await;
     let outcome = match &answer {
         Ok(_) => Outcome::Ok,
         Err(failure) => {
@@ -47,16 +47,27 @@ pub(super) async fn answer(
         }
     };
     scope.finish(outcome).await;
-    let mut response = answer.unwrap_or_else(|failure| failure.response());
+    let mut response = match answer {
+        Ok(response) => response,
+        Err(failure) => refuse(&failure, &head.headers, body).await,
+    };
     identify(&mut response, id);
     response
+}
+
+/// The response to a request that failed, once its client can be expected to read it.
+pub(super) async fn refuse(failure: &Failure, headers: &HeaderMap, body: Incoming) -> Response<ReplyBody> {
+    if !failure.client_is_silent() && !headers.contains_key(header::EXPECT) {
+        body::discard(body).await;
+    }
+    failure.response()
 }
 
 async fn attempt(
     front: &Arc<Front>,
     scope: &mut RequestScope,
     headers: &HeaderMap,
-    body: Incoming,
+    body: &mut Incoming,
     model: &Model,
 ) -> Result<Response<ReplyBody>, Failure> {
     let service = &*front.service;
@@ -68,7 +79,7 @@ async fn attempt(
             scope.limit_to(timeout(name, value)?);
         }
     }
-    let announced = http_body::Body::size_hint(&body)
+    let announced = http_body::Body::size_hint(&*body)
         .exact()
         .and_then(|bytes| usize::try_from(bytes).ok());
     drop(admit(service, scope, announced.unwrap_or(0))?);
@@ -126,7 +137,7 @@ fn timeout(name: &str, value: &HeaderValue) -> Result<Duration, Refusal> {
 pub(super) async fn read(
     front: &Front,
     headers: &HeaderMap,
-    body: Incoming,
+    body: &mut Incoming,
     deadline: Option<Instant>,
 ) -> Result<Bytes, Failure> {
     let limits = front.service.limits();

@@ -119,6 +119,18 @@ impl Failure {
         }
     }
 
+    /// Whether there is no use in reading on.
+    pub(super) fn client_is_silent(&self) -> bool {
+        match self {
+            Failure::Stalled { .. } => true,
+            Failure::Refused(refusal) | Failure::Repository(refusal) => refusal.status == Status::Cancelled,
+            Failure::UnknownPath
+            | Failure::Method { .. }
+            | Failure::TooLarge { .. }
+            | Failure::Encoding(_) => false,
+        }
+    }
+
     /// The status code.
     pub(super) fn status(&self) -> StatusCode {
         match self {

@@ -17,7 +17,9 @@ pub(super) fn top(
 ) -> Result<Tensor, Refusal> {
     let values = values(tensor).ok_or_else(|| {
         let datatype = tensor.datatype;
-        Refusal::invalid(format!("output `{name}`: classification needs a numeric output, this one is {datatype}"))
+        Refusal::invalid(format!(
+            "output `{name}`: classification needs a numeric output, this one is {datatype}"
+        ))
     })?;
     let rows = if batched { tensor.shape.rows() } else { 1 };
     let width = values.len().checked_div(rows).unwrap_or(0);
@@ -35,8 +37,16 @@ pub(super) fn top(
             push_element(&mut data, text.as_bytes());
         }
     }
-    let shape = if batched { Shape::from([rows, n]) } else { Shape::from([n]) };
-    Ok(Tensor { datatype: Datatype::Bytes, shape, data: Bytes::from(data) })
+    let shape = if batched {
+        Shape::from([rows, n])
+    } else {
+        Shape::from([n])
+    };
+    Ok(Tensor {
+        datatype: Datatype::Bytes,
+        shape,
+        data: Bytes::from(data),
+    })
 }
 
 /// One element: how it sorts, and how it reads.
@@ -68,7 +78,10 @@ fn values(tensor: &Tensor) -> Option<Vec<Value>> {
     }
     macro_rules! integers {
         ($number:ty) => {
-            read!($number, |v| Value { order: v as f64, integer: Some(i128::from(v)) })
+            read!($number, |v| Value {
+                order: v as f64,
+                integer: Some(i128::from(v))
+            })
         };
     }
     Some(match tensor.datatype {
@@ -80,8 +93,14 @@ fn values(tensor: &Tensor) -> Option<Vec<Value>> {
         Datatype::Int16 => integers!(i16),
         Datatype::Int32 => integers!(i32),
         Datatype::Int64 => integers!(i64),
-        Datatype::Fp32 => read!(f32, |v| Value { order: f64::from(v), integer: None }),
-        Datatype::Fp64 => read!(f64, |v| Value { order: v, integer: None }),
+        Datatype::Fp32 => read!(f32, |v| Value {
+            order: f64::from(v),
+            integer: None
+        }),
+        Datatype::Fp64 => read!(f64, |v| Value {
+            order: v,
+            integer: None
+        }),
         Datatype::Bool | Datatype::Bytes | Datatype::Fp16 | Datatype::Bf16 => return None,
     })
 }
@@ -93,8 +112,15 @@ mod tests {
 
     #[test]
     fn the_highest_come_first_with_their_labels() {
-        let values: Vec<u8> = [0.1f32, 0.7, 0.2, 3.0, 1.0, 2.0].iter().flat_map(|v| v.to_le_bytes()).collect();
-        let tensor = Tensor { datatype: Datatype::Fp32, shape: [2, 3].into(), data: values.into() };
+        let values: Vec<u8> = [0.1f32, 0.7, 0.2, 3.0, 1.0, 2.0]
+            .iter()
+            .flat_map(|v| v.to_le_bytes())
+            .collect();
+        let tensor = Tensor {
+            datatype: Datatype::Fp32,
+            shape: [2, 3].into(),
+            data: values.into(),
+        };
         let labels = ["a".to_owned(), "b".to_owned()];
         let top = |n, batched| {
             let top = super::top("y", &tensor, n, batched, &labels).unwrap();
@@ -105,7 +131,10 @@ mod tests {
         };
         let (shape, texts) = top(2, true);
         assert_eq!(shape, Shape::from([2, 2]));
-        assert_eq!(texts, ["0.700000:1:b", "0.200000:2", "3.000000:0:a", "2.000000:2"]);
+        assert_eq!(
+            texts,
+            ["0.700000:1:b", "0.200000:2", "3.000000:0:a", "2.000000:2"]
+        );
         let (shape, texts) = top(1, false);
         assert_eq!((shape, texts), (Shape::from([1]), vec!["3.000000:3".to_owned()]));
         assert_eq!(top(99, true).0, Shape::from([2, 3]));

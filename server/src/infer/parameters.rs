@@ -18,10 +18,15 @@ pub(super) struct Reserved {
 impl Reserved {
     /// Reads them. Errors: a wrong type or a negative number, naming the parameter.
     pub(super) fn read(parameters: &BTreeMap<String, Parameter>) -> Result<Self, Refusal> {
-        let timeout = unsigned(parameters, "timeout")?.filter(|micros| *micros > 0).map(Duration::from_micros);
+        let timeout = unsigned(parameters, "timeout")?
+            .filter(|micros| *micros > 0)
+            .map(Duration::from_micros);
         let priority = unsigned(parameters, "priority")?.unwrap_or(0);
         // A priority beyond u32 is beyond every model's levels, whose check gives the message.
-        Ok(Self { timeout, priority: u32::try_from(priority).unwrap_or(u32::MAX) })
+        Ok(Self {
+            timeout,
+            priority: u32::try_from(priority).unwrap_or(u32::MAX),
+        })
     }
 }
 
@@ -31,11 +36,13 @@ fn unsigned(parameters: &BTreeMap<String, Parameter>, key: &str) -> Result<Optio
         Some(Parameter::Uint(value)) => Ok(Some(*value)),
         Some(Parameter::Int(value)) => match u64::try_from(*value) {
             Ok(value) => Ok(Some(value)),
-            Err(_) => Err(Refusal::invalid(format!("parameter `{key}`: expected a number ≥ 0, got {value}"))),
+            Err(_) => Err(Refusal::invalid(format!(
+                "parameter `{key}`: expected a number ≥ 0, got {value}"
+            ))),
         },
-        Some(Parameter::Bool(_) | Parameter::Double(_) | Parameter::String(_)) => {
-            Err(Refusal::invalid(format!("parameter `{key}`: expected an integer")))
-        }
+        Some(Parameter::Bool(_) | Parameter::Double(_) | Parameter::String(_)) => Err(Refusal::invalid(
+            format!("parameter `{key}`: expected an integer"),
+        )),
     }
 }
 
@@ -50,14 +57,26 @@ mod tests {
 
     #[test]
     fn both_integer_types_are_read_and_nothing_else() {
-        let timeout = |micros| Some(Reserved { timeout: Some(Duration::from_micros(micros)), priority: 0 });
+        let timeout = |micros| {
+            Some(Reserved {
+                timeout: Some(Duration::from_micros(micros)),
+                priority: 0,
+            })
+        };
         check("timeout", Parameter::Int(5), timeout(5));
         check("timeout", Parameter::Uint(5), timeout(5));
         check("timeout", Parameter::Uint(0), Some(Reserved::default()));
         check("timeout", Parameter::Int(-1), None);
         check("timeout", Parameter::Double(5.0), None);
         check("timeout", Parameter::String("5".into()), None);
-        check("priority", Parameter::Uint(2), Some(Reserved { timeout: None, priority: 2 }));
+        check(
+            "priority",
+            Parameter::Uint(2),
+            Some(Reserved {
+                timeout: None,
+                priority: 2,
+            }),
+        );
         check("priority", Parameter::Int(-2), None);
         check("own", Parameter::Bool(true), Some(Reserved::default()));
     }

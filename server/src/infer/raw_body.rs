@@ -12,7 +12,8 @@ use crate::status::Refusal;
 pub(super) fn tensor(signature: &ModelSignature, body: Bytes) -> Result<(String, Tensor), Refusal> {
     let [spec] = &signature.inputs[..] else {
         let count = signature.inputs.len();
-        let message = format!("a raw-body request needs a model with exactly one input; this one has {count}");
+        let message =
+            format!("a raw-body request needs a model with exactly one input; this one has {count}");
         return Err(Refusal::invalid(message));
     };
     let name = &spec.name;
@@ -21,7 +22,13 @@ pub(super) fn tensor(signature: &ModelSignature, body: Bytes) -> Result<(String,
         .shape
         .iter()
         .enumerate()
-        .map(|(k, dim)| if k == 0 && signature.batched { Some(1) } else { Dim::fixed(dim) })
+        .map(|(k, dim)| {
+            if k == 0 && signature.batched {
+                Some(1)
+            } else {
+                Dim::fixed(dim)
+            }
+        })
         .collect();
     let Some(width) = spec.datatype.width() else {
         let one = dims.iter().all(|dim| dim.is_none_or(|size| size == 1));
@@ -35,7 +42,14 @@ pub(super) fn tensor(signature: &ModelSignature, body: Bytes) -> Result<(String,
         let shape = dims.iter().map(|dim| dim.unwrap_or(1)).collect();
         let mut data = Vec::with_capacity(body.len() + 4);
         push_element(&mut data, &body);
-        return Ok((name.to_string(), Tensor { datatype: Datatype::Bytes, shape, data: data.into() }));
+        return Ok((
+            name.to_string(),
+            Tensor {
+                datatype: Datatype::Bytes,
+                shape,
+                data: data.into(),
+            },
+        ));
     };
     let variable = dims.iter().filter(|dim| dim.is_none()).count();
     if variable > 1 {
@@ -45,7 +59,10 @@ pub(super) fn tensor(signature: &ModelSignature, body: Bytes) -> Result<(String,
         );
         return Err(Refusal::invalid(message));
     }
-    let known = dims.iter().flatten().try_fold(width, |bytes, &dim| bytes.checked_mul(dim));
+    let known = dims
+        .iter()
+        .flatten()
+        .try_fold(width, |bytes, &dim| bytes.checked_mul(dim));
     let solved = match known {
         Some(known) if known > 0 && body.len().is_multiple_of(known) => Some(body.len() / known),
         Some(0) if body.is_empty() => Some(0),
@@ -54,7 +71,14 @@ pub(super) fn tensor(signature: &ModelSignature, body: Bytes) -> Result<(String,
     match solved {
         Some(size) if variable == 1 || size == 1 || known == Some(0) => {
             let shape: Shape = dims.iter().map(|dim| dim.unwrap_or(size)).collect();
-            Ok((name.to_string(), Tensor { datatype: spec.datatype, shape, data: body }))
+            Ok((
+                name.to_string(),
+                Tensor {
+                    datatype: spec.datatype,
+                    shape,
+                    data: body,
+                },
+            ))
         }
         _ => Err(Refusal::invalid(format!(
             "input `{name}`: a body of {} bytes does not fit shape {} of {}",
@@ -77,7 +101,9 @@ mod tests {
             batched,
             ..ModelSignature::default()
         };
-        let shape = tensor(&signature, vec![0; bytes].into()).ok().map(|(_, tensor)| tensor.shape);
+        let shape = tensor(&signature, vec![0; bytes].into())
+            .ok()
+            .map(|(_, tensor)| tensor.shape);
         assert_eq!(shape, expected.map(Shape::from));
     }
 

@@ -50,7 +50,10 @@ impl<const N: usize> Histogram<N> {
     /// Adds one value.
     pub fn record(&self, value: u64) {
         let bucket = self.bounds.partition_point(|&bound| bound < value);
-        self.counts.get(bucket).unwrap_or(&self.above).fetch_add(1, Relaxed);
+        self.counts
+            .get(bucket)
+            .unwrap_or(&self.above)
+            .fetch_add(1, Relaxed);
         self.sum.fetch_add(value, Relaxed);
     }
 
@@ -66,10 +69,13 @@ impl<const N: usize> Histogram<N> {
 
     /// Each bound with the number of values at most as large, ascending; without the last, infinite one.
     pub fn cumulative(&self) -> impl Iterator<Item = (u64, u64)> {
-        self.bounds.iter().zip(&self.counts).scan(0, |below, (&bound, count)| {
-            *below += count.load(Relaxed);
-            Some((bound, *below))
-        })
+        self.bounds
+            .iter()
+            .zip(&self.counts)
+            .scan(0, |below, (&bound, count)| {
+                *below += count.load(Relaxed);
+                Some((bound, *below))
+            })
     }
 }
 

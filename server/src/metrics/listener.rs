@@ -23,13 +23,18 @@ pub async fn serve(service: Arc<Service>, listener: TcpListener, shutdown: impl 
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let accept = async {
         loop {
-            let Ok(permit) = permits.clone().acquire_owned().await else { return };
-            let Ok((stream, _)) = listener.accept().await else { continue };
+            let Ok(permit) = permits.clone().acquire_owned().await else {
+                return;
+            };
+            let Ok((stream, _)) = listener.accept().await else {
+                continue;
+            };
             let service = service.clone();
             tokio::spawn(async move {
                 let handler = service_fn(|request| std::future::ready(answer(&service, &request)));
                 let mut http = hyper::server::conn::http1::Builder::new();
-                http.timer(TokioTimer::new()).header_read_timeout(service.limits().header_timeout);
+                http.timer(TokioTimer::new())
+                    .header_read_timeout(service.limits().header_timeout);
                 if let Err(error) = http.serve_connection(TokioIo::new(stream), handler).await {
                     tracing::debug!(%error, "metrics connection ended");
                 }
@@ -54,7 +59,9 @@ fn answer(service: &Service, request: &Request<Incoming>) -> Result<Response<Ful
     let text = header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, text);
     if status == StatusCode::METHOD_NOT_ALLOWED {
-        response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
+        response
+            .headers_mut()
+            .insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
     }
     Ok(response)
 }

@@ -19,30 +19,84 @@ pub(super) const STAGE_SECONDS: Name = name(
     "histogram",
     "Time of successful requests by stage; the stages add up to total",
 );
-pub(super) const REQUESTS: Name =
-    name("crossfade_requests_total", "counter", "Requests by protocol and status, refused ones included");
+pub(super) const REQUESTS: Name = name(
+    "crossfade_requests_total",
+    "counter",
+    "Requests by protocol and status, refused ones included",
+);
 pub(super) const BATCH_ROWS: Name = name("crossfade_batch_rows", "histogram", "Rows per execution");
-pub(super) const QUEUE_DEPTH: Name = name("crossfade_queue_depth", "gauge", "Requests waiting for an instance");
-pub(super) const IN_FLIGHT: Name = name("crossfade_in_flight", "gauge", "Requests routed and not yet answered");
-pub(super) const MODEL_MEMORY: Name =
-    name("crossfade_model_memory_bytes", "gauge", "Bytes held by the version's weights and instances");
-pub(super) const INSTANCES_REPLACED: Name =
-    name("crossfade_instances_replaced_total", "counter", "Instances replaced after a panic");
+pub(super) const QUEUE_DEPTH: Name = name(
+    "crossfade_queue_depth",
+    "gauge",
+    "Requests waiting for an instance",
+);
+pub(super) const IN_FLIGHT: Name = name(
+    "crossfade_in_flight",
+    "gauge",
+    "Requests routed and not yet answered",
+);
+pub(super) const MODEL_MEMORY: Name = name(
+    "crossfade_model_memory_bytes",
+    "gauge",
+    "Bytes held by the version's weights and instances",
+);
+pub(super) const INSTANCES_REPLACED: Name = name(
+    "crossfade_instances_replaced_total",
+    "counter",
+    "Instances replaced after a panic",
+);
 
-pub(super) const NV_SUCCESS: Name =
-    name("nv_inference_request_success", "counter", "Successful requests (Triton's name)");
-pub(super) const NV_FAILURE: Name =
-    name("nv_inference_request_failure", "counter", "Failed and refused requests by reason (Triton's name)");
-pub(super) const NV_COUNT: Name = name("nv_inference_count", "counter", "Rows of successful requests (Triton's name)");
-pub(super) const NV_EXEC: Name = name("nv_inference_exec_count", "counter", "Successful executions (Triton's name)");
-pub(super) const NV_PENDING: Name =
-    name("nv_inference_pending_request_count", "gauge", "Requests waiting for an instance (Triton's name)");
+pub(super) const NV_SUCCESS: Name = name(
+    "nv_inference_request_success",
+    "counter",
+    "Successful requests (Triton's name)",
+);
+pub(super) const NV_FAILURE: Name = name(
+    "nv_inference_request_failure",
+    "counter",
+    "Failed and refused requests by reason (Triton's name)",
+);
+pub(super) const NV_COUNT: Name = name(
+    "nv_inference_count",
+    "counter",
+    "Rows of successful requests (Triton's name)",
+);
+pub(super) const NV_EXEC: Name = name(
+    "nv_inference_exec_count",
+    "counter",
+    "Successful executions (Triton's name)",
+);
+pub(super) const NV_PENDING: Name = name(
+    "nv_inference_pending_request_count",
+    "gauge",
+    "Requests waiting for an instance (Triton's name)",
+);
 pub(super) const NV_DURATIONS: [Name; 5] = [
-    name("nv_inference_request_duration_us", "counter", "Total time of successful requests (Triton's name)"),
-    name("nv_inference_queue_duration_us", "counter", "Queue time (Triton's name)"),
-    name("nv_inference_compute_input_duration_us", "counter", "Gather time (Triton's name)"),
-    name("nv_inference_compute_infer_duration_us", "counter", "Compute time (Triton's name)"),
-    name("nv_inference_compute_output_duration_us", "counter", "Scatter time (Triton's name)"),
+    name(
+        "nv_inference_request_duration_us",
+        "counter",
+        "Total time of successful requests (Triton's name)",
+    ),
+    name(
+        "nv_inference_queue_duration_us",
+        "counter",
+        "Queue time (Triton's name)",
+    ),
+    name(
+        "nv_inference_compute_input_duration_us",
+        "counter",
+        "Gather time (Triton's name)",
+    ),
+    name(
+        "nv_inference_compute_infer_duration_us",
+        "counter",
+        "Compute time (Triton's name)",
+    ),
+    name(
+        "nv_inference_compute_output_duration_us",
+        "counter",
+        "Scatter time (Triton's name)",
+    ),
 ];
 
 /// Whether the server is ready.

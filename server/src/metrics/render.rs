@@ -31,8 +31,16 @@ pub(super) fn versions(out: &mut String, loaded: &[Loaded], unknown: &Arc<Series
         for stage in Stage::ALL {
             let histogram = &series.stages[stage as usize];
             let labels = format!("{},stage=\"{}\"", labels(series), stage.name());
-            let buckets = histogram.cumulative().map(|(bound, count)| (bound as f64 / NS, count));
-            text.histogram(&names::STAGE_SECONDS, &labels, buckets, histogram.count(), histogram.sum() as f64 / NS);
+            let buckets = histogram
+                .cumulative()
+                .map(|(bound, count)| (bound as f64 / NS, count));
+            text.histogram(
+                &names::STAGE_SECONDS,
+                &labels,
+                buckets,
+                histogram.count(),
+                histogram.sum() as f64 / NS,
+            );
         }
     }
     text.head(&names::REQUESTS);
@@ -53,11 +61,21 @@ pub(super) fn versions(out: &mut String, loaded: &[Loaded], unknown: &Arc<Series
     for series in used.iter().filter(|series| series.version.is_some()) {
         let histogram = &series.batch_rows;
         let buckets = histogram.cumulative().map(|(bound, count)| (bound as f64, count));
-        text.histogram(&names::BATCH_ROWS, &labels(series), buckets, histogram.count(), histogram.sum() as f64);
+        text.histogram(
+            &names::BATCH_ROWS,
+            &labels(series),
+            buckets,
+            histogram.count(),
+            histogram.sum() as f64,
+        );
     }
-    text.each(&names::INSTANCES_REPLACED, loaded, |v| v.series.instances_replaced.load(Relaxed) as f64);
+    text.each(&names::INSTANCES_REPLACED, loaded, |v| {
+        v.series.instances_replaced.load(Relaxed) as f64
+    });
     text.each(&names::QUEUE_DEPTH, loaded, |v| v.queue_depth as f64);
-    text.each(&names::IN_FLIGHT, loaded, |v| v.series.in_flight.load(Relaxed) as f64);
+    text.each(&names::IN_FLIGHT, loaded, |v| {
+        v.series.in_flight.load(Relaxed) as f64
+    });
     text.head(&names::MODEL_MEMORY);
     for version in loaded {
         let labels = format!("{},device=\"cpu\"", labels(&version.series));
@@ -70,7 +88,11 @@ pub(super) fn versions(out: &mut String, loaded: &[Loaded], unknown: &Arc<Series
 fn triton(text: &mut Text<'_>, loaded: &[Loaded], used: &[&Series]) {
     text.head(&names::NV_SUCCESS);
     for series in used {
-        text.sample(names::NV_SUCCESS.name, &labels(series), series.requests(None) as f64);
+        text.sample(
+            names::NV_SUCCESS.name,
+            &labels(series),
+            series.requests(None) as f64,
+        );
     }
     text.head(&names::NV_FAILURE);
     for series in used {
@@ -85,14 +107,28 @@ fn triton(text: &mut Text<'_>, loaded: &[Loaded], used: &[&Series]) {
     }
     text.head(&names::NV_COUNT);
     for series in used {
-        text.sample(names::NV_COUNT.name, &labels(series), series.snapshot().rows as f64);
+        text.sample(
+            names::NV_COUNT.name,
+            &labels(series),
+            series.snapshot().rows as f64,
+        );
     }
     text.head(&names::NV_EXEC);
     for series in used {
-        text.sample(names::NV_EXEC.name, &labels(series), series.batch_rows.count() as f64);
+        text.sample(
+            names::NV_EXEC.name,
+            &labels(series),
+            series.batch_rows.count() as f64,
+        );
     }
     text.each(&names::NV_PENDING, loaded, |v| v.queue_depth as f64);
-    let stages = [Stage::Total, Stage::Queue, Stage::Gather, Stage::Compute, Stage::Scatter];
+    let stages = [
+        Stage::Total,
+        Stage::Queue,
+        Stage::Gather,
+        Stage::Compute,
+        Stage::Scatter,
+    ];
     for (name, stage) in names::NV_DURATIONS.iter().zip(stages) {
         text.head(name);
         for series in used {
@@ -113,7 +149,11 @@ fn reason(status: Status) -> usize {
 }
 
 fn labels(series: &Series) -> String {
-    let model = series.model.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    let model = series
+        .model
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n");
     match series.version {
         Some(version) => format!("model=\"{model}\",version=\"{version}\""),
         None => format!("model=\"{model}\",version=\"\""),
@@ -180,7 +220,11 @@ mod tests {
     #[test]
     fn a_version_shows_its_series_and_only_with_its_first_request() {
         let series = Arc::new(Series::new("di\"gits".into(), Some(2)));
-        let loaded = [Loaded { series: series.clone(), queue_depth: 3, memory_bytes: 7 }];
+        let loaded = [Loaded {
+            series: series.clone(),
+            queue_depth: 3,
+            memory_bytes: 7,
+        }];
         let unknown = Arc::new(Series::new("".into(), None));
         let render = || {
             let mut out = String::new();
@@ -203,7 +247,10 @@ mod tests {
             "nv_inference_count{model=\"di\\\"gits\",version=\"2\"} 4",
             "crossfade_batch_rows_bucket{model=\"di\\\"gits\",version=\"2\",le=\"4\"} 1",
         ] {
-            assert!(text.lines().any(|got| got == line), "{line} is missing in\n{text}");
+            assert!(
+                text.lines().any(|got| got == line),
+                "{line} is missing in\n{text}"
+            );
         }
     }
 }

@@ -128,7 +128,8 @@ impl Series {
         }
         self.success_rows.fetch_add(rows as u64, Relaxed);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.last_inference_ms.store(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Relaxed);
+        self.last_inference_ms
+            .store(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Relaxed);
     }
 
     /// A request that was refused or failed.
@@ -166,23 +167,36 @@ impl Series {
     /// Requests with this status, over all protocols; `None` is `ok`.
     pub fn requests(&self, status: Option<Status>) -> u64 {
         let index = status.map_or(0, |status| 1 + status as usize);
-        self.requests.iter().map(|by_status| by_status[index].load(Relaxed)).sum()
+        self.requests
+            .iter()
+            .map(|by_status| by_status[index].load(Relaxed))
+            .sum()
     }
 
     /// Whether any request was counted.
     pub fn used(&self) -> bool {
-        self.requests.iter().flatten().any(|count| count.load(Relaxed) > 0)
+        self.requests
+            .iter()
+            .flatten()
+            .any(|count| count.load(Relaxed) > 0)
     }
 
     /// Everything at this moment.
     pub fn snapshot(&self) -> Snapshot {
-        let fail = Status::ALL.into_iter().map(|status| self.requests(Some(status))).sum();
+        let fail = Status::ALL
+            .into_iter()
+            .map(|status| self.requests(Some(status)))
+            .sum();
         Snapshot {
             stages: std::array::from_fn(|k| (self.stages[k].count(), self.stages[k].sum())),
             fail: (fail, self.fail_ns.load(Relaxed)),
             rows: self.success_rows.load(Relaxed),
             last_inference_ms: self.last_inference_ms.load(Relaxed),
-            batches: self.batches.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            batches: self
+                .batches
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
         }
     }
 }
@@ -193,7 +207,10 @@ impl Snapshot {
         for (now, before) in self.stages.iter_mut().zip(&earlier.stages) {
             *now = (now.0.saturating_sub(before.0), now.1.saturating_sub(before.1));
         }
-        self.fail = (self.fail.0.saturating_sub(earlier.fail.0), self.fail.1.saturating_sub(earlier.fail.1));
+        self.fail = (
+            self.fail.0.saturating_sub(earlier.fail.0),
+            self.fail.1.saturating_sub(earlier.fail.1),
+        );
         self.rows = self.rows.saturating_sub(earlier.rows);
         for (rows, before) in &earlier.batches {
             if let Some(now) = self.batches.get_mut(rows) {
@@ -230,7 +247,10 @@ mod tests {
         series.failure(Protocol::Http, Status::InvalidInput, stages[0]);
         series.batch(3, stages[0], stages[0], stages[0]);
         let since = series.snapshot().since(&baseline);
-        assert_eq!((since.rows, since.stages[6], since.fail), (2, (1, 10_000), (1, 10_000)));
+        assert_eq!(
+            (since.rows, since.stages[6], since.fail),
+            (2, (1, 10_000), (1, 10_000))
+        );
         assert_eq!(since.batches[&3].count, 1);
         assert_eq!(series.requests(None), 2);
         let quiet = series.snapshot().since(&series.snapshot());

@@ -8,7 +8,8 @@ use crossfade_models::config::{self, ModelConfig, RuntimeChoice};
 use crossfade_models::{LoadError, LoadRequest, Loaded, Loader, State};
 use crossfade_runtimes::Runtimes;
 use crossfade_runtimes_core::{
-    Device, Instance, InstanceOptions, Model, ModelSignature, ModelSource, OutputSlot, Outputs, Runtime, RuntimeError, TensorView,
+    Device, Instance, InstanceOptions, Model, ModelSignature, ModelSource, OutputSlot, Outputs, Runtime,
+    RuntimeError, TensorSpec, TensorView,
 };
 
 use super::{Counter, Servable, priority, probe, warm_up};
@@ -25,7 +26,11 @@ pub struct ServableLoader {
 impl ServableLoader {
     /// A loader over these runtimes, counting into `metrics`.
     pub fn new(runtimes: Arc<Runtimes>, metrics: Arc<Metrics>, max_queue: usize) -> Self {
-        Self { runtimes, metrics, max_queue }
+        Self {
+            runtimes,
+            metrics,
+            max_queue,
+        }
     }
 }
 
@@ -51,7 +56,15 @@ impl Loader for ServableLoader {
         let thread = format!("load {name}/{version}");
         let prepared = priority::lowered(&thread, || self.prepare(request))
             .map_err(|error| LoadError::Refused(format!("cannot start a load thread: {error}")))??;
-        let Prepared { runtime, model, config, signature, factory, instances, unmerged } = prepared;
+        let Prepared {
+            runtime,
+            model,
+            config,
+            signature,
+            factory,
+            instances,
+            unmerged,
+        } = prepared;
         for warning in &config.warnings {
             tracing::warn!(model = %name, version, warning, "model configuration");
         }
@@ -88,7 +101,11 @@ impl ServableLoader {
         let raw = &request.config;
         let path = request.model_file()?;
         let runtime = self.runtimes.get(&runtime_choice(raw.runtime()?), &path)?;
-        let source = ModelSource { path, parameters: raw.parameters(), graph_level: raw.graph_level() };
+        let source = ModelSource {
+            path,
+            parameters: raw.parameters(),
+            graph_level: raw.graph_level(),
+        };
         let model: Arc<dyn Model> = runtime.load(&source)?.into();
         let config = request.complete(model.signature(), runtime.name())?;
         let signature = Arc::new(config.signature(model.signature()));
@@ -98,8 +115,15 @@ impl ServableLoader {
 
         request.progress(State::WarmingUp);
         for instance in &mut instances {
-            guarded(|| warm_up::run(&signature, &config.warmup, &request.model_directory, &mut **instance))
-                .map_err(LoadError::Refused)?;
+            guarded(|| {
+                warm_up::run(
+                    &signature,
+                    &config.warmup,
+                    &request.model_directory,
+                    &mut **instance,
+                )
+            })
+            .map_err(LoadError::Refused)?;
         }
         let mut unmerged = None;
         if config.completed && config.batching.enabled {
@@ -110,7 +134,15 @@ impl ServableLoader {
                 instances[0] = factory()?;
             }
         }
-        Ok(Prepared { runtime, model, config, signature, factory, instances, unmerged })
+        Ok(Prepared {
+            runtime,
+            model,
+            config,
+            signature,
+            factory,
+            instances,
+            unmerged,
+        })
     }
 
     fn options(&self, name: &str, version: u64, config: &ModelConfig, merge: bool) -> BatcherOptions {
@@ -120,7 +152,11 @@ impl ServableLoader {
             name: format!("{name}/{version}").into(),
             max_rows: rows(batching.max_rows.max(1)),
             merge: merge && batching.enabled,
-            preferred_rows: batching.preferred_rows.iter().map(|&preferred| rows(preferred)).collect(),
+            preferred_rows: batching
+                .preferred_rows
+                .iter()
+                .map(|&preferred| rows(preferred))
+                .collect(),
             max_delay: batching.max_delay,
             preserve_ordering: batching.preserve_ordering,
             priority_levels: level(batching.priority_levels),
@@ -142,7 +178,9 @@ fn level(level: u64) -> u32 {
 
 fn queue(policy: &config::QueuePolicy) -> QueuePolicy {
     QueuePolicy {
-        max_requests: policy.max_size.map(|size| usize::try_from(size).unwrap_or(usize::MAX)),
+        max_requests: policy
+            .max_size
+            .map(|size| usize::try_from(size).unwrap_or(usize::MAX)),
         default_timeout: policy.timeout,
         timeout_action: match policy.timeout_action {
             config::TimeoutAction::Reject => TimeoutAction::Reject,
@@ -165,11 +203,24 @@ pub(crate) fn runtime_choice(configured: RuntimeChoice) -> crossfade_runtimes::R
 
 /// Class names per output of the signature.
 fn labels(signature: &ModelSignature, config: &ModelConfig) -> Vec<Vec<String>> {
-    let of = |name: &str| config.outputs.iter().find(|output| *output.name == *name)?.labels.as_deref();
+    let of = |name: &str| {
+        config
+            .outputs
+            .iter()
+            .find(|output| *output.name == *name)?
+            .labels
+            .as_deref()
+    };
     signature
         .outputs
         .iter()
-        .map(|spec| of(&spec.name).unwrap_or_default().iter().map(|label| label.to_string()).collect())
+        .map(|spec| {
+            of(&spec.name)
+                .unwrap_or_default()
+                .iter()
+                .map(|label| label.to_string())
+                .collect()
+        })
         .collect()
 }
 
@@ -181,46 +232,68 @@ fn guarded(work: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
 
 fn message(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
 }
 
-/// Makes instances whose outputs are those of `signature`, which may leave some of the model's out.
+/// Makes instances whose inputs and outputs are those of `signature`, which may leave some of the model's out.
 fn factory(model: Arc<dyn Model>, signature: Arc<ModelSignature>, device: Device) -> InstanceFactory {
-    let all = &model.signature().outputs;
-    let kept: Vec<usize> =
-        signature.outputs.iter().filter_map(|spec| all.iter().position(|own| own.name == spec.name)).collect();
-    let total = all.len();
-    let every = kept.len() == total;
+    let own = model.signature();
+    let inputs = positions(&signature.inputs, &own.inputs);
+    let outputs = positions(&signature.outputs, &own.outputs);
+    let (all_inputs, all_outputs) = (own.inputs.len(), own.outputs.len());
+    let every = inputs.len() == all_inputs && outputs.len() == all_outputs;
     Arc::new(move || {
         let instance = model.instantiate(&InstanceOptions { device })?;
         if every {
             return Ok(instance);
         }
-        Ok(Box::new(Subset { instance, kept: kept.clone(), total }) as Box<dyn Instance>)
+        let (inputs, outputs) = (inputs.clone(), outputs.clone());
+        Ok(Box::new(Subset {
+            instance,
+            inputs,
+            all_inputs,
+            outputs,
+            all_outputs,
+        }) as Box<dyn Instance>)
     })
 }
 
-/// An instance some of whose outputs the configuration leaves out.
+/// Where the served tensors are among the model's own; both are in the model's order.
+fn positions(served: &[TensorSpec], own: &[TensorSpec]) -> Vec<usize> {
+    served
+        .iter()
+        .filter_map(|spec| own.iter().position(|own| own.name == spec.name))
+        .collect()
+}
+
+/// An instance of which the configuration leaves out some outputs or optional inputs.
 struct Subset {
     instance: Box<dyn Instance>,
+    /// Indices of the model's inputs that are served.
+    inputs: Vec<usize>,
+    all_inputs: usize,
     /// Indices of the model's outputs that are served.
-    kept: Vec<usize>,
-    /// Number of the model's outputs.
-    total: usize,
+    outputs: Vec<usize>,
+    all_outputs: usize,
 }
 
 impl Instance for Subset {
     fn run(&mut self, inputs: &[Option<TensorView<'_>>], outputs: &mut Outputs) -> Result<(), RuntimeError> {
-        let mut slots: Vec<OutputSlot> =
-            (0..self.total).map(|_| OutputSlot::new(false, None)).collect();
-        for (index, &own) in self.kept.iter().enumerate() {
-            let expected = outputs.expected(index).cloned();
-            slots[own] = OutputSlot::new(outputs.wanted(index), expected);
+        let mut given = vec![None; self.all_inputs];
+        for (view, &own) in inputs.iter().zip(&self.inputs) {
+            given[own] = *view;
+        }
+        let mut slots: Vec<OutputSlot> = (0..self.all_outputs)
+            .map(|_| OutputSlot::new(false, None))
+            .collect();
+        for (index, &own) in self.outputs.iter().enumerate() {
+            slots[own] = OutputSlot::new(outputs.wanted(index), outputs.expected(index).cloned());
         }
         let mut all = Outputs::new(slots);
-        self.instance.run(inputs, &mut all)?;
+        self.instance.run(&given, &mut all)?;
         let mut tensors = all.into_tensors();
-        for (index, &own) in self.kept.iter().enumerate() {
+        for (index, &own) in self.outputs.iter().enumerate() {
             if let Some(tensor) = tensors[own].take() {
                 outputs.put(index, tensor.datatype, tensor.shape, tensor.data);
             }

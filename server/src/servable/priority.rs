@@ -6,12 +6,16 @@
 /// threads started by a lowered one inherit its priority: what serves requests must not be started in here.
 pub(super) fn lowered<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> std::io::Result<T> {
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, || {
-            if let Err(error) = rustix::process::nice(19) {
-                tracing::debug!(%error, "the load thread keeps its priority");
-            }
-            work()
-        })?;
-        Ok(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        let thread = std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn_scoped(scope, || {
+                if let Err(error) = rustix::process::nice(19) {
+                    tracing::debug!(%error, "the load thread keeps its priority");
+                }
+                work()
+            })?;
+        Ok(thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })
 }

@@ -22,11 +22,17 @@ pub(super) fn probe(signature: &ModelSignature, instance: &mut dyn Instance) -> 
             Err(Probe::Mixed(reason)) => return Err(reason),
             Err(Probe::Refused(reason)) => refused = reason,
         }
-        if !signature.inputs.iter().any(|spec| spec.shape.iter().skip(1).any(|dim| dim.fixed().is_none())) {
+        if !signature
+            .inputs
+            .iter()
+            .any(|spec| spec.shape.iter().skip(1).any(|dim| dim.fixed().is_none()))
+        {
             break;
         }
     }
-    Err(format!("the load-time probe could not run the model on made-up inputs: {refused}"))
+    Err(format!(
+        "the load-time probe could not run the model on made-up inputs: {refused}"
+    ))
 }
 
 enum Probe {
@@ -39,12 +45,16 @@ enum Probe {
 fn compare(signature: &ModelSignature, instance: &mut dyn Instance, variable: usize) -> Result<(), Probe> {
     let inputs = |seed: u64| -> Vec<Tensor> {
         let seeds = (seed..).step_by(2);
-        let tensor = |(spec, seed): (&TensorSpec, u64)| sample::tensor(spec, true, 1, variable, Fill::Random(seed));
+        let tensor =
+            |(spec, seed): (&TensorSpec, u64)| sample::tensor(spec, true, 1, variable, Fill::Random(seed));
         signature.inputs.iter().zip(seeds).map(tensor).collect()
     };
     let (first, second) = (inputs(0), inputs(1));
     let merged: Vec<Tensor> = first.iter().zip(&second).map(|(a, b)| join(a, b)).collect();
-    let alone = [run(signature, instance, &first)?, run(signature, instance, &second)?];
+    let alone = [
+        run(signature, instance, &first)?,
+        run(signature, instance, &second)?,
+    ];
     let together = run(signature, instance, &merged)?;
     for (index, spec) in signature.outputs.iter().enumerate() {
         let mixed = |what: &str| {
@@ -71,7 +81,9 @@ fn run(
 ) -> Result<Vec<Tensor>, Probe> {
     let views: Vec<_> = inputs.iter().map(|tensor| Some(tensor.view())).collect();
     let mut outputs = Outputs::all(signature.outputs.len());
-    instance.run(&views, &mut outputs).map_err(|error| Probe::Refused(error.to_string()))?;
+    instance
+        .run(&views, &mut outputs)
+        .map_err(|error| Probe::Refused(error.to_string()))?;
     let tensors: Option<Vec<Tensor>> = outputs.into_tensors().into_iter().collect();
     tensors.ok_or_else(|| Probe::Refused("an output is missing".into()))
 }
@@ -79,7 +91,11 @@ fn run(
 /// Two tensors of one row each as one of two rows.
 fn join(a: &Tensor, b: &Tensor) -> Tensor {
     let data = [&a.data[..], &b.data[..]].concat();
-    Tensor { datatype: a.datatype, shape: a.shape.with_rows(2), data: Bytes::from(data) }
+    Tensor {
+        datatype: a.datatype,
+        shape: a.shape.with_rows(2),
+        data: Bytes::from(data),
+    }
 }
 
 /// The two rows of a tensor; `None` if its data do not split.
@@ -106,9 +122,15 @@ fn same(datatype: Datatype, a: &[u8], b: &[u8]) -> bool {
         ($number:ty, $read:expr, $tolerance:expr) => {{
             let read = |bytes: &[u8]| -> Vec<f64> {
                 let chunks = bytes.chunks_exact(size_of::<$number>());
-                chunks.map(|c| $read(c.try_into().expect("chunks of the number's size"))).collect()
+                chunks
+                    .map(|c| $read(c.try_into().expect("chunks of the number's size")))
+                    .collect()
             };
-            a.len() == b.len() && read(a).into_iter().zip(read(b)).all(|(a, b)| close(a, b, $tolerance))
+            a.len() == b.len()
+                && read(a)
+                    .into_iter()
+                    .zip(read(b))
+                    .all(|(a, b)| close(a, b, $tolerance))
         }};
     }
     match datatype {

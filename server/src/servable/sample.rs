@@ -16,7 +16,13 @@ pub(super) enum Fill {
 pub(super) fn tensor(spec: &TensorSpec, batched: bool, rows: usize, variable: usize, fill: Fill) -> Tensor {
     let dims = spec.reshape.as_ref().unwrap_or(&spec.shape).iter().enumerate();
     let shape: Shape = dims
-        .map(|(k, dim)| if k == 0 && batched { rows } else { dim.fixed().unwrap_or(variable) })
+        .map(|(k, dim)| {
+            if k == 0 && batched {
+                rows
+            } else {
+                dim.fixed().unwrap_or(variable)
+            }
+        })
         .collect();
     filled(spec.datatype, shape, fill)
 }
@@ -25,7 +31,9 @@ pub(super) fn tensor(spec: &TensorSpec, batched: bool, rows: usize, variable: us
 ///
 /// Panics if the shape is too large for memory; shapes come from configurations that were checked.
 pub(super) fn filled(datatype: Datatype, shape: Shape, fill: Fill) -> Tensor {
-    let count = shape.element_count().expect("a configured shape has a countable number of elements");
+    let count = shape
+        .element_count()
+        .expect("a configured shape has a countable number of elements");
     let mut random = Random(match fill {
         Fill::Zero => 0,
         Fill::Random(seed) => seed.wrapping_mul(2).wrapping_add(1),
@@ -48,10 +56,17 @@ pub(super) fn filled(datatype: Datatype, shape: Shape, fill: Fill) -> Tensor {
             Datatype::Uint64 | Datatype::Int64 => data.extend_from_slice(&u64::from(bit).to_le_bytes()),
         }
     }
-    Tensor { datatype, shape, data: Bytes::from(data) }
+    Tensor {
+        datatype,
+        shape,
+        data: Bytes::from(data),
+    }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "a made-up number need not be exact")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a made-up number need not be exact"
+)]
 fn single(unit: f64) -> f32 {
     unit as f32
 }
@@ -78,11 +93,19 @@ mod tests {
     fn samples_fit_their_signature() {
         for datatype in Datatype::ALL {
             let spec = TensorSpec::new("x", datatype, ShapeSpec::from(&[-1, 3, -1][..]));
-            let signature = ModelSignature { inputs: vec![spec.clone()], batched: true, ..Default::default() };
+            let signature = ModelSignature {
+                inputs: vec![spec.clone()],
+                batched: true,
+                ..Default::default()
+            };
             for fill in [Fill::Zero, Fill::Random(7)] {
                 let sample = tensor(&spec, true, 2, 4, fill);
                 assert_eq!(sample.shape, Shape::from([2, 3, 4]));
-                assert_eq!(signature.check([("x", sample)]).map(|(_, rows)| rows), Ok(2), "{datatype}");
+                assert_eq!(
+                    signature.check([("x", sample)]).map(|(_, rows)| rows),
+                    Ok(2),
+                    "{datatype}"
+                );
             }
         }
         let float = |seed| filled(Datatype::Fp64, [4].into(), Fill::Random(seed));

@@ -25,11 +25,15 @@ pub(super) fn run(
     for sample in samples {
         let failed = |reason: String| format!("warm-up `{}`: {reason}", sample.name);
         let inputs = inputs(signature, sample, directory).map_err(failed)?;
-        let views: Vec<Option<TensorView<'_>>> =
-            inputs.iter().map(|tensor| tensor.as_ref().map(Tensor::view)).collect();
+        let views: Vec<Option<TensorView<'_>>> = inputs
+            .iter()
+            .map(|tensor| tensor.as_ref().map(Tensor::view))
+            .collect();
         for _ in 0..sample.count {
             let mut outputs = Outputs::all(signature.outputs.len());
-            instance.run(&views, &mut outputs).map_err(|error| failed(error.to_string()))?;
+            instance
+                .run(&views, &mut outputs)
+                .map_err(|error| failed(error.to_string()))?;
         }
     }
     Ok(())
@@ -41,7 +45,10 @@ fn inputs(
     sample: &Warmup,
     directory: &Path,
 ) -> Result<Vec<Option<Tensor>>, String> {
-    let given = sample.inputs.iter().map(|input| Ok((&*input.name, tensor(signature, sample, input, directory)?)));
+    let given = sample
+        .inputs
+        .iter()
+        .map(|input| Ok((&*input.name, tensor(signature, sample, input, directory)?)));
     let given = given.collect::<Result<Vec<_>, String>>()?;
     let (ordered, _) = signature.check(given).map_err(|error| error.to_string())?;
     let mut inputs = Vec::with_capacity(ordered.len());
@@ -50,9 +57,12 @@ fn inputs(
             inputs.push(None);
             continue;
         };
-        tensor.shape = spec
-            .model_shape(&tensor.shape)
-            .ok_or_else(|| format!("input `{}`: shape {} does not fit the reshape", spec.name, tensor.shape))?;
+        tensor.shape = spec.model_shape(&tensor.shape).ok_or_else(|| {
+            format!(
+                "input `{}`: shape {} does not fit the reshape",
+                spec.name, tensor.shape
+            )
+        })?;
         inputs.push(Some(tensor));
     }
     Ok(inputs)
@@ -73,7 +83,11 @@ fn tensor(
         WarmupData::File(file) => {
             let row = read(&directory.join("warmup").join(file), file)?;
             let copies = if signature.batched { rows } else { 1 };
-            Ok(Tensor { datatype: input.datatype, shape, data: Bytes::from(row.repeat(copies)) })
+            Ok(Tensor {
+                datatype: input.datatype,
+                shape,
+                data: Bytes::from(row.repeat(copies)),
+            })
         }
     }
 }
@@ -82,7 +96,9 @@ fn read(path: &Path, shown: &str) -> Result<Vec<u8>, String> {
     let cannot = |error: std::io::Error| format!("cannot read warmup/{shown}: {error}");
     let bytes = std::fs::metadata(path).map_err(cannot)?.len();
     if bytes > MAX_FILE_BYTES {
-        return Err(format!("warmup/{shown} has {bytes} bytes; at most {MAX_FILE_BYTES} are read"));
+        return Err(format!(
+            "warmup/{shown} has {bytes} bytes; at most {MAX_FILE_BYTES} are read"
+        ));
     }
     std::fs::read(path).map_err(cannot)
 }

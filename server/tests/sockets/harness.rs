@@ -20,29 +20,31 @@ use tokio::net::TcpStream;
 use tonic::transport::Channel;
 
 /// Where model.toml says that the fake runtime serves.
-pub const FAKE: &str = "[model]\nruntime = \"fake\"\nfile = \"model.fake\"\n";
+pub(crate) const FAKE: &str = "[model]\nruntime = \"fake\"\nfile = \"model.fake\"\n";
 
 /// `y = x + 1` on rows of two floats.
-pub const ADD_ONE: &str = "input x FP32 -1,2\noutput y FP32 -1,2\nop add 1\n";
+pub(crate) const ADD_ONE: &str = "input x FP32 -1,2\noutput y FP32 -1,2\nop add 1\n";
 
 /// A repository in a temporary folder.
-pub struct Repository {
+pub(crate) struct Repository {
     dir: TempDir,
 }
 
 impl Repository {
     /// An empty repository.
-    pub fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap() }
+    pub(crate) fn new() -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+        }
     }
 
     /// Where it is.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
 
     /// Writes a version of a model, and the model's configuration: `FAKE` and `more`.
-    pub fn add(&self, model: &str, version: u64, file: &str, more: &str) -> &Self {
+    pub(crate) fn add(&self, model: &str, version: u64, file: &str, more: &str) -> &Self {
         let version = self.path().join(model).join(version.to_string());
         std::fs::create_dir_all(&version).unwrap();
         std::fs::write(version.join("model.fake"), file).unwrap();
@@ -50,29 +52,33 @@ impl Repository {
     }
 
     /// Writes a model's configuration: `FAKE` and `more`.
-    pub fn configure(&self, model: &str, more: &str) -> &Self {
-        std::fs::write(self.path().join(model).join("model.toml"), format!("{FAKE}{more}")).unwrap();
+    pub(crate) fn configure(&self, model: &str, more: &str) -> &Self {
+        std::fs::write(
+            self.path().join(model).join("model.toml"),
+            format!("{FAKE}{more}"),
+        )
+        .unwrap();
         self
     }
 }
 
 /// A server under test.
-pub struct Server {
-    pub app: App,
-    pub fake: FakeRuntime,
-    pub repository: Repository,
+pub(crate) struct Server {
+    pub(crate) app: App,
+    pub(crate) fake: FakeRuntime,
+    pub(crate) repository: Repository,
 }
 
 impl Server {
     /// Serves `repository` in explicit mode, all models loaded, and waits until it is ready.
-    pub async fn start(repository: Repository) -> Self {
+    pub(crate) async fn start(repository: Repository) -> Self {
         let server = Self::start_with(repository, |_| {}).await;
         server.wait_ready().await;
         server
     }
 
     /// As [`start`](Self::start), with another configuration, and without waiting.
-    pub async fn start_with(repository: Repository, change: impl FnOnce(&mut ServerConfig)) -> Self {
+    pub(crate) async fn start_with(repository: Repository, change: impl FnOnce(&mut ServerConfig)) -> Self {
         let flags = Flags {
             model_repository: vec![repository.path().to_owned()],
             model_control_mode: Some(ControlMode::Explicit),
@@ -86,75 +92,97 @@ impl Server {
         change(&mut config);
         let fake = FakeRuntime::new();
         let nowhere = Some("/nonexistent/libonnxruntime.so".into());
-        let mut runtimes = Runtimes::open(&RuntimesOptions { ort_library: nowhere, intra_threads: 1 });
+        let mut runtimes = Runtimes::open(&RuntimesOptions {
+            ort_library: nowhere,
+            intra_threads: 1,
+        });
         runtimes.register(Arc::new(fake.clone()));
-        let app = App::start(config, Arc::new(runtimes), LogControl::detached()).await.unwrap();
-        Self { app, fake, repository }
+        let app = App::start(config, Arc::new(runtimes), LogControl::detached())
+            .await
+            .unwrap();
+        Self {
+            app,
+            fake,
+            repository,
+        }
     }
 
     /// Waits until the server says that it is ready.
-    pub async fn wait_ready(&self) {
+    pub(crate) async fn wait_ready(&self) {
         let mut ready = self.app.service.watch_ready();
         let waited = tokio::time::timeout(Duration::from_secs(60), ready.wait_for(|ready| *ready)).await;
         waited.expect("ready within a minute").unwrap();
     }
 
     /// A gRPC client.
-    pub async fn grpc(&self) -> GrpcInferenceServiceClient<Channel> {
+    pub(crate) async fn grpc(&self) -> GrpcInferenceServiceClient<Channel> {
         let channel = Channel::from_shared(format!("http://{}", self.app.grpc)).unwrap();
         GrpcInferenceServiceClient::new(channel.connect().await.unwrap())
     }
 
     /// GET over HTTP.
-    pub async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         exchange(self.app.http, &format!("GET {path} HTTP/1.1"), &[], b"").await
     }
 
     /// POST over HTTP.
-    pub async fn post(&self, path: &str, body: impl AsRef<[u8]>) -> Answer {
-        exchange(self.app.http, &format!("POST {path} HTTP/1.1"), &[], body.as_ref()).await
+    pub(crate) async fn post(&self, path: &str, body: impl AsRef<[u8]>) -> Answer {
+        exchange(
+            self.app.http,
+            &format!("POST {path} HTTP/1.1"),
+            &[],
+            body.as_ref(),
+        )
+        .await
     }
 
     /// POST over HTTP with headers.
-    pub async fn post_with(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    pub(crate) async fn post_with(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         exchange(self.app.http, &format!("POST {path} HTTP/1.1"), headers, body).await
     }
 
     /// The metrics' text.
-    pub async fn scrape(&self) -> String {
+    pub(crate) async fn scrape(&self) -> String {
         let answer = exchange(self.app.metrics, "GET /metrics HTTP/1.1", &[], b"").await;
         String::from_utf8(answer.body).unwrap()
     }
 
     /// Stops it; everything in flight must end within a minute.
-    pub async fn stop(self) {
-        assert!(self.app.stop(Duration::from_secs(60), std::future::pending()).await);
+    pub(crate) async fn stop(self) {
+        assert!(
+            self.app
+                .stop(Duration::from_secs(60), std::future::pending())
+                .await
+        );
     }
 }
 
 /// An HTTP answer.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     /// Names in lower case.
-    pub headers: BTreeMap<String, String>,
-    pub body: Vec<u8>,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
     /// The body as JSON.
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {self:?}"))
     }
 
     /// The message of an error body.
-    pub fn error(&self) -> String {
-        self.json()["error"].as_str().unwrap_or_else(|| panic!("no error: {self:?}")).to_owned()
+    pub(crate) fn error(&self) -> String {
+        self.json()["error"]
+            .as_str()
+            .unwrap_or_else(|| panic!("no error: {self:?}"))
+            .to_owned()
     }
 }
 
 /// One request on a connection of its own.
-pub async fn exchange(to: SocketAddr, line: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+pub(crate) async fn exchange(to: SocketAddr, line: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
     let mut head = format!("{line}\r\nhost: test\r\nconnection: close\r\n");
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
@@ -169,8 +197,11 @@ pub async fn exchange(to: SocketAddr, line: &str, headers: &[(&str, &str)], body
 }
 
 /// Reads an answer with a content length.
-pub fn parse(answer: &[u8]) -> Answer {
-    let end = answer.windows(4).position(|window| window == b"\r\n\r\n").expect("a whole head");
+pub(crate) fn parse(answer: &[u8]) -> Answer {
+    let end = answer
+        .windows(4)
+        .position(|window| window == b"\r\n\r\n")
+        .expect("a whole head");
     let head = std::str::from_utf8(&answer[..end]).unwrap();
     let mut lines = head.split("\r\n");
     let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
@@ -178,5 +209,9 @@ pub fn parse(answer: &[u8]) -> Answer {
         .map(|line| line.split_once(':').unwrap())
         .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
         .collect();
-    Answer { status, headers, body: answer[end + 4..].to_vec() }
+    Answer {
+        status,
+        headers,
+        body: answer[end + 4..].to_vec(),
+    }
 }

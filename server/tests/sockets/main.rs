@@ -4,5 +4,7 @@
 
 mod grpc;
 mod harness;
+mod http_transport;
 mod life;
 mod parity;
+mod process;

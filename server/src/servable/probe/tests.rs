@@ -7,8 +7,11 @@ struct Rows(fn(&[f32]) -> Result<Vec<f32>, String>);
 impl Instance for Rows {
     fn run(&mut self, inputs: &[Option<TensorView<'_>>], outputs: &mut Outputs) -> Result<(), RuntimeError> {
         let input = inputs[0].expect("the probe gives every input");
-        let values: Vec<f32> =
-            input.data.chunks_exact(4).map(|c| f32::from_le_bytes(c.try_into().unwrap())).collect();
+        let values: Vec<f32> = input
+            .data
+            .chunks_exact(4)
+            .map(|c| f32::from_le_bytes(c.try_into().unwrap()))
+            .collect();
         let result = (self.0)(&values).map_err(|reason| RuntimeError::Run { reason })?;
         let data: Vec<u8> = result.iter().flat_map(|v| v.to_le_bytes()).collect();
         outputs.put(0, Datatype::Fp32, [result.len() / 2, 2].into(), data.into());
@@ -34,7 +37,10 @@ fn check(run: fn(&[f32]) -> Result<Vec<f32>, String>, expected: Result<(), &str>
 
 #[test]
 fn a_model_that_keeps_rows_apart_may_be_merged() {
-    check(|values| Ok(values.iter().map(|v| v * 2.0 + 1.0).collect()), Ok(()));
+    check(
+        |values| Ok(values.iter().map(|v| v * 2.0 + 1.0).collect()),
+        Ok(()),
+    );
 }
 
 #[test]
@@ -48,7 +54,10 @@ fn a_model_that_mixes_rows_may_not() {
 
 #[test]
 fn a_model_that_changes_the_number_of_rows_may_not() {
-    check(|_| Ok(vec![1.0, 2.0]), Err("two rows in do not give two rows out"));
+    check(
+        |_| Ok(vec![1.0, 2.0]),
+        Err("two rows in do not give two rows out"),
+    );
 }
 
 #[test]
