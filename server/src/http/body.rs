@@ -86,13 +86,14 @@ where
     let too_large = Failure::TooLarge {
         max: bounds.max_bytes,
     };
+    // The most there can be: as announced, else as much as is allowed.
     let announced = body
         .size_hint()
         .exact()
-        .map_or(Some(0), |bytes| usize::try_from(bytes).ok());
-    let Some(announced) = announced.filter(|&announced| announced <= bounds.max_bytes) else {
+        .map_or(bounds.max_bytes, |bytes| bytes.try_into().unwrap_or(usize::MAX));
+    if announced > bounds.max_bytes {
         return Err(too_large);
-    };
+    }
     let Some(first) = next(&mut body, bounds).await? else {
         return Ok(Bytes::new());
     };
@@ -114,10 +115,11 @@ where
         if len > bounds.max_bytes {
             return Err(too_large);
         }
-        if len > whole.capacity() {
-            // Twice what is there, but not past what is announced: few moves, and no room for bytes that never come.
+        if len > share.bytes {
+            // Twice what is there, but not past the most there can be: few moves, and no room for bytes that never
+            // come.
             let room = (2 * len).min(announced.max(len));
-            share.grow(room - whole.capacity())?;
+            share.grow(room - share.bytes)?;
             whole.reserve(room - whole.len());
         }
         whole.extend_from_slice(&bytes);
@@ -237,7 +239,7 @@ mod tests {
 
     #[tokio::test]
     async fn bodies_together_are_bounded_but_one_alone_is_not() {
-        let arriving = Arriving::new(4);
+        let arriving = Arriving::new(6);
         assert_eq!(
             read(pieces(&["abc", "def"]), BOUNDS, &arriving).await.unwrap(),
             "abcdef"

@@ -22,7 +22,8 @@ fn infer(id: &str) -> String {
 
 async fn server() -> Server {
     let repository = Repository::new();
-    repository.add("m", 1, ADD_ONE, "");
+    // The explicit batch size: no merge probe runs at load, where a closed gate would hold it.
+    repository.add("m", 1, ADD_ONE, "[batching]\nmax_rows = 8\n");
     Server::start(repository).await
 }
 

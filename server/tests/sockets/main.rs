@@ -1,6 +1,10 @@
 //! The server over real sockets: both protocols, port 0, the fake runtime.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test fails by panicking, and its numbers are small"
+)]
 
 mod grpc;
 mod harness;
