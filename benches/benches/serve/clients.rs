@@ -11,14 +11,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// What one round gave.
-pub struct Load {
-    pub requests: usize,
+pub(crate) struct Load {
+    pub(crate) requests: usize,
     /// Microseconds.
-    pub p50: f64,
+    pub(crate) p50: f64,
 }
 
 /// A client and the one request that it sends.
-pub enum Client {
+pub(crate) enum Client {
     Grpc {
         address: String,
         request: Box<ModelInferRequest>,
@@ -31,7 +31,7 @@ pub enum Client {
 
 impl Client {
     /// Sends `x`, FP32 `[1, width]`, as raw contents.
-    pub fn grpc(address: &str, width: usize) -> Self {
+    pub(crate) fn grpc(address: &str, width: usize) -> Self {
         let input = InferInputTensor {
             name: "x".into(),
             datatype: "FP32".into(),
@@ -51,7 +51,7 @@ impl Client {
     }
 
     /// The same over HTTP with the binary extension.
-    pub fn http(address: &str, width: usize) -> Self {
+    pub(crate) fn http(address: &str, width: usize) -> Self {
         let size = width * 4;
         let json = format!(
             "{{\"inputs\":[{{\"name\":\"x\",\"datatype\":\"FP32\",\"shape\":[1,{width}],\"parameters\":{{\"binary_data_size\":{size}}}}}],\
@@ -71,7 +71,7 @@ impl Client {
     }
 
     /// Keeps `in_flight` requests going for `time`.
-    pub async fn closed_loop(&self, in_flight: usize, time: Duration) -> Result<Load> {
+    pub(crate) async fn closed_loop(&self, in_flight: usize, time: Duration) -> Result<Load> {
         let end = Instant::now() + time;
         let mut tasks = tokio::task::JoinSet::new();
         match self {
@@ -155,7 +155,7 @@ async fn answer(stream: &mut TcpStream, buffer: &mut [u8]) -> Result<()> {
 }
 
 /// Waits until the server at `address` (HTTP) is ready.
-pub async fn ready(address: &str) -> Result<()> {
+pub(crate) async fn ready(address: &str) -> Result<()> {
     let end = Instant::now() + Duration::from_secs(60);
     while Instant::now() < end {
         let mut stream = TcpStream::connect(address).await?;

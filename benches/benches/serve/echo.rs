@@ -54,7 +54,7 @@ impl GrpcInferenceService for Echo {
 }
 
 /// Echoes over gRPC until killed.
-pub async fn grpc() -> Result<()> {
+pub(crate) async fn grpc() -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     listening("grpc", &listener)?;
     let incoming = TcpListenerStream::new(listener);
@@ -67,7 +67,7 @@ pub async fn grpc() -> Result<()> {
 }
 
 /// Echoes over HTTP/1.1 until killed.
-pub async fn http() -> Result<()> {
+pub(crate) async fn http() -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     listening("http", &listener)?;
     loop {
