@@ -17,6 +17,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::request::Parts;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use tokio::net::TcpListener;
@@ -24,7 +25,7 @@ use tokio::net::TcpListener;
 use self::body::Arriving;
 use self::reply::{Failure, ReplyBody, identify, without_body};
 use self::routes::{ModelRoute, NoRoute, Route};
-use crate::scope::RequestId;
+use crate::scope::{Protocol, RequestId, RequestScope};
 use crate::service::Service;
 use crate::status::Refusal;
 
@@ -44,7 +45,10 @@ pub async fn serve(service: Arc<Service>, listener: TcpListener, shutdown: impl 
 }
 
 /// Answers one request.
-async fn answer(front: Arc<Front>, request: Request<Incoming>) -> Response<ReplyBody> {
+///
+/// The scope of an inference opens with the call, not with the first poll: a request whose client is gone by then is
+/// recorded too.
+fn answer(front: Arc<Front>, request: Request<Incoming>) -> impl Future<Output = Response<ReplyBody>> + Send {
     let arrived = Instant::now();
     let (head, body) = request.into_parts();
     let route = match Route::of(head.uri.path()) {
@@ -53,12 +57,28 @@ async fn answer(front: Arc<Front>, request: Request<Incoming>) -> Response<Reply
         Err(NoRoute::UnknownPath) => Err(Failure::UnknownPath),
         Err(NoRoute::Name(why)) => Err(Refusal::invalid(format!("a name in the path {why}")).into()),
     };
-    let mut response = match route {
-        Ok(Route::Model(model, ModelRoute::Infer)) => {
-            return inference::answer(&front, &head, body, &model, arrived).await;
+    let scope = match &route {
+        Ok(Route::Model(_, ModelRoute::Infer)) => {
+            Some(RequestScope::open(&front.service, Protocol::Http, arrived))
         }
-        Ok(route) => control::answer(&front, route, &head, body).await,
-        Err(failure) => inference::refuse(&failure, &head.headers, body).await,
+        _ => None,
+    };
+    respond(front, route, scope, head, body)
+}
+
+async fn respond(
+    front: Arc<Front>,
+    route: Result<Route, Failure>,
+    scope: Option<RequestScope>,
+    head: Parts,
+    body: Incoming,
+) -> Response<ReplyBody> {
+    let mut response = match (route, scope) {
+        (Ok(Route::Model(model, ModelRoute::Infer)), Some(scope)) => {
+            return inference::answer(&front, scope, &head, body, &model).await;
+        }
+        (Ok(route), _) => control::answer(&front, route, &head, body).await,
+        (Err(failure), _) => inference::refuse(&failure, &head.headers, body).await,
     };
     identify(&mut response, RequestId::new());
     if head.method == Method::HEAD {

@@ -17,26 +17,25 @@ use super::reply::{BINARY, Failure, JSON, MODEL_VERSION, ReplyBody, identify};
 use super::routes::Model;
 use crate::admit::admit;
 use crate::infer::infer;
-use crate::scope::{Outcome, Protocol, RequestScope};
+use crate::scope::{Outcome, RequestScope};
 use crate::status::Refusal;
 
 /// JSON and (de)compression take about a millisecond for this much; more is announced to the other workers.
 const HEAVY: usize = 256 << 10;
 
-/// Answers one request whose head was read at `arrived`.
+/// Answers one request, whose scope opened with its head.
 ///
-/// The scope opens here, at the head. The permit is asked for twice: before the body, and given back at once, so that
+/// The permit is asked for twice: before the body, and given back at once, so that
 /// an overloaded server refuses without reading; and again with the body's real size once it is all there. Between the
 /// two a client that is slow or silent holds its socket and the bytes it has sent, which have a bound of their own, but
 /// no permit, however long it takes.
 pub(super) async fn answer(
     front: &Arc<Front>,
+    mut scope: RequestScope,
     head: &Parts,
     mut body: Incoming,
     model: &Model,
-    arrived: Instant,
 ) -> Response<ReplyBody> {
-    let mut scope = RequestScope::open(&front.service, Protocol::Http, arrived);
     let id = scope.id();
     let answer = attempt(front, &mut scope, &head.headers, &mut body, model).await;
     let outcome = match &answer {

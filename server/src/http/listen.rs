@@ -110,7 +110,8 @@ async fn connection(front: Arc<Front>, mut stream: TcpStream, stopping: Cancella
         .keep_alive_timeout(PING_TIMEOUT);
     let service = service_fn(|request| {
         let front = front.clone();
-        async move { Ok::<_, Infallible>(super::answer(front, request).await) }
+        let answer = super::answer(front, request);
+        async move { Ok::<_, Infallible>(answer.await) }
     });
     let io = TokioIo::new(Opened { opening, stream });
     let mut connection = pin!(builder.serve_connection(io, service));

@@ -124,7 +124,8 @@ async fn chunks_of_any_size_make_one_body() {
         "POST {PATH} HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\nxyz\r\n"
     ))
     .await;
-    assert_eq!(wire.answer().await.status, 400);
+    // Where a chunk ends nobody can tell any more: the library closes the connection.
+    assert!(wire.closed().await);
     server.stop().await;
 }
 
@@ -458,9 +459,14 @@ async fn a_client_that_goes_away_cancels_its_request() {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(60), counted)
-            .await
-            .expect("the request is counted as cancelled");
+        let waited = tokio::time::timeout(Duration::from_secs(20), counted).await;
+        if waited.is_err() {
+            gate.open();
+            panic!(
+                "{gone} cancelled requests are not counted:\n{}",
+                server.scrape().await
+            );
+        }
     }
     gate.open();
     assert_eq!(running.answer().await.json()["id"], "r");
