@@ -64,7 +64,7 @@ impl Metrics {
         &self.unknown
     }
 
-    /// A gauge of the process, by a name of [`names::PROCESS`].
+    /// A gauge of the process, by one of the names below.
     pub fn gauge(&self, name: &'static str) -> Gauge {
         const METADATA: Metadata<'_> = Metadata::new(module_path!(), Level::INFO, None);
         self.recorder
