@@ -1,4 +1,4 @@
-//! Arguments → configuration → [`app::run`] → exit code, and nothing else.
+//! Arguments → configuration → [`app::main`] → exit code, and nothing else.
 
 use std::process::ExitCode;
 

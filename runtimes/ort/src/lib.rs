@@ -2,7 +2,7 @@
 //!
 //! One library, one environment and one thread pool serve the whole process. Sessions are shared by the
 //! instances of a model, because the C API's `Run` may be called from several threads and weights are large.
-//! All `unsafe` is in [`convert`].
+//! All `unsafe` is in `convert`.
 
 mod convert;
 mod error;

@@ -1,8 +1,8 @@
 //! tract behind the seam: pure Rust, always there.
 //!
 //! tract optimises a model for the shapes of its inputs, so a model keeps a few plans, one per number of rows
-//! ([`plans`]). What tract lacks (strings, BF16, sequences, some operators) is refused at load with the reason.
-//! There is no `unsafe` here: [`convert`] copies.
+//! (`plans`). What tract lacks (strings, BF16, sequences, some operators) is refused at load with the reason.
+//! There is no `unsafe` here: `convert` copies.
 
 mod convert;
 mod error;
