@@ -108,6 +108,8 @@ pub(crate) fn loom() -> Result<()> {
 /// The benches.
 pub(crate) fn benches() -> Result<()> {
     let library = onnxruntime::fetch()?;
+    // The bench of the whole starts the release binary.
+    demo::build_release()?;
     run(cargo(&["bench", "-p", "crossfade-benches"]).env("CROSSFADE_ORT_LIBRARY", &library))
 }
 
