@@ -1,11 +1,22 @@
 //! What the fuzz targets call, and the test that replays their corpora: each parser of outside bytes, with the
 //! properties that must hold besides not panicking.
 
-use bytes::Bytes;
-use crossfade_models::config;
-use crossfade_runtimes_core::Tensor;
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::time::Duration;
 
+use bytes::Bytes;
+use crossfade_models::config::{self, Completion, RawConfig};
+use crossfade_runtimes_core::{Datatype, Dim, ModelSignature, ShapeSpec, Tensor, TensorSpec};
+use futures_util::stream;
+use http_body::Frame;
+use http_body_util::StreamBody;
+
+use crate::arriving::Arriving;
+use crate::encoding::Encoding;
 use crate::grpc;
+use crate::grpc::framing::{Bounds, Messages};
+use crate::grpc::reply::Failure;
 use crate::http::{binary, json};
 use crate::infer::{InferRequest, Inputs};
 
@@ -35,26 +46,101 @@ pub fn grpc_decode(message: &Bytes) {
     }
 }
 
-/// config.pbtxt. What is accepted is accepted again.
+/// The body of a gRPC stream: a byte that chooses the compression and the size of pieces, then the framed messages.
+/// In what pieces it comes makes no difference.
+pub fn grpc_frames(data: &Bytes) {
+    let Some((&choice, stream)) = data.split_first() else {
+        return;
+    };
+    let encoding = [None, Some(Encoding::Gzip), Some(Encoding::Deflate), None][usize::from(choice & 3)];
+    let pieces = |len: usize| stream.chunks(len).map(Bytes::copy_from_slice).collect();
+    let whole = framed_messages(pieces(usize::MAX), encoding);
+    assert_eq!(
+        whole,
+        framed_messages(pieces(1 + usize::from(choice >> 2)), encoding)
+    );
+}
+
+/// The messages in `frames`, up to the first that is broken, and how that one is answered.
+fn framed_messages(frames: Vec<Bytes>, encoding: Option<Encoding>) -> (Vec<Bytes>, Option<String>) {
+    let bounds = Bounds {
+        max_bytes: 1 << 20,
+        idle: Duration::from_secs(3600),
+        deadline: None,
+    };
+    let frames = frames
+        .into_iter()
+        .map(|data| Ok::<_, Infallible>(Frame::data(data)));
+    let mut messages = Messages::new(StreamBody::new(stream::iter(frames)), bounds, encoding);
+    let arriving = Arriving::new(1 << 30);
+    let mut read = Vec::new();
+    let reading = async {
+        while messages.another().await? {
+            let announced = messages.announced().await?;
+            read.push(messages.message(announced, &arriving).await?);
+        }
+        Ok(())
+    };
+    let end: Result<(), Failure> = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .expect("a runtime without input and output takes nothing that can be missing")
+        .block_on(reading);
+    (read, end.err().map(|failure| failure.status().to_string()))
+}
+
+/// config.pbtxt.
 pub fn pbtxt(data: &[u8]) {
-    let first = config::pbtxt::read(data);
-    assert_eq!(first.is_ok(), config::pbtxt::read(data).is_ok());
+    if let Ok(config) = config::pbtxt::read(data) {
+        completed(&config);
+    }
 }
 
 /// model.toml.
 pub fn model_toml(data: &[u8]) {
-    if let Ok(text) = std::str::from_utf8(data) {
-        let first = config::toml::read(text);
-        assert_eq!(first.is_ok(), config::toml::read(text).is_ok());
+    if let Ok(text) = std::str::from_utf8(data)
+        && let Ok(config) = config::toml::read(text)
+    {
+        completed(&config);
     }
 }
 
 /// The ModelConfig JSON of a load call.
 pub fn model_json(data: &[u8]) {
-    if let Ok(text) = std::str::from_utf8(data) {
-        let first = config::json::read(text);
-        assert_eq!(first.is_ok(), config::json::read(text).is_ok());
+    if let Ok(text) = std::str::from_utf8(data)
+        && let Ok(config) = config::json::read(text)
+    {
+        completed(&config);
     }
+}
+
+/// Completes a configuration against a model of one input and one output. What comes out is a configuration that
+/// can be given again, and says the same then.
+fn completed(config: &RawConfig) {
+    let tensor = |name: &str| TensorSpec::new(name, Datatype::Fp32, ShapeSpec(vec![Dim::Any, Dim::Fixed(4)]));
+    let signature = ModelSignature {
+        inputs: vec![tensor("x")],
+        outputs: vec![tensor("y")],
+        ..ModelSignature::default()
+    };
+    let completion = Completion {
+        model: "m",
+        signature: &signature,
+        runtime: "ort",
+        default_max_batch_size: 4,
+        auto_complete: true,
+        label_files: &BTreeMap::new(),
+    };
+    let Ok(first) = config.complete(&completion) else {
+        return;
+    };
+    let text = first.to_json().to_string();
+    let again = config::json::read(&text)
+        .unwrap_or_else(|error| panic!("what was completed is refused: {error}: {text}"));
+    let second = again
+        .complete(&completion)
+        .unwrap_or_else(|error| panic!("what was completed does not fit: {error}: {text}"));
+    assert_eq!(text, second.to_json().to_string());
 }
 
 /// No request makes tensors much larger than itself: an element takes at least one byte on the wire (a digit and
@@ -90,6 +176,7 @@ mod tests {
         replay("http_json", http_json);
         replay("http_binary", http_binary);
         replay("grpc_decode", grpc_decode);
+        replay("grpc_frames", grpc_frames);
         replay("pbtxt", |data| pbtxt(data));
         replay("model_toml", |data| model_toml(data));
         replay("model_json", |data| model_json(data));

@@ -5,7 +5,7 @@
 //! this module sees a protobuf type.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,20 +21,20 @@ use tonic_health::pb::health_server::HealthServer;
 use tower::Service as _;
 
 use self::control::ControlPlane;
-use self::framing::Encoding;
 use self::health::ServerHealth;
 use self::reply::{ReplyBody, identify};
+use crate::listener;
 use crate::scope::RequestId;
 use crate::service::Service;
 
 mod control;
 pub mod decode;
 mod encode;
-mod framing;
+pub(crate) mod framing;
 mod head;
 mod health;
 mod listen;
-mod reply;
+pub(crate) mod reply;
 mod stream;
 mod unary;
 
@@ -49,10 +49,10 @@ pub async fn serve(service: Arc<Service>, listener: TcpListener, shutdown: impl 
     let stopping = CancellationToken::new();
     let front = FrontEnd {
         routes: routes(&service, &stopping),
-        service,
+        service: service.clone(),
         stopping: stopping.clone(),
     };
-    listen::listen(front, listener, stopping, shutdown).await;
+    listener::listen(service, front, listener, stopping, shutdown).await;
 }
 
 /// Everything but inference.
@@ -104,9 +104,9 @@ impl hyper::service::Service<http::Request<Incoming>> for FrontEnd {
             }
             MODEL_STREAM_INFER => {
                 let (service, stopping) = (self.service.clone(), self.stopping.clone());
-                Box::pin(through_library(request, move |request| {
-                    stream::model_stream_infer(service, request, arrived, stopping)
-                }))
+                let (head, body) = request.into_parts();
+                let response = stream::model_stream_infer(service, &head, body, arrived, stopping);
+                Box::pin(ready(Ok(response)))
             }
             _ => {
                 let mut routes = self.routes.clone();
@@ -127,7 +127,7 @@ async fn through_library<F>(
 where
     F: Future<Output = http::Response<tonic::body::Body>>,
 {
-    Encoding::narrow(request.headers_mut());
+    framing::narrow(request.headers_mut());
     let mut response = answer(request).await.map(ReplyBody::Library);
     identify(response.headers_mut(), RequestId::new());
     Ok(response)

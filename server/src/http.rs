@@ -21,10 +21,11 @@ use http::request::Parts;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
-use self::body::Arriving;
 use self::reply::{Failure, ReplyBody, identify, without_body};
 use self::routes::{ModelRoute, NoRoute, Route};
+use crate::listener;
 use crate::scope::{Protocol, RequestId, RequestScope};
 use crate::service::Service;
 use crate::status::Refusal;
@@ -32,7 +33,6 @@ use crate::status::Refusal;
 /// What every connection shares.
 struct Front {
     service: Arc<Service>,
-    arriving: Arc<Arriving>,
 }
 
 /// Serves HTTP on `listener` until `shutdown`, then until the requests in flight are answered.
@@ -40,8 +40,10 @@ struct Front {
 /// The caller bounds the time: dropping the future closes what is still open. A client that goes away, or resets its
 /// stream, drops the future that answers it, which cancels the request.
 pub async fn serve(service: Arc<Service>, listener: TcpListener, shutdown: impl Future<Output = ()> + Send) {
-    let arriving = Arriving::new(service.limits().max_in_flight_bytes);
-    listen::listen(Arc::new(Front { service, arriving }), listener, shutdown).await;
+    let front = Arc::new(Front {
+        service: service.clone(),
+    });
+    listener::listen(service, front, listener, CancellationToken::new(), shutdown).await;
 }
 
 /// Answers one request.

@@ -8,8 +8,13 @@ pub mod telemetry;
 
 pub mod service;
 
+mod listener;
+
 pub mod grpc;
 pub mod http;
+
+mod arriving;
+mod encoding;
 
 pub mod scope;
 

@@ -8,6 +8,7 @@ use crossfade_models::{Registry, RegistryOptions};
 use tokio::sync::watch;
 
 use crate::admit::Permits;
+use crate::arriving::Arriving;
 use crate::control::settings::LogSettings;
 use crate::metrics::{self, Loaded, Metrics, Series};
 use crate::servable::ServableLoader;
@@ -16,6 +17,7 @@ use crate::servable::ServableLoader;
 pub struct Service {
     limits: Limits,
     permits: Arc<Permits>,
+    arriving: Arriving,
     metrics: Arc<Metrics>,
     registry: Arc<Registry<ServableLoader>>,
     pub(crate) log: LogSettings,
@@ -72,6 +74,7 @@ impl Service {
     ) -> Arc<Self> {
         let registry = Registry::new(options, loader);
         let service = Arc::new(Self {
+            arriving: Arriving::new(limits.max_in_flight_bytes),
             limits,
             permits: Arc::default(),
             metrics,
@@ -98,6 +101,11 @@ impl Service {
     /// What admitted requests hold.
     pub fn permits(&self) -> &Arc<Permits> {
         &self.permits
+    }
+
+    /// The bytes of requests that are still arriving.
+    pub(crate) fn arriving(&self) -> &Arriving {
+        &self.arriving
     }
 
     /// The counters.

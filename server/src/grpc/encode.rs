@@ -1,18 +1,16 @@
 //! [`InferResponse`] to the bytes of its message: large tensors are shared, small ones copied once.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write as _};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use crossfade_proto::inference::model_infer_response::InferOutputTensor;
 use crossfade_proto::inference::{InferParameter, ModelInferResponse, ModelStreamInferResponse};
 use crossfade_runtimes_core::Tensor;
-use flate2::Compression;
-use flate2::write::{GzEncoder, ZlibEncoder};
 use prost::Message as _;
 use prost::encoding::{encode_varint, encoded_len_varint};
 
-use super::framing::{Encoding, PREFIX, prefix};
+use super::framing::{PREFIX, prefix};
+use crate::encoding::Encoding;
 use crate::infer::InferResponse;
 use crate::status::{Refusal, Status};
 
@@ -63,47 +61,37 @@ pub(super) fn unary(
 ) -> Result<Vec<Bytes>, Refusal> {
     let head = head(response, BTreeMap::new());
     let len = head.encoded_len() + raw_len(response);
-    let mut pieces = Pieces::default();
-    let Some(encoding) = encoding else {
-        pieces
-            .open
-            .reserve(PREFIX + head.encoded_len() + copied_len(response));
-        pieces.open.put_slice(&prefix(false, within(len, max)?));
-        put_response(&mut pieces, &head, response);
-        return Ok(pieces.into_done());
-    };
-    within(len, max)?;
-    put_response(&mut pieces, &head, response);
-    let compressed = compressed(encoding, pieces.into_done()).map_err(|error| {
-        Refusal::new(
-            Status::Internal,
-            format!("compressing the response failed: {error}"),
-        )
-    })?;
-    let prefix = prefix(true, within(compressed.len(), max)?);
-    Ok(vec![Bytes::copy_from_slice(&prefix), compressed.into()])
+    framed(len, copied_len(&head, response), encoding, max, |pieces| {
+        put_response(pieces, &head, response);
+    })
 }
 
-/// One message of ModelStreamInfer that answers a request; without prefix, the library adds it.
+/// One message of ModelStreamInfer that answers a request, as a gRPC frame.
+///
+/// Errors: `Internal` if the message is longer than `max` bytes.
 pub(super) fn streamed(
     response: &InferResponse,
     parameters: BTreeMap<String, InferParameter>,
+    encoding: Option<Encoding>,
     max: usize,
 ) -> Result<Vec<Bytes>, Refusal> {
     let head = head(response, parameters);
-    let len = head.encoded_len() + raw_len(response);
-    within(len, max)?;
-    let mut pieces = Pieces::default();
-    pieces
-        .open
-        .reserve(16 + head.encoded_len() + copied_len(response));
-    pieces.open.put_u8(RESPONSE_KEY);
-    encode_varint(widen(len), &mut pieces.open);
-    put_response(&mut pieces, &head, response);
-    Ok(pieces.into_done())
+    let inner = head.encoded_len() + raw_len(response);
+    let key = 1 + encoded_len_varint(widen(inner));
+    framed(
+        key + inner,
+        key + copied_len(&head, response),
+        encoding,
+        max,
+        |pieces| {
+            pieces.open.put_u8(RESPONSE_KEY);
+            encode_varint(widen(inner), &mut pieces.open);
+            put_response(pieces, &head, response);
+        },
+    )
 }
 
-/// One message of ModelStreamInfer that refuses a request.
+/// One message of ModelStreamInfer that refuses a request, as a gRPC frame.
 pub(super) fn stream_error(
     message: String,
     id: String,
@@ -118,7 +106,33 @@ pub(super) fn stream_error(
         error_message: message,
         infer_response: Some(infer_response),
     };
-    vec![message.encode_to_vec().into()]
+    let len = message.encoded_len();
+    framed(len, len, None, usize::MAX, |pieces| {
+        message.encode_raw(&mut pieces.open)
+    })
+    .expect("a clipped message and an id that came in a message fit a frame")
+}
+
+/// A frame around the message of `len` bytes that `put` writes, `copied` of them into one piece.
+fn framed(
+    len: usize,
+    copied: usize,
+    encoding: Option<Encoding>,
+    max: usize,
+    put: impl FnOnce(&mut Pieces),
+) -> Result<Vec<Bytes>, Refusal> {
+    let announced = within(len, max)?;
+    let mut pieces = Pieces::default();
+    pieces.open.reserve(PREFIX + copied);
+    let Some(encoding) = encoding else {
+        pieces.open.put_slice(&prefix(false, announced));
+        put(&mut pieces);
+        return Ok(pieces.into_done());
+    };
+    put(&mut pieces);
+    let compressed = encoding.compress(&pieces.into_done());
+    let prefix = prefix(true, within(compressed.len(), max)?);
+    Ok(vec![Bytes::copy_from_slice(&prefix), compressed])
 }
 
 /// Everything but the tensor data.
@@ -166,11 +180,11 @@ fn raw_len(response: &InferResponse) -> usize {
     lens.map(|len| 1 + encoded_len_varint(widen(len)) + len).sum()
 }
 
-/// Upper bound of what `put_response` copies after the head.
-fn copied_len(response: &InferResponse) -> usize {
+/// Upper bound of what `put_response` copies.
+fn copied_len(head: &ModelInferResponse, response: &InferResponse) -> usize {
     let lens = response.outputs.iter().map(|(_, tensor)| tensor.data.len());
-    lens.map(|len| if len < SHARED_FROM { len + 11 } else { 11 })
-        .sum()
+    let copied = lens.map(|len| if len < SHARED_FROM { len + 11 } else { 11 });
+    head.encoded_len() + copied.sum::<usize>()
 }
 
 fn widen(len: usize) -> u64 {
@@ -183,21 +197,6 @@ fn within(len: usize, max: usize) -> Result<u32, Refusal> {
             format!("the response has {len} bytes, more than the limit of {max} (max_request_bytes)");
         Refusal::new(Status::Internal, message)
     })
-}
-
-fn compressed(encoding: Encoding, pieces: Vec<Bytes>) -> io::Result<Vec<u8>> {
-    match encoding {
-        Encoding::Gzip => {
-            let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-            pieces.iter().try_for_each(|piece| encoder.write_all(piece))?;
-            encoder.finish()
-        }
-        Encoding::Deflate => {
-            let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
-            pieces.iter().try_for_each(|piece| encoder.write_all(piece))?;
-            encoder.finish()
-        }
-    }
 }
 
 #[cfg(test)]

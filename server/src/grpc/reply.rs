@@ -2,14 +2,17 @@
 
 use std::fmt::Write as _;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::vec;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
+use tokio_stream::Stream as _;
 
-use super::framing::{ACCEPTED, Encoding};
+use super::framing::ACCEPTED;
+use super::stream::Answers;
+use crate::encoding::Encoding;
 use crate::scope::{Outcome, RequestId};
 use crate::status::{Refusal, Status};
 
@@ -23,7 +26,7 @@ const MAX_MESSAGE: usize = 2048;
 
 /// A refusal, or a message over the size limit: the one case whose code is not the table's (protocols.md §6).
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Failure {
+pub(crate) struct Failure {
     refusal: Refusal,
     oversize: bool,
 }
@@ -43,7 +46,7 @@ impl Failure {
     }
 
     /// What the client gets.
-    pub(super) fn status(self) -> tonic::Status {
+    pub(crate) fn status(self) -> tonic::Status {
         if self.oversize {
             tonic::Status::resource_exhausted(clip(self.refusal.message))
         } else {
@@ -88,7 +91,12 @@ pub(super) fn failed(failure: Failure) -> http::Response<ReplyBody> {
 
 /// A response with one message, framed in `pieces`.
 pub(super) fn answered(pieces: Vec<Bytes>, encoding: Option<Encoding>) -> http::Response<ReplyBody> {
-    let mut response = http::Response::new(ReplyBody::Message(pieces.into_iter()));
+    with_messages(ReplyBody::Message(pieces.into_iter()), encoding)
+}
+
+/// A response of framed messages, which are compressed with `encoding` or not at all.
+pub(super) fn with_messages(body: ReplyBody, encoding: Option<Encoding>) -> http::Response<ReplyBody> {
+    let mut response = http::Response::new(body);
     let headers = response.headers_mut();
     headers.insert(
         http::header::CONTENT_TYPE,
@@ -118,6 +126,8 @@ pub(super) enum ReplyBody {
     Empty,
     /// The pieces of one framed message, then the trailers of success.
     Message(vec::IntoIter<Bytes>),
+    /// The messages of a stream: the pieces of the one that is being sent, and those to come.
+    Stream(vec::IntoIter<Bytes>, Box<Answers>),
     /// What the library wrote.
     Library(tonic::body::Body),
 }
@@ -138,17 +148,30 @@ impl Body for ReplyBody {
                     return Poll::Ready(Some(Ok(Frame::data(piece))));
                 }
                 *self = ReplyBody::Empty;
-                let mut trailers = HeaderMap::with_capacity(1);
-                trailers.insert(tonic::Status::GRPC_STATUS, HeaderValue::from_static("0"));
-                Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+                Poll::Ready(Some(Ok(Frame::trailers(success()))))
             }
+            ReplyBody::Stream(pieces, answers) => loop {
+                if let Some(piece) = pieces.next() {
+                    return Poll::Ready(Some(Ok(Frame::data(piece))));
+                }
+                let trailers = match ready!(Pin::new(&mut **answers).poll_next(cx)) {
+                    Some(Ok(message)) => {
+                        *pieces = message.into_iter();
+                        continue;
+                    }
+                    Some(Err(status)) => trailers(&status),
+                    None => success(),
+                };
+                *self = ReplyBody::Empty;
+                return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+            },
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             ReplyBody::Empty => true,
-            ReplyBody::Message(_) => false,
+            ReplyBody::Message(_) | ReplyBody::Stream(..) => false,
             ReplyBody::Library(body) => body.is_end_stream(),
         }
     }
@@ -156,8 +179,28 @@ impl Body for ReplyBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             ReplyBody::Empty => SizeHint::with_exact(0),
-            ReplyBody::Message(_) => SizeHint::default(),
+            ReplyBody::Message(_) | ReplyBody::Stream(..) => SizeHint::default(),
             ReplyBody::Library(body) => body.size_hint(),
         }
     }
+}
+
+/// The trailers of a response that is complete.
+fn success() -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(1);
+    trailers.insert(tonic::Status::GRPC_STATUS, HeaderValue::from_static("0"));
+    trailers
+}
+
+/// The trailers of a response that ends with `status`.
+fn trailers(status: &tonic::Status) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    if status.add_header(&mut trailers).is_err() {
+        // Its metadata cannot travel; its code always can.
+        trailers.insert(
+            tonic::Status::GRPC_STATUS,
+            HeaderValue::from(status.code() as i32),
+        );
+    }
+    trailers
 }

@@ -1,7 +1,7 @@
 //! ModelStreamInfer: every message an ordinary inference, answers in request order.
 
 use std::collections::BTreeMap;
-use std::future::{self, Future, Ready};
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -10,63 +10,59 @@ use std::time::Instant;
 use bytes::Bytes;
 use crossfade_proto::inference::InferParameter;
 use crossfade_proto::inference::infer_parameter::ParameterChoice;
-use futures_util::stream::FuturesOrdered;
+use futures_util::stream::{self, FuturesOrdered};
+use http::request;
 use http_body::Body;
 use tokio::time::Sleep;
 use tokio_stream::Stream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tonic::codec::{CompressionEncoding, Streaming};
-use tonic::server::{Grpc, StreamingService};
 
-use self::codec::Pieces;
-use super::reply::{MODEL_VERSION, REQUEST_ID, clip, status};
+use super::framing::{self, Bounds, Messages};
+use super::reply::{
+    Failure, MODEL_VERSION, REQUEST_ID, ReplyBody, clip, failed, identify, status, with_messages,
+};
 use super::{decode, encode, head};
 use crate::admit::admit;
+use crate::encoding::Encoding;
 use crate::infer::{InferRequest, Parameter, infer};
 use crate::scope::{Outcome, Protocol, RequestId, RequestScope};
 use crate::service::Service;
 use crate::status::Refusal;
 
-mod codec;
-
 /// Answers one ModelStreamInfer call; `stopping` ends it once its outstanding requests are answered.
-pub(super) async fn model_stream_infer<B>(
+pub(super) fn model_stream_infer<B>(
     service: Arc<Service>,
-    request: http::Request<B>,
+    head: &request::Parts,
+    body: B,
     arrived: Instant,
     stopping: CancellationToken,
-) -> http::Response<tonic::body::Body>
+) -> http::Response<ReplyBody>
 where
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
 {
-    let max_bytes = service.limits().max_request_bytes;
-    let headers = request.headers();
-    let deadline = match head::timeout(headers) {
-        Ok(timeout) => timeout.and_then(|timeout| arrived.checked_add(timeout)),
-        Err(refusal) => return status(refusal).into_http(),
+    let mut response = match Call::of(service, head, arrived) {
+        Ok(call) => {
+            let encoding = call.encoding;
+            let call = Arc::new(call);
+            let answers = Answers {
+                incoming: Some(Box::pin(messages(call.clone(), body))),
+                in_flight: FuturesOrdered::new(),
+                end: None,
+                stopping: Box::pin(stopping.cancelled_owned()),
+                late: call
+                    .deadline
+                    .map(|deadline| Box::pin(tokio::time::sleep_until(deadline.into()))),
+                call,
+            };
+            with_messages(
+                ReplyBody::Stream(Vec::new().into_iter(), Box::new(answers)),
+                encoding,
+            )
+        }
+        Err(refusal) => failed(refusal.into()),
     };
-    let call = Call {
-        client_id: head::client_id(headers).map(Into::into),
-        errors_end_it: head::errors_end_the_stream(headers),
-        deadline,
-        service,
-    };
-    Grpc::new(codec::Codec)
-        .accept_compressed(CompressionEncoding::Gzip)
-        .accept_compressed(CompressionEncoding::Deflate)
-        .send_compressed(CompressionEncoding::Gzip)
-        .send_compressed(CompressionEncoding::Deflate)
-        .max_decoding_message_size(max_bytes)
-        .max_encoding_message_size(max_bytes)
-        .streaming(
-            Handler {
-                call: Arc::new(call),
-                stopping,
-            },
-            request,
-        )
-        .await
+    identify(response.headers_mut(), RequestId::new());
+    response
 }
 
 /// What the messages of a call share.
@@ -75,38 +71,61 @@ struct Call {
     client_id: Option<Box<str>>,
     errors_end_it: bool,
     deadline: Option<Instant>,
+    /// How requests are compressed.
+    request_encoding: Option<Encoding>,
+    /// How answers are compressed.
+    encoding: Option<Encoding>,
 }
 
-struct Handler {
-    call: Arc<Call>,
-    stopping: CancellationToken,
-}
-
-impl StreamingService<Bytes> for Handler {
-    type Response = Pieces;
-    type ResponseStream = Answers;
-    type Future = Ready<Result<tonic::Response<Answers>, tonic::Status>>;
-
-    fn call(&mut self, request: tonic::Request<Streaming<Bytes>>) -> Self::Future {
-        let deadline = self.call.deadline;
-        future::ready(Ok(tonic::Response::new(Answers {
-            incoming: Some(request.into_inner()),
-            in_flight: FuturesOrdered::new(),
-            end: None,
-            stopping: Box::pin(self.stopping.clone().cancelled_owned()),
-            late: deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline.into()))),
-            call: self.call.clone(),
-        })))
+impl Call {
+    fn of(service: Arc<Service>, head: &request::Parts, arrived: Instant) -> Result<Self, Refusal> {
+        let headers = &head.headers;
+        let timeout = head::timeout(headers)?;
+        let request_encoding = framing::of_request(headers)?;
+        Ok(Self {
+            client_id: head::client_id(headers).map(Into::into),
+            errors_end_it: head::errors_end_the_stream(headers),
+            deadline: timeout.and_then(|timeout| arrived.checked_add(timeout)),
+            request_encoding,
+            encoding: framing::of_response(headers, request_encoding),
+            service,
+        })
     }
 }
 
-type Answer = Result<Pieces, tonic::Status>;
+/// The requests of a call, until the first that is broken.
+///
+/// Between two of them a client may be silent; inside one it may pause as long as inside any request. A message that
+/// is arriving holds no permit, and is counted with all the others that are.
+fn messages<B>(call: Arc<Call>, body: B) -> impl Stream<Item = Result<Bytes, Failure>> + Send
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+{
+    let limits = call.service.limits();
+    let bounds = Bounds {
+        max_bytes: limits.max_request_bytes,
+        idle: limits.body_idle_timeout,
+        deadline: None,
+    };
+    let messages = Messages::new(body, bounds, call.request_encoding);
+    stream::try_unfold((messages, call), |(mut messages, call)| async move {
+        if !messages.another().await? {
+            return Ok(None);
+        }
+        let announced = messages.announced().await?;
+        let message = messages.message(announced, call.service.arriving()).await?;
+        Ok(Some((message, (messages, call))))
+    })
+}
 
-/// The answers of one call, in request order. Dropping it drops the requests in flight, which cancels them.
-struct Answers {
+type Requests = dyn Stream<Item = Result<Bytes, Failure>> + Send;
+type Answer = Result<Vec<Bytes>, tonic::Status>;
+
+/// The answers of one call, framed, in request order. Dropping it drops the requests in flight, which cancels them.
+pub(super) struct Answers {
     call: Arc<Call>,
     /// `None` once no more requests are read.
-    incoming: Option<Streaming<Bytes>>,
+    incoming: Option<Pin<Box<Requests>>>,
     in_flight: FuturesOrdered<Pin<Box<dyn Future<Output = Answer> + Send>>>,
     /// What the call ends with after its last answer; `None` is OK.
     end: Option<tonic::Status>,
@@ -130,10 +149,10 @@ impl Answers {
             } else if self.in_flight.len() >= max {
                 return;
             } else {
-                match Pin::new(incoming).poll_next(cx) {
+                match incoming.as_mut().poll_next(cx) {
                     Poll::Pending => return,
                     Poll::Ready(None) => self.stop_reading(None),
-                    Poll::Ready(Some(Err(status))) => self.stop_reading(Some(status)),
+                    Poll::Ready(Some(Err(failure))) => self.stop_reading(Some(failure.status())),
                     Poll::Ready(Some(Ok(message))) => {
                         let answer = answer(self.call.clone(), message, Instant::now());
                         self.in_flight.push_back(Box::pin(answer));
@@ -181,7 +200,7 @@ async fn answer(call: Arc<Call>, message: Bytes, arrived: Instant) -> Answer {
         scope.limit_to(deadline.saturating_duration_since(arrived));
     }
     let mut asked = Asked::default();
-    let answer = answer_in_scope(service, &mut scope, message, &mut asked).await;
+    let answer = answer_in_scope(&call, &mut scope, message, &mut asked).await;
     let outcome = answer.as_ref().map_or_else(Outcome::from, |_| Outcome::Ok);
     scope.finish(outcome).await;
     match answer {
@@ -189,11 +208,8 @@ async fn answer(call: Arc<Call>, message: Bytes, arrived: Instant) -> Answer {
         Err(refusal) if call.errors_end_it => Err(status(refusal)),
         Err(refusal) => {
             let message = clip(refusal.message);
-            Ok(Pieces(encode::stream_error(
-                message,
-                asked.id,
-                parameters(id, None, asked.final_marker),
-            )))
+            let parameters = parameters(id, None, asked.final_marker);
+            Ok(encode::stream_error(message, asked.id, parameters))
         }
     }
 }
@@ -207,11 +223,12 @@ struct Asked {
 }
 
 async fn answer_in_scope(
-    service: &Service,
+    call: &Call,
     scope: &mut RequestScope,
     message: Bytes,
     asked: &mut Asked,
-) -> Result<Pieces, Refusal> {
+) -> Result<Vec<Bytes>, Refusal> {
+    let service = &*call.service;
     let _admitted = admit(service, scope, message.len())?;
     let mut message = decode::parse(message)?;
     asked.id.clone_from(&message.id);
@@ -220,7 +237,8 @@ async fn answer_in_scope(
     asked.final_marker = wants_final_marker(&request);
     let response = infer(service, scope, request).await?;
     let parameters = parameters(scope.id(), Some(response.version), asked.final_marker);
-    encode::streamed(&response, parameters, service.limits().max_request_bytes).map(Pieces)
+    let max_bytes = service.limits().max_request_bytes;
+    encode::streamed(&response, parameters, call.encoding, max_bytes)
 }
 
 fn wants_final_marker(request: &InferRequest) -> bool {

@@ -7,10 +7,11 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, request};
 use http_body::Body;
 
-use super::framing::{Bounds, Encoding, UnaryBody};
+use super::framing::{self, Bounds, Messages};
 use super::reply::{Failure, MODEL_VERSION, ReplyBody, answered, failed, identify};
 use super::{decode, encode, head};
 use crate::admit::{Admitted, admit};
+use crate::encoding::Encoding;
 use crate::infer::infer;
 use crate::scope::{Outcome, Protocol, RequestScope};
 use crate::service::Service;
@@ -67,19 +68,23 @@ where
     if let Some(timeout) = head::timeout(headers)? {
         scope.limit_to(timeout);
     }
-    let request_encoding = Encoding::of_request(headers)?;
-    let encoding = Encoding::of_response(headers, request_encoding);
+    let request_encoding = framing::of_request(headers)?;
+    let encoding = framing::of_response(headers, request_encoding);
     let max_bytes = service.limits().max_request_bytes;
     let bounds = Bounds {
         max_bytes,
         idle: service.limits().body_idle_timeout,
         deadline: scope.deadline(),
     };
-    let mut body = UnaryBody::new(body, bounds);
-    // A client that sends a head and falls silent holds no permit: it is asked for after the prefix.
+    let mut body = Messages::new(body, bounds, request_encoding);
     let announced = body.announced().await?;
-    let admitted = admit(service, scope, announced.len)?;
-    let mut message = decode::parse(body.message(announced, request_encoding).await?)?;
+    // The permit is asked for twice: with the announced size, and given back at once, so that an overloaded server
+    // refuses without reading; and again once the message is there. In between a slow client holds none.
+    drop(admit(service, scope, announced.len)?);
+    let message = body.message(announced, service.arriving()).await?;
+    body.end().await?;
+    let admitted = admit(service, scope, message.len())?;
+    let mut message = decode::parse(message)?;
     let request = decode::request(&mut message)
         .inspect_err(|_| scope.note_target(&message.model_name, &message.model_version))?;
     let response = infer(service, scope, request).await?;

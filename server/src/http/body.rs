@@ -2,15 +2,14 @@
 
 use std::error::Error;
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body::Body;
 use http_body_util::BodyExt;
 
 use super::reply::Failure;
+use crate::arriving::Arriving;
 use crate::status::{Refusal, Status};
 
 /// How long a refused client may go on sending.
@@ -27,55 +26,9 @@ pub(super) struct Bounds {
     pub(super) deadline: Option<Instant>,
 }
 
-/// Bytes of bodies that are still arriving, over all connections.
-///
-/// They belong to requests that hold no permit yet, so the permits' sum does not see them. `Relaxed`: the counter
-/// guards no other memory.
-#[derive(Debug)]
-pub(super) struct Arriving {
-    bytes: AtomicUsize,
-    max: usize,
-}
-
-impl Arriving {
-    /// At most `max` bytes together.
-    pub(super) fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self {
-            bytes: AtomicUsize::new(0),
-            max,
-        })
-    }
-}
-
-/// One body's share of [`Arriving`], given back when dropped.
-struct Share<'a> {
-    arriving: &'a Arriving,
-    bytes: usize,
-}
-
-impl Share<'_> {
-    fn grow(&mut self, by: usize) -> Result<(), Failure> {
-        self.bytes += by;
-        let all = self.arriving.bytes.fetch_add(by, Relaxed) + by;
-        // A lone body may exceed the sum, since the size limit of one request bounds it.
-        if all > self.arriving.max && all > self.bytes {
-            let max = self.arriving.max;
-            let message = format!("request bodies that are arriving hold more than {max} bytes; retry later");
-            return Err(Refusal::new(Status::Overloaded, message).into());
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Share<'_> {
-    fn drop(&mut self) {
-        self.arriving.bytes.fetch_sub(self.bytes, Relaxed);
-    }
-}
-
 /// Reads a body to its end.
 ///
-/// A body that came in one piece is not copied. Room is made as bytes arrive, not as they are announced.
+/// A body that came in one piece is not copied.
 ///
 /// Errors: `TooLarge` (by the announced length already), `Stalled`, `DeadlineExceeded`, `Overloaded`, `InvalidInput`
 /// for a body that breaks the protocol, `Cancelled` if the client went away.
@@ -106,23 +59,14 @@ where
     let Some(second) = next(&mut body, bounds).await? else {
         return Ok(first);
     };
-    let mut share = Share { arriving, bytes: 0 };
-    let mut whole = BytesMut::new();
+    let mut whole = arriving.buffer(announced);
     let mut piece = Some(first);
     let mut following = Some(second);
     while let Some(bytes) = piece {
-        let len = whole.len() + bytes.len();
-        if len > bounds.max_bytes {
+        if whole.len() + bytes.len() > bounds.max_bytes {
             return Err(too_large);
         }
-        if len > share.bytes {
-            // Twice what is there, but not past the most there can be: few moves, and no room for bytes that never
-            // come.
-            let room = (2 * len).min(announced.max(len));
-            share.grow(room - share.bytes)?;
-            whole.reserve(room - whole.len());
-        }
-        whole.extend_from_slice(&bytes);
+        whole.push(&bytes)?;
         piece = match following.take() {
             Some(bytes) => Some(bytes),
             None if body.is_end_stream() => None,
@@ -234,31 +178,6 @@ mod tests {
         }
         let announced = read(Full::new(Bytes::from("01234567890")), BOUNDS, &arriving).await;
         assert!(matches!(announced, Err(Failure::TooLarge { .. })));
-        assert_eq!(arriving.bytes.load(Relaxed), 0);
-    }
-
-    #[tokio::test]
-    async fn bodies_together_are_bounded_but_one_alone_is_not() {
-        let arriving = Arriving::new(6);
-        assert_eq!(
-            read(pieces(&["abc", "def"]), BOUNDS, &arriving).await.unwrap(),
-            "abcdef"
-        );
-        let mut other = Share {
-            arriving: &arriving,
-            bytes: 0,
-        };
-        other.grow(1).unwrap();
-        let failure = read(pieces(&["abc", "def"]), BOUNDS, &arriving)
-            .await
-            .unwrap_err();
-        assert!(matches!(
-            failure,
-            Failure::Refused(Refusal {
-                status: Status::Overloaded,
-                ..
-            })
-        ));
     }
 
     #[tokio::test]

@@ -12,11 +12,11 @@ use serde_json::{Map, Value, json};
 use super::Front;
 use super::inference::{heavy, read, refuse};
 use super::reply::{self, Failure, ReplyBody};
-use super::routes::{Model, ModelRoute, Route};
+use super::routes::{Model, ModelRoute, Route, SharedMemory};
 use crate::control::{LoadParameters, ModelStatistics, Settings, StatisticDuration, TensorMetadata};
 use crate::infer::Parameter;
 use crate::service::Service;
-use crate::status::Refusal;
+use crate::status::{Refusal, Status};
 
 /// Answers a request for `route`, whose method is allowed there.
 pub(super) async fn answer(
@@ -87,6 +87,13 @@ async fn attempt(
         }
         Route::Logging => found(log_settings(service, document)?),
         Route::Trace { model } => found(trace_settings(service, &model, document)?),
+        // No region was ever registered: none is listed, and there is nothing to unregister.
+        Route::SharedMemory(SharedMemory::Status) => found(json!([])),
+        Route::SharedMemory(SharedMemory::Unregister) => found(json!({})),
+        Route::SharedMemory(SharedMemory::Register) => {
+            let message = "shared memory is not offered; send tensors in the request";
+            return Err(Refusal::new(Status::Unsupported, message).into());
+        }
     })
 }
 

@@ -12,10 +12,11 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use super::Front;
 use super::binary::{self, Decoded, HEADER_LENGTH};
 use super::body::{self, Bounds};
-use super::encoding::Encoding;
+use super::encoding;
 use super::reply::{BINARY, Failure, JSON, MODEL_VERSION, ReplyBody, identify};
 use super::routes::Model;
 use crate::admit::admit;
+use crate::encoding::DecompressError;
 use crate::infer::infer;
 use crate::scope::{Outcome, RequestScope};
 use crate::status::Refusal;
@@ -99,7 +100,7 @@ async fn attempt(
         .sum();
     let encoded = heavy(text, || binary::encode_response(&response, &forms))?;
     let mut pieces = encoded.parts;
-    let compressed = Encoding::of_response(headers);
+    let compressed = encoding::of_response(headers);
     if let Some(encoding) = compressed {
         let len = pieces.iter().map(Bytes::len).sum();
         pieces = vec![heavy(len, || encoding.compress(&pieces))];
@@ -119,7 +120,10 @@ async fn attempt(
         headers.insert(HEADER_LENGTH, HeaderValue::from(length));
     }
     if let Some(encoding) = compressed {
-        headers.insert(header::CONTENT_ENCODING, encoding.header());
+        headers.insert(
+            header::CONTENT_ENCODING,
+            HeaderValue::from_static(encoding.name()),
+        );
     }
     Ok(reply)
 }
@@ -140,18 +144,22 @@ pub(super) async fn read(
     deadline: Option<Instant>,
 ) -> Result<Bytes, Failure> {
     let limits = front.service.limits();
-    let encoding = Encoding::of_request(headers)?;
+    let encoding = encoding::of_request(headers)?;
     let bounds = Bounds {
         max_bytes: limits.max_request_bytes,
         idle: limits.body_idle_timeout,
         deadline,
     };
-    let body = body::read(body, bounds, &front.arriving).await?;
+    let body = body::read(body, bounds, front.service.arriving()).await?;
     match encoding {
         None => Ok(body),
-        Some(encoding) => heavy(body.len(), || {
-            encoding.decompress(&body, limits.max_request_bytes)
-        }),
+        Some(encoding) => {
+            let max = limits.max_request_bytes;
+            heavy(body.len(), || encoding.decompress(&body, max)).map_err(|error| match error {
+                DecompressError::TooLarge => Failure::TooLarge { max },
+                DecompressError::Broken { .. } => Refusal::invalid(format!("the request is {error}")).into(),
+            })
+        }
     }
 }
 

@@ -1,7 +1,6 @@
-//! Connections: accepted, bounded, told apart by their first bytes, drained.
+//! Connections: told apart by their first bytes, served as HTTP/1.1 or HTTP/2.
 
 use std::convert::Infallible;
-use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -11,13 +10,12 @@ use std::time::Duration;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::Front;
-use crate::service::Service;
+use crate::listener::{Connections, without_delay};
 
 /// What a client of HTTP/2 says first (RFC 9113 §3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -29,101 +27,64 @@ const STREAMS: u32 = 256;
 /// A peer that does not answer a ping within the timeout is gone.
 const PING_EVERY: Duration = Duration::from_secs(60);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// Waits before accepting again after a failure that the next attempt would only repeat, such as no free
-/// file descriptor.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// What a connection beyond the limit is told, as of any other overload (protocols.md §6).
+const TOO_MANY: &str = r#"{"error":"too many connections are open already; retry later"}"#;
 
-/// Serves until `shutdown`, then lets the connections finish what they have.
-///
-/// At the limit of connections none is accepted: further ones wait in the listener's backlog. Dropping the future
-/// closes every connection.
-pub(super) async fn listen(front: Arc<Front>, listener: TcpListener, shutdown: impl Future<Output = ()>) {
-    let max = front.service.limits().max_connections;
-    let stopping = CancellationToken::new();
-    let mut connections = JoinSet::new();
-    let mut shutdown = pin!(shutdown);
-    loop {
-        // Every branch is cancel-safe: an accepted socket is returned or still queued.
-        let accepted = tokio::select! {
-            () = &mut shutdown => break,
-            Some(_ended) = connections.join_next() => continue,
-            accepted = listener.accept(), if connections.len() < max => accepted,
+impl Connections for Arc<Front> {
+    async fn serve(self, mut stream: TcpStream, stopping: CancellationToken) {
+        let limits = self.service.limits().clone();
+        without_delay(&stream);
+        let opening = tokio::select! {
+            () = stopping.cancelled() => return,
+            opening = tokio::time::timeout(limits.header_timeout, Opening::read(&mut stream)) => opening,
         };
-        match accepted {
-            Ok((stream, _)) => {
-                connections.spawn(connection(front.clone(), stream, stopping.clone()));
+        let Ok(Ok(opening)) = opening else { return };
+        let mut builder = match opening.is_http2() {
+            true => Builder::new(TokioExecutor::new()).http2_only(),
+            false => Builder::new(TokioExecutor::new()).http1_only(),
+        };
+        // Not `pipeline_flush`: with it the library closes a connection that broke the protocol without having sent
+        // its answer, if bytes are left unread.
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.header_timeout);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_concurrent_streams(STREAMS)
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_TIMEOUT);
+        let service = service_fn(|request| {
+            let answer = super::answer(self.clone(), request);
+            async move { Ok::<_, Infallible>(answer.await) }
+        });
+        let io = TokioIo::new(Opened { opening, stream });
+        let mut connection = pin!(builder.serve_connection(io, service));
+        let served = tokio::select! {
+            served = &mut connection => served,
+            () = stopping.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
             }
-            Err(error) => {
-                tracing::warn!(%error, "accepting a connection failed");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
+        };
+        if let Err(error) = served {
+            tracing::debug!(%error, "connection failed");
         }
     }
-    drop(listener);
-    stopping.cancel();
-    while connections.join_next().await.is_some() {}
-}
 
-/// Counts a connection for as long as it is open.
-struct Counted(Arc<Service>);
-
-impl Counted {
-    fn new(service: &Arc<Service>) -> Self {
-        service.count_connection(1.0);
-        Self(service.clone())
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.count_connection(-1.0);
-    }
-}
-
-async fn connection(front: Arc<Front>, mut stream: TcpStream, stopping: CancellationToken) {
-    let _counted = Counted::new(&front.service);
-    let limits = front.service.limits().clone();
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "setting TCP_NODELAY failed");
-    }
-    let opening = tokio::select! {
-        () = stopping.cancelled() => return,
-        opening = tokio::time::timeout(limits.header_timeout, Opening::read(&mut stream)) => opening,
-    };
-    let Ok(Ok(opening)) = opening else { return };
-    let mut builder = match opening.is_http2() {
-        true => Builder::new(TokioExecutor::new()).http2_only(),
-        false => Builder::new(TokioExecutor::new()).http1_only(),
-    };
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_timeout)
-        .pipeline_flush(true);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_streams(STREAMS)
-        .keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(PING_TIMEOUT);
-    let service = service_fn(|request| {
-        let front = front.clone();
-        let answer = super::answer(front, request);
-        async move { Ok::<_, Infallible>(answer.await) }
-    });
-    let io = TokioIo::new(Opened { opening, stream });
-    let mut connection = pin!(builder.serve_connection(io, service));
-    let served = tokio::select! {
-        served = &mut connection => served,
-        () = stopping.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = served {
-        tracing::debug!(%error, "connection failed");
+    async fn refuse(self, mut stream: TcpStream) {
+        let answer = format!(
+            "HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\nconnection: close\r\n\r\n{TOO_MANY}",
+            TOO_MANY.len()
+        );
+        let told = stream.write_all(answer.as_bytes()).await.is_ok() && stream.shutdown().await.is_ok();
+        // Closing with bytes unread would reset the connection before the client has read why.
+        let mut rest = [0; 1024];
+        while told && matches!(stream.read(&mut rest).await, Ok(1..)) {}
     }
 }
 

@@ -27,6 +27,15 @@ pub(super) enum Route {
     Trace {
         model: String,
     },
+    SharedMemory(SharedMemory),
+}
+
+/// What is asked of shared memory, of the system or of CUDA, which is not offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SharedMemory {
+    Status,
+    Register,
+    Unregister,
 }
 
 /// A model as a path names it; an empty version was not given.
@@ -94,6 +103,10 @@ impl Route {
             }),
             ["v2", "repository", "models", m, what] => Route::change("", m, what),
             ["v2", "repository", r, "models", m, what] => Route::change(r, m, what),
+            ["v2", "systemsharedmemory" | "cudasharedmemory", what]
+            | ["v2", "systemsharedmemory" | "cudasharedmemory", "region", _, what] => {
+                SharedMemory::of(what).map(Route::SharedMemory)
+            }
             _ => Err(NoRoute::UnknownPath),
         }
     }
@@ -110,11 +123,17 @@ impl Route {
     /// The methods that the path takes, as `Allow` lists them.
     pub(super) fn allow(&self) -> &'static str {
         match self {
-            Route::Model(_, ModelRoute::Infer) | Route::Load { .. } | Route::Unload { .. } => "POST",
+            Route::Model(_, ModelRoute::Infer)
+            | Route::Load { .. }
+            | Route::Unload { .. }
+            | Route::SharedMemory(SharedMemory::Register | SharedMemory::Unregister) => "POST",
             Route::Index { .. } | Route::Logging | Route::Trace { .. } => "GET, HEAD, POST",
-            Route::ServerMetadata | Route::Live | Route::Ready | Route::Model(..) | Route::AllStatistics => {
-                "GET, HEAD"
-            }
+            Route::ServerMetadata
+            | Route::Live
+            | Route::Ready
+            | Route::Model(..)
+            | Route::AllStatistics
+            | Route::SharedMemory(SharedMemory::Status) => "GET, HEAD",
         }
     }
 
@@ -131,6 +150,17 @@ impl ModelRoute {
             "infer" => Ok(ModelRoute::Infer),
             "config" => Ok(ModelRoute::Config),
             "stats" => Ok(ModelRoute::Statistics),
+            _ => Err(NoRoute::UnknownPath),
+        }
+    }
+}
+
+impl SharedMemory {
+    fn of(segment: &str) -> Result<Self, NoRoute> {
+        match segment {
+            "status" => Ok(SharedMemory::Status),
+            "register" => Ok(SharedMemory::Register),
+            "unregister" => Ok(SharedMemory::Unregister),
             _ => Err(NoRoute::UnknownPath),
         }
     }
@@ -217,6 +247,18 @@ mod tests {
                 }),
             ),
             ("/v2/logging", Ok(Route::Logging)),
+            (
+                "/v2/systemsharedmemory/status",
+                Ok(Route::SharedMemory(SharedMemory::Status)),
+            ),
+            (
+                "/v2/cudasharedmemory/region/r/register",
+                Ok(Route::SharedMemory(SharedMemory::Register)),
+            ),
+            (
+                "/v2/systemsharedmemory/unregister",
+                Ok(Route::SharedMemory(SharedMemory::Unregister)),
+            ),
             ("/v2/trace/setting", Ok(Route::Trace { model: none() })),
             (
                 "/v2/models/m/trace/setting",

@@ -120,12 +120,33 @@ async fn chunks_of_any_size_make_one_body() {
     let answer = wire.answer().await;
     assert_eq!(answer.json()["outputs"][0]["data"], json!([2.0, 3.0]));
     assert_eq!(answer.headers["x-model-version"], "1");
-    wire.send(format!(
-        "POST {PATH} HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\nxyz\r\n"
-    ))
-    .await;
-    // Where a chunk ends nobody can tell any more: the library closes the connection.
-    assert!(wire.closed().await);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn broken_chunks_are_refused_and_end_the_connection() {
+    let server = server().await;
+    let head = format!("POST {PATH} HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n");
+    for broken in [
+        "xyz\r\n",
+        "5\r\nhelloXX",
+        "2\r\n{}\r\n-1\r\n",
+        "fffffffffffffffff\r\n",
+    ] {
+        for path in [&head, &head.replace("/infer", "/config")] {
+            let mut wire = Wire::open(&server).await;
+            wire.send([path, broken].concat()).await;
+            let answer = wire.answer().await;
+            if path == &head {
+                assert_eq!(answer.status, 400, "{broken:?}");
+                assert!(answer.error().contains("malformed request body"), "{answer:?}");
+            } else {
+                assert_eq!(answer.status, 405, "{broken:?}");
+            }
+            assert_id(&answer);
+            assert!(wire.closed().await, "{broken:?}");
+        }
+    }
     server.stop().await;
 }
 
@@ -400,18 +421,41 @@ async fn a_silent_connection_is_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_beyond_the_limit_wait_their_turn() {
+async fn a_connection_over_the_limit_is_told_so_and_closed() {
     let server = limited(|limits| limits.max_connections = 1).await;
     let mut first = Wire::open(&server).await;
     first.send(post(&infer("1"), "")).await;
     assert_eq!(first.answer().await.json()["id"], "1");
     let mut second = Wire::open(&server).await;
     second.send(post(&infer("2"), "")).await;
+    let answer = second.answer().await;
+    assert_eq!((answer.status, &*answer.headers["retry-after"]), (429, "1"));
+    assert!(answer.error().contains("too many connections"), "{answer:?}");
+    assert!(second.closed().await);
     first.send(post(&infer("3"), "")).await;
     assert_eq!(first.answer().await.json()["id"], "3");
-    drop(first);
-    assert_eq!(second.answer().await.json()["id"], "2");
-    drop(second);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shared_memory_is_not_offered() {
+    let server = server().await;
+    for kind in ["systemsharedmemory", "cudasharedmemory"] {
+        for region in ["", "/region/r"] {
+            let path = |what| format!("/v2/{kind}{region}/{what}");
+            let answer = server.get(&path("status")).await;
+            assert_eq!((answer.status, answer.json()), (200, json!([])));
+            let answer = server
+                .post(&path("register"), r#"{"key":"/k","byte_size":4}"#)
+                .await;
+            assert_eq!(answer.status, 501);
+            assert!(
+                answer.error().contains("shared memory is not offered"),
+                "{answer:?}"
+            );
+            assert_eq!(server.post(&path("unregister"), "").await.status, 200);
+        }
+    }
     server.stop().await;
 }
 

@@ -96,15 +96,22 @@ fn an_answer_over_the_limit_is_refused() {
     );
 }
 
+/// The message in a frame that is not compressed.
+fn unframed(pieces: Vec<Bytes>) -> Vec<u8> {
+    let frame = pieces.concat();
+    let (start, message) = frame.split_at(PREFIX);
+    assert_eq!(start, prefix(false, u32::try_from(message.len()).unwrap()));
+    message.to_vec()
+}
+
 #[test]
 fn stream_messages_read_back_with_their_parameters() {
     let parameter = InferParameter {
         parameter_choice: Some(ParameterChoice::BoolParam(true)),
     };
     let parameters = BTreeMap::from([("triton_final_response".to_owned(), parameter)]);
-    let message = streamed(&response(&[3, 20_000]), parameters.clone(), MAX)
-        .unwrap()
-        .concat();
+    let message = streamed(&response(&[3, 20_000]), parameters.clone(), None, MAX).unwrap();
+    let message = unframed(message);
     let infer_response = ModelInferResponse {
         parameters: parameters.clone(),
         ..expected(&[3, 20_000])
@@ -115,7 +122,7 @@ fn stream_messages_read_back_with_their_parameters() {
     };
     assert_eq!(ModelStreamInferResponse::decode(&message[..]).unwrap(), expected);
 
-    let error = stream_error("no".into(), "9".into(), parameters.clone()).concat();
+    let error = unframed(stream_error("no".into(), "9".into(), parameters.clone()));
     let error = ModelStreamInferResponse::decode(&error[..]).unwrap();
     assert_eq!(error.error_message, "no");
     let expected = ModelInferResponse {

@@ -18,6 +18,7 @@ use crate::scope::Outcome;
 struct Frames {
     frames: VecDeque<Bytes>,
     silent: bool,
+    bounds: Bounds,
 }
 
 impl Body for Frames {
@@ -49,19 +50,39 @@ fn framed(flag: u8, message: &[u8]) -> Vec<u8> {
     frame
 }
 
-fn body(frames: Vec<Bytes>, silent: bool, bounds: Bounds) -> UnaryBody<Frames> {
-    UnaryBody::new(
-        Frames {
-            frames: frames.into(),
-            silent,
-        },
+fn body(frames: Vec<Bytes>, silent: bool, bounds: Bounds) -> Frames {
+    Frames {
+        frames: frames.into(),
+        silent,
         bounds,
-    )
+    }
 }
 
-async fn read(mut body: UnaryBody<Frames>, encoding: Option<Encoding>) -> Result<Bytes, Failure> {
-    let announced = body.announced().await?;
-    body.message(announced, encoding).await
+/// Reads the one message of a unary request.
+async fn read(body: Frames, encoding: Option<Encoding>) -> Result<Bytes, Failure> {
+    let bounds = body.bounds;
+    let mut messages = Messages::new(body, bounds, encoding);
+    let announced = messages.announced().await?;
+    let message = messages.message(announced, &Arriving::new(10_000)).await?;
+    messages.end().await?;
+    Ok(message)
+}
+
+/// Reads messages to the end of a stream, or to the first that is broken.
+async fn read_all(body: Frames, encoding: Option<Encoding>) -> (Vec<Bytes>, Result<(), Failure>) {
+    let bounds = body.bounds;
+    let mut messages = Messages::new(body, bounds, encoding);
+    let arriving = Arriving::new(10_000);
+    let mut all = Vec::new();
+    let end = async {
+        while messages.another().await? {
+            let announced = messages.announced().await?;
+            all.push(messages.message(announced, &arriving).await?);
+        }
+        Ok(())
+    };
+    let end = end.await;
+    (all, end)
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -117,14 +138,61 @@ fn broken_framing_is_the_clients_mistake() {
     check(
         vec![framed(1, b"a")],
         Some(Encoding::Gzip),
-        invalid("not valid gzip"),
+        invalid("not a valid gzip stream"),
     );
     check(
         vec![framed(1, b"a")],
         Some(Encoding::Deflate),
-        invalid("not valid deflate"),
+        invalid("not a valid deflate stream"),
     );
     check(vec![framed(0, b"")], None, Ok(b""));
+}
+
+#[test]
+fn a_stream_may_have_any_number_of_messages() {
+    for messages in [&[][..], &["one"], &["one", "", "three"]] {
+        let stream: Vec<u8> = messages
+            .iter()
+            .flat_map(|message| framed(0, message.as_bytes()))
+            .collect();
+        for piece in [1, 2, 7, 1000] {
+            let frames = stream.chunks(piece).map(Bytes::copy_from_slice).collect();
+            let (read, end) = block_on(read_all(body(frames, false, BOUNDS), None));
+            assert_eq!(read, messages);
+            assert_eq!(end, Ok(()));
+        }
+    }
+}
+
+#[test]
+fn a_stream_ends_with_the_first_message_that_is_broken() {
+    let frames = vec![
+        framed(0, b"whole").into(),
+        Bytes::from_static(&[0, 0, 0, 0, 9, 1]),
+    ];
+    let (read, end) = block_on(read_all(body(frames, false, BOUNDS), None));
+    assert_eq!(read, ["whole"]);
+    assert_eq!(end.unwrap_err().outcome(), Outcome::Refused(Status::InvalidInput));
+}
+
+#[test]
+fn a_client_may_be_silent_between_messages_but_not_inside_one() {
+    let impatient = Bounds {
+        idle: Duration::ZERO,
+        ..BOUNDS
+    };
+    let inside = vec![Bytes::from_static(&[0, 0, 0, 0, 9, 1])];
+    let (_, end) = block_on(read_all(body(inside, true, impatient), None));
+    assert_eq!(
+        end.unwrap_err().outcome(),
+        Outcome::Refused(Status::DeadlineExceeded)
+    );
+    let between = body(vec![framed(0, b"a").into()], true, impatient);
+    let mut reading = std::pin::pin!(read_all(between, None));
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    block_on(async {
+        assert!(reading.as_mut().poll(&mut cx).is_pending());
+    });
 }
 
 #[test]
@@ -188,9 +256,9 @@ fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
 fn answers_are_compressed_only_as_the_request_was() {
     let check = |pairs: &[_], expected| {
         let mut headers = headers(pairs);
-        let request = Encoding::of_request(&headers).unwrap();
-        assert_eq!(Encoding::of_response(&headers, request), expected, "{headers:?}");
-        Encoding::narrow(&mut headers);
+        let request = of_request(&headers).unwrap();
+        assert_eq!(of_response(&headers, request), expected, "{headers:?}");
+        narrow(&mut headers);
         let left = headers
             .get("grpc-accept-encoding")
             .map(|value| value.to_str().unwrap());
@@ -206,7 +274,7 @@ fn answers_are_compressed_only_as_the_request_was() {
         &[("grpc-accept-encoding", "deflate"), ("grpc-encoding", "gzip")],
         None,
     );
-    let refusal = Encoding::of_request(&headers(&[("grpc-encoding", "snappy")])).unwrap_err();
+    let refusal = of_request(&headers(&[("grpc-encoding", "snappy")])).unwrap_err();
     assert_eq!(refusal.status, Status::Unsupported);
 }
 
