@@ -12,10 +12,11 @@ use crate::{demo, onnxruntime, python};
 /// The tests with real clients: requirements-NAME.txt, test_NAME.py.
 const CLIENTS: &str = "server/tests/clients";
 
-/// Set-up, then the sample models' hashes, the Rust tests, and the real clients.
+/// Set-up, then the sample models' hashes, the Rust tests, the model-checked ones, and the real clients.
 pub(crate) fn all() -> Result<()> {
     run(command("python3").arg("models/train/verify.py"))?;
     rust()?;
+    loom()?;
     clients(&[])
 }
 

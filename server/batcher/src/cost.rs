@@ -16,7 +16,13 @@ pub(crate) struct CostModel {
     cost_squared: f64,
     seconds: f64,
     cost_seconds: f64,
+    /// The longest batch, fading slowly.
+    worst: f64,
 }
+
+/// How much the longest batch fades with each that follows: one that took ten times as long as usual counts for the
+/// next two hundred.
+const WORST_FADING: f64 = 0.99;
 
 impl CostModel {
     /// Notes that a batch of `cost` kept an instance busy for `duration`.
@@ -27,6 +33,14 @@ impl CostModel {
         self.cost_squared = self.cost_squared * FADING + cost * cost;
         self.seconds = self.seconds * FADING + seconds;
         self.cost_seconds = self.cost_seconds * FADING + cost * seconds;
+        self.worst = seconds.max(self.worst * WORST_FADING);
+    }
+
+    /// Whether a batch that costs `cost` takes at most `within`, and the longest of the recent ones not much longer;
+    /// not before a few were observed.
+    pub(crate) fn is_within(&self, cost: usize, within: Duration) -> bool {
+        let enough = self.weight >= 3.0;
+        enough && self.duration(1, cost) <= within && self.worst <= 10.0 * within.as_secs_f64()
     }
 
     /// How long `batches` batches that cost `cost` together keep one instance busy; zero before the first observation.
@@ -97,6 +111,20 @@ mod tests {
     #[test]
     fn nothing_observed_costs_nothing() {
         close(CostModel::default().duration(10, 100), 0);
+    }
+
+    #[test]
+    fn a_cost_is_within_a_bound_only_if_it_is_known_and_steady() {
+        let within = Duration::from_micros(50);
+        assert!(!model(&[(1, 10); 3]).is_within(1, within));
+        assert!(model(&[(1, 10); 4]).is_within(1, within));
+        assert!(!model(&[(1, 60); 4]).is_within(1, within));
+        let mut unsteady = model(&[(1, 10); 4]);
+        unsteady.observe(1, Duration::from_millis(1));
+        (0..30).for_each(|_| unsteady.observe(1, Duration::from_micros(10)));
+        assert!(unsteady.duration(1, 1) <= within && !unsteady.is_within(1, within));
+        (0..60).for_each(|_| unsteady.observe(1, Duration::from_micros(10)));
+        assert!(unsteady.is_within(1, within));
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! The thread around one instance: take a batch, gather, run, scatter, answer; replace the instance if it panics.
+//! Instances and their threads: take a batch, gather, run, scatter, answer; replace an instance that panics.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use crossfade_runtimes_core::{Instance, ModelSignature, RuntimeError, Tensor};
@@ -12,7 +12,7 @@ use crate::error::JobError;
 use crate::observer::{BatchReport, Observer};
 use crate::outbox::{Outbox, Turnstile};
 use crate::policy::is_past;
-use crate::queue::{Batch, Finished, Queue};
+use crate::queue::{Batch, Finished, Queue, Taken};
 use crate::request::{Answer, Request, Timings};
 
 /// Makes a new instance of the model where one panicked; called on that instance's thread.
@@ -30,45 +30,126 @@ pub(crate) struct Shared {
     pub(crate) name: Arc<str>,
     pub(crate) signature: Arc<ModelSignature>,
     pub(crate) queue: Arc<Queue<Request>>,
+    /// The instances; who holds a seat's lock runs it. The queue sees to it that there is one for each who may.
+    pub(crate) seats: Vec<Mutex<Seat>>,
     pub(crate) factory: InstanceFactory,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) clock: Clock,
     pub(crate) turnstile: Option<Turnstile>,
 }
 
-/// Runs batches until the queue is closed and empty. This is an instance thread's whole life.
-pub(crate) fn run(shared: &Shared, instance: Box<dyn Instance>) {
-    let retire = RetireOnPanic(shared);
-    let mut worker = Worker {
-        shared,
-        gather: Gather::new(&shared.signature),
-        instance,
-    };
-    let mut finished = None;
-    while let Some(batch) = shared.queue.take(finished.take(), &*shared.clock) {
-        let Batch {
-            items,
-            cost,
-            sequence,
-            taken,
-        } = batch;
-        let outcome = worker.serve(items, sequence, taken);
-        let report = Finished {
-            cost,
-            duration: (shared.clock)().saturating_duration_since(taken),
-            ok: outcome.is_ok(),
-        };
-        if let Err(Failure::Panic(reason)) = outcome {
-            shared.queue.finish(report);
-            match worker.replace(&reason) {
-                Some(replaced) => worker = replaced,
-                None => break,
+/// One instance, and what it needs to run batches.
+pub(crate) struct Seat {
+    gather: Gather,
+    /// `None` only while it is replaced.
+    instance: Option<Box<dyn Instance>>,
+    /// Why nothing may run here until the instance is replaced: it panicked.
+    broken: Option<String>,
+}
+
+impl Seat {
+    /// A seat for `instance`.
+    pub(crate) fn new(signature: &ModelSignature, instance: Box<dyn Instance>) -> Self {
+        Self {
+            gather: Gather::new(signature),
+            instance: Some(instance),
+            broken: None,
+        }
+    }
+}
+
+impl Shared {
+    /// A free seat that `fits`, number `first` if it is free; waits for that one if none is.
+    fn seat(&self, first: usize, fits: impl Fn(&Seat) -> bool) -> MutexGuard<'_, Seat> {
+        loop {
+            let count = self.seats.len();
+            let free = (first..first + count).find_map(|index| match self.seats[index % count].try_lock() {
+                Ok(seat) => fits(&seat).then_some(seat),
+                Err(TryLockError::Poisoned(seat)) => Some(seat.into_inner()).filter(|seat| fits(seat)),
+                Err(TryLockError::WouldBlock) => None,
+            });
+            if let Some(seat) = free {
+                return seat;
             }
-        } else {
-            finished = Some(report);
+            // All are looked at by others at this moment, or one is still lent while the queue closes.
+            let seat = self.seats[first].lock().unwrap_or_else(PoisonError::into_inner);
+            if fits(&seat) {
+                return seat;
+            }
+            drop(seat);
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// Runs batches until the queue is closed and empty. This is the whole life of instance thread `index`.
+pub(crate) fn run(shared: &Shared, index: usize) {
+    let retire = RetireOnPanic(shared);
+    let mut finished = None;
+    while let Some(taken) = shared.queue.take(finished.take(), &*shared.clock) {
+        let alive = match taken {
+            Taken::Batch(batch) => {
+                let mut worker = Worker {
+                    shared,
+                    seat: shared.seat(index, |seat| seat.broken.is_none()),
+                };
+                let (report, outcome) = worker.serve(batch);
+                if let Err(Failure::Panic(reason)) = outcome {
+                    shared.queue.finish(report);
+                    worker.replace(&reason)
+                } else {
+                    finished = Some(report);
+                    true
+                }
+            }
+            Taken::Repair => {
+                let seat = shared.seat(index, |seat| seat.broken.is_some());
+                let reason = seat.broken.clone().unwrap_or_default();
+                Worker { shared, seat }.replace(&reason)
+            }
+        };
+        if !alive {
+            break;
         }
     }
     drop(retire);
+}
+
+/// Runs one batch on the thread of the caller, to whom the queue lent an instance.
+pub(crate) fn run_lent(shared: &Shared, batch: Batch<Request>) {
+    let mut loan = Loan {
+        shared,
+        finished: Finished {
+            cost: batch.cost,
+            duration: Duration::ZERO,
+            ok: false,
+        },
+        broke: false,
+    };
+    let mut worker = Worker {
+        shared,
+        seat: shared.seat(0, |seat| seat.broken.is_none()),
+    };
+    let (report, outcome) = worker.serve(batch);
+    loan.finished = report;
+    if let Err(Failure::Panic(reason)) = outcome {
+        // Making a new one may take long: its thread does that.
+        worker.seat.broken = Some(reason);
+        loan.broke = true;
+    }
+}
+
+/// Gives a lent instance back, also when an observer panicked.
+struct Loan<'a> {
+    shared: &'a Shared,
+    finished: Finished,
+    broke: bool,
+}
+
+impl Drop for Loan<'_> {
+    fn drop(&mut self) {
+        self.shared.queue.give_back(self.finished, self.broke);
+    }
 }
 
 /// Should the thread itself panic (an observer can), its instance is counted as lost and nobody waits for it.
@@ -94,21 +175,37 @@ struct Execution {
     report: BatchReport,
 }
 
+/// Who runs batches on a seat.
 struct Worker<'a> {
     shared: &'a Shared,
-    gather: Gather,
-    instance: Box<dyn Instance>,
+    seat: MutexGuard<'a, Seat>,
 }
 
-impl<'a> Worker<'a> {
-    /// Runs `requests` as one batch and answers each; the failure is the batch's, and callers have been told.
-    fn serve(&mut self, requests: Vec<Request>, sequence: u64, taken: Instant) -> Result<(), Failure> {
+impl Worker<'_> {
+    /// Runs `batch` and answers each of its requests; a failure is the batch's, and callers have been told.
+    fn serve(&mut self, batch: Batch<Request>) -> (Finished, Result<(), Failure>) {
+        let Batch {
+            items,
+            cost,
+            sequence,
+            taken,
+        } = batch;
+        let outcome = self.answer(items, sequence, taken);
+        let report = Finished {
+            cost,
+            duration: (self.shared.clock)().saturating_duration_since(taken),
+            ok: outcome.is_ok(),
+        };
+        (report, outcome)
+    }
+
+    fn answer(&mut self, requests: Vec<Request>, sequence: u64, taken: Instant) -> Result<(), Failure> {
         let mut outbox = Outbox::new(self.shared.turnstile.as_ref(), sequence);
         let members: Vec<Member<'_>> = requests.iter().map(member).collect();
         match self.execute(&members, taken) {
             Ok(execution) => {
                 drop(members);
-                self.gather.release();
+                self.seat.gather.release();
                 for (request, outputs) in requests.into_iter().zip(execution.outputs) {
                     let timings = timings(&execution.report, request.submitted, taken);
                     outbox.put(request.reply, Ok(Answer { outputs, timings }));
@@ -118,7 +215,7 @@ impl<'a> Worker<'a> {
             Err(Failure::Run(RuntimeError::Run { .. } | RuntimeError::InvalidInput { .. }))
                 if requests.len() > 1 =>
             {
-                self.serve_one_by_one(requests, outbox)
+                self.answer_one_by_one(requests, outbox)
             }
             Err(failure) => {
                 let error = Arc::new(failure.error());
@@ -131,7 +228,7 @@ impl<'a> Worker<'a> {
     }
 
     /// After a failed batch: runs each member alone, so that the values of one cannot fail its neighbours.
-    fn serve_one_by_one(&mut self, requests: Vec<Request>, mut outbox: Outbox<'_>) -> Result<(), Failure> {
+    fn answer_one_by_one(&mut self, requests: Vec<Request>, mut outbox: Outbox<'_>) -> Result<(), Failure> {
         let mut outcome = Ok(());
         for request in requests {
             let start = (self.shared.clock)();
@@ -186,14 +283,17 @@ impl<'a> Worker<'a> {
         report: &mut BatchReport,
     ) -> Result<Vec<Vec<Tensor>>, Failure> {
         let signature = &self.shared.signature;
-        let gathered = self.gather.gather(signature, members, rows);
+        let Seat { gather, instance, .. } = &mut *self.seat;
+        let gathered = gather.gather(signature, members, rows);
         let mut outputs = expect_outputs(signature, members, rows);
         let gather_end = clock();
         report.gather = gather_end.saturating_duration_since(start);
         gathered.map_err(Failure::Run)?;
 
-        let views = self.gather.views(signature);
-        let instance = &mut self.instance;
+        let views = gather.views(signature);
+        let instance = instance
+            .as_mut()
+            .expect("only a seat that is being replaced has no instance");
         let run = catch_unwind(AssertUnwindSafe(|| instance.run(&views, &mut outputs)));
         let compute_end = clock();
         report.compute = compute_end.saturating_duration_since(gather_end);
@@ -207,12 +307,14 @@ impl<'a> Worker<'a> {
         answers.map_err(Failure::Run)
     }
 
-    /// A worker with a new instance, as soon as the factory makes one; `None` if the batcher closes before.
+    /// Puts a new instance into the seat, as soon as the factory makes one; `false` if the batcher closes before.
     ///
     /// The instance counts as lost from the first failed attempt on. The old one is dropped here.
-    fn replace(self, reason: &str) -> Option<Worker<'a>> {
-        let Worker { shared, instance, .. } = self;
-        if catch_unwind(AssertUnwindSafe(|| drop(instance))).is_err() {
+    fn replace(mut self, reason: &str) -> bool {
+        let shared = self.shared;
+        self.seat.broken = Some(reason.to_owned());
+        let panicked = self.seat.instance.take();
+        if catch_unwind(AssertUnwindSafe(|| drop(panicked))).is_err() {
             tracing::warn!(model = %shared.name, "the panicked instance panicked again when it was dropped");
         }
         let mut pause = FIRST_PAUSE;
@@ -229,20 +331,18 @@ impl<'a> Worker<'a> {
                 lost = true;
             }
             if shared.queue.pause(pause) {
-                return None;
+                return false;
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         };
+        *self.seat = Seat::new(&shared.signature, instance);
+        drop(self.seat);
         if lost {
             shared.queue.revive();
         }
         tracing::warn!(model = %shared.name, reason, "an instance panicked and was replaced");
         shared.observer.instance_replaced(reason);
-        Some(Worker {
-            shared,
-            gather: Gather::new(&shared.signature),
-            instance,
-        })
+        true
     }
 }
 

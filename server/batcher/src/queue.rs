@@ -4,6 +4,9 @@
 //! instance is woken once per batch: while one is on its way, further pushes wake nobody, and whoever takes a
 //! batch and leaves something behind wakes the next. At most one idle instance, the leader, waits for a batch to
 //! fill; the others wait for work.
+//!
+//! Where a run takes less time than waking a thread, an idle instance is lent to whoever pushes: its thread sleeps
+//! on, and what is pushed meanwhile waits until the instance is given back.
 
 use std::time::{Duration, Instant};
 
@@ -41,6 +44,26 @@ pub struct QueueSettings {
     pub max_requests: usize,
     /// Instances that take from the queue.
     pub instances: usize,
+    /// The longest run, by recent experience, for which an idle instance is lent to the caller of
+    /// [`push`](Queue::push); `None`: never.
+    pub lend_within: Option<Duration>,
+}
+
+/// Where an item went.
+pub enum Pushed<T> {
+    /// Into the queue.
+    Queued,
+    /// Back to the caller, with an instance: it runs the batch now, on its own thread, and then calls
+    /// [`Queue::give_back`].
+    Lent(Batch<T>),
+}
+
+/// What a thread that waits for work gets.
+pub enum Taken<T> {
+    /// A batch to run.
+    Batch(Batch<T>),
+    /// An instance broke while it was lent: the thread takes it over, to replace it.
+    Repair,
 }
 
 /// What an instance gets from [`Queue::take`].
@@ -93,6 +116,10 @@ struct State<T> {
     idle: usize,
     woken: usize,
     leader: Option<Leader>,
+    /// Instances that are lent, or broke while they were; their threads are among the `idle` ones, and not `woken`.
+    lent: usize,
+    /// How many of them broke and wait for a thread.
+    broken: usize,
     /// Instances that run a batch, and the cost of those batches.
     running: usize,
     running_cost: usize,
@@ -122,6 +149,8 @@ impl<T: Item> Queue<T> {
                 idle: 0,
                 woken: 0,
                 leader: None,
+                lent: 0,
+                broken: 0,
                 running: 0,
                 running_cost: 0,
                 healthy,
@@ -143,11 +172,18 @@ impl<T: Item> Queue<T> {
         }
     }
 
-    /// Adds an item at `level` (0 is the highest priority), and wakes an instance if that makes a batch.
+    /// Adds an item at `level` (0 is the highest priority), and wakes an instance if that makes a batch; or gives it
+    /// back to be run at once.
     ///
-    /// On `Ok` the queue owns the item: it comes out of [`take`](Self::take), or is refused. On `Err` it was dropped.
-    /// A full queue is first rid of cancelled and expired items.
-    pub fn push(&self, item: T, waiting: Waiting, level: usize, arrived: Instant) -> Result<(), SubmitError> {
+    /// On `Queued` the queue owns the item: it comes out of [`take`](Self::take), or is refused. On `Err` it was
+    /// dropped. A full queue is first rid of cancelled and expired items.
+    pub fn push(
+        &self,
+        item: T,
+        waiting: Waiting,
+        level: usize,
+        arrived: Instant,
+    ) -> Result<Pushed<T>, SubmitError> {
         let now = waiting.queued;
         let policy = &self.settings.levels[level];
         let timeout = policy.default_timeout.filter(|timeout| !timeout.is_zero());
@@ -163,6 +199,10 @@ impl<T: Item> Queue<T> {
             }
             state = self.clear(state, now);
             self.admit(&state, &entry.waiting, level)?;
+        }
+        if self.lends(&state, entry.waiting.cost) {
+            state.lent += 1;
+            return Ok(Pushed::Lent(state.start(vec![entry.item], entry.waiting.cost, now)));
         }
         for expiry in [entry.waiting.deadline, entry.timeout].into_iter().flatten() {
             state.next_expiry = Some(state.next_expiry.map_or(expiry, |next| next.min(expiry)));
@@ -188,37 +228,34 @@ impl<T: Item> Queue<T> {
             }
             Some(_) => {}
         }
-        Ok(())
+        Ok(Pushed::Queued)
     }
 
     /// Takes the next batch for an idle instance, waiting for one; `None` once the queue is closed and empty.
     ///
     /// `finished` reports the previous batch.
-    pub fn take(&self, finished: Option<Finished>, clock: &dyn Fn() -> Instant) -> Option<Batch<T>> {
+    pub fn take(&self, finished: Option<Finished>, clock: &dyn Fn() -> Instant) -> Option<Taken<T>> {
         let mut state = lock(&self.state);
         if let Some(finished) = finished {
             state.finish(finished);
         }
         loop {
+            if state.broken > 0 && !state.closed {
+                state.broken -= 1;
+                state.lent -= 1;
+                return Some(Taken::Repair);
+            }
             let now = clock();
             state = self.clear(state, now);
             match self.decide(&state, now) {
                 Decision::Run(chosen) => {
                     let (items, cost) = state.lanes.remove(&chosen);
-                    let batch = Batch {
-                        items,
-                        cost,
-                        sequence: state.taken,
-                        taken: now,
-                    };
-                    state.taken += 1;
-                    state.running += 1;
-                    state.running_cost += cost;
+                    let batch = state.start(items, cost, now);
                     self.depth.store(state.lanes.len(), Ordering::SeqCst);
                     if state.lanes.len() > 0 && state.leader.is_none() {
                         self.wake_one(state, false);
                     }
-                    return Some(batch);
+                    return Some(Taken::Batch(batch));
                 }
                 Decision::Idle if state.closed => return None,
                 Decision::Wait { until, enough } if state.leader.is_none() => {
@@ -239,6 +276,37 @@ impl<T: Item> Queue<T> {
     /// Reports the previous batch of an instance that will not [`take`](Self::take) soon.
     pub fn finish(&self, finished: Finished) {
         lock(&self.state).finish(finished);
+    }
+
+    /// Takes back an instance that was lent, and wakes its thread if there is something to do: what was pushed
+    /// meanwhile, or, if the instance `broke`, replacing it.
+    pub fn give_back(&self, finished: Finished, broke: bool) {
+        let mut state = lock(&self.state);
+        state.finish(finished);
+        if broke {
+            state.broken += 1;
+            if state.woken < state.idle {
+                state.woken += 1;
+                drop(state);
+                self.work.notify_one();
+            }
+            return;
+        }
+        state.lent -= 1;
+        if state.lanes.len() > 0 && state.leader.is_none() {
+            self.wake_one(state, false);
+        }
+    }
+
+    /// Whether an item that costs `cost` is run by its caller: nothing waits, an instance is idle whose thread was
+    /// not told to wake, and waking it would take longer than the run.
+    fn lends(&self, state: &State<T>, cost: usize) -> bool {
+        self.settings.lend_within.is_some_and(|within| {
+            state.lanes.len() == 0
+                && state.leader.is_none()
+                && state.idle.saturating_sub(state.woken) > state.lent
+                && state.costs.is_within(cost, within)
+        })
     }
 
     /// What to run now. A closed queue gets nothing more, so its batches do not wait.
@@ -282,7 +350,8 @@ impl<T: Item> Queue<T> {
 
     /// Wakes one idle instance, if there is one that was not told yet; unless `each`, only if none was told.
     fn wake_one(&self, mut state: MutexGuard<'_, State<T>>, each: bool) {
-        if state.woken < if each { state.idle } else { state.idle.min(1) } {
+        let idle = state.idle.saturating_sub(state.lent);
+        if state.woken < if each { idle } else { idle.min(1) } {
             state.woken += 1;
             drop(state);
             self.work.notify_one();
@@ -329,6 +398,19 @@ impl<T: Item> Queue<T> {
 }
 
 impl<T> State<T> {
+    fn start(&mut self, items: Vec<T>, cost: usize, now: Instant) -> Batch<T> {
+        let sequence = self.taken;
+        self.taken += 1;
+        self.running += 1;
+        self.running_cost += cost;
+        Batch {
+            items,
+            cost,
+            sequence,
+            taken: now,
+        }
+    }
+
     fn finish(&mut self, finished: Finished) {
         self.running -= 1;
         self.running_cost -= finished.cost;

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use crossfade_batcher::policy::{Limits, ShapeKey, Waiting};
-use crossfade_batcher::queue::{Item, Queue, QueueSettings};
+use crossfade_batcher::queue::{Batch, Finished, Item, Pushed, Queue, QueueSettings, Taken};
 use crossfade_batcher::reply::{Receiver, Sender, reply};
 use crossfade_batcher::{JobError, QueuePolicy, SubmitError};
 use loom::sync::Arc;
@@ -42,6 +42,7 @@ fn settings(instances: usize, max_cost: usize, max_requests: usize) -> QueueSett
         levels: vec![QueuePolicy::default()],
         max_requests,
         instances,
+        lend_within: None,
     }
 }
 
@@ -54,13 +55,38 @@ fn push(queue: &Queue<Request>, now: Instant) -> Result<Receiver<Result<usize, J
         queued: now,
         deadline: None,
     };
-    queue.push(Request(sender), waiting, 0, now).map(|()| receiver)
+    match queue.push(Request(sender), waiting, 0, now)? {
+        Pushed::Queued => {}
+        // The caller has an instance, and answers itself.
+        Pushed::Lent(batch) => {
+            batch.items.into_iter().for_each(|item| item.0.send(Ok(0)));
+            queue.give_back(finished(), false);
+        }
+    }
+    Ok(receiver)
+}
+
+/// What an instance reports of a run that took no time.
+fn finished() -> Finished {
+    Finished {
+        cost: 1,
+        duration: Duration::ZERO,
+        ok: true,
+    }
+}
+
+/// The next batch.
+fn take(queue: &Queue<Request>, previous: Option<Finished>, now: Instant) -> Option<Batch<Request>> {
+    queue.take(previous, &|| now).map(|taken| match taken {
+        Taken::Batch(batch) => batch,
+        Taken::Repair => panic!("no instance broke"),
+    })
 }
 
 /// An instance thread: answers everything with the size of its batch, and says how much it ran.
 fn serve(queue: &Queue<Request>, now: Instant) -> usize {
     let mut served = 0;
-    while let Some(batch) = queue.take(None, &|| now) {
+    while let Some(batch) = take(queue, None, now) {
         let size = batch.items.len();
         assert!(size > 0);
         served += size;
@@ -154,7 +180,7 @@ fn an_idle_instance_hears_of_a_push() {
         let instances: Vec<_> = (0..2)
             .map(|_| {
                 let queue = queue.clone();
-                thread::spawn(move || queue.take(None, &|| now).map(|batch| batch.items.len()))
+                thread::spawn(move || take(&queue, None, now).map(|batch| batch.items.len()))
             })
             .collect();
         let receivers = [push(&queue, now), push(&queue, now)];
@@ -175,12 +201,60 @@ fn a_leader_hears_that_its_batch_is_full() {
         let queue = Arc::new(Queue::new(settings));
         let instance = thread::spawn({
             let queue = queue.clone();
-            move || queue.take(None, &|| now).map(|batch| batch.items.len())
+            move || take(&queue, None, now).map(|batch| batch.items.len())
         });
         let receivers = [push(&queue, now), push(&queue, now)];
         assert_eq!(instance.join().unwrap(), Some(2));
         drop(receivers);
     });
+}
+
+/// While an instance is lent its thread sleeps, and nothing that is pushed meanwhile is forgotten when it is given back:
+/// both are answered without a close that would wake everyone.
+#[test]
+fn what_is_pushed_beside_a_loan_is_answered() {
+    loom::model(|| {
+        let now = Instant::now();
+        let mut settings = settings(1, 4, 8);
+        settings.lend_within = Some(Duration::from_micros(50));
+        let queue = Arc::new(Queue::new(settings));
+        // Runs are known to be short.
+        let mut previous = None;
+        for _ in 0..4 {
+            let _awaited = push(&queue, now).unwrap();
+            take(&queue, previous.replace(finished()), now).unwrap();
+        }
+        let instance = thread::spawn({
+            let queue = queue.clone();
+            move || {
+                while let Some(batch) = take(&queue, previous.replace(finished()), now) {
+                    batch.items.into_iter().for_each(|item| item.0.send(Ok(1)));
+                }
+            }
+        });
+        let producer = thread::spawn({
+            let queue = queue.clone();
+            move || wait(push(&queue, now).unwrap())
+        });
+        wait(push(&queue, now).unwrap());
+        producer.join().unwrap();
+        queue.close();
+        instance.join().unwrap();
+    });
+}
+
+/// Blocks until the answer is there.
+fn wait(mut receiver: Receiver<Result<usize, JobError>>) {
+    struct Unpark(thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: StdArc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(StdArc::new(Unpark(thread::current())));
+    while poll(&mut receiver, &waker).is_pending() {
+        thread::park();
+    }
 }
 
 /// A push that races with close is either refused or served.
@@ -221,7 +295,7 @@ fn a_cancelled_item_is_not_left_behind() {
         let mut receiver = push(&queue, now).unwrap();
         let instance = thread::spawn({
             let queue = queue.clone();
-            move || queue.take(None, &|| now).map(|batch| batch.items.len())
+            move || take(&queue, None, now).map(|batch| batch.items.len())
         });
         if receiver.cancel() {
             queue.note_cancelled();
@@ -231,7 +305,7 @@ fn a_cancelled_item_is_not_left_behind() {
         // One take: the first alone, the second alone, or both.
         assert!(matches!(taken, Some(1 | 2)));
         queue.close();
-        while let Some(batch) = queue.take(None, &|| now) {
+        while let Some(batch) = take(&queue, None, now) {
             drop(batch);
         }
         assert_eq!(queue.depth(), 0);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossfade_batcher::{Batcher, BatcherOptions, InstanceFactory, QueuePolicy, TimeoutAction};
 use crossfade_models::config::{self, ModelConfig, RuntimeChoice};
@@ -14,6 +15,10 @@ use crossfade_runtimes_core::{
 
 use super::{Counter, Servable, priority, probe, warm_up};
 use crate::metrics::Metrics;
+
+/// Waking a thread and being woken by it costs about this much where cores are few: a run that takes less stays on the
+/// thread that decoded its request.
+const LEND_WITHIN: Duration = Duration::from_micros(50);
 
 /// Makes servables for the registry.
 pub struct ServableLoader {
@@ -168,6 +173,7 @@ impl ServableLoader {
                 .map(|(&priority, policy)| (level(priority), queue(policy)))
                 .collect::<BTreeMap<_, _>>(),
             max_queue_requests: self.max_queue,
+            lend_within: Some(LEND_WITHIN),
         }
     }
 }

@@ -50,6 +50,7 @@ impl Bench {
             levels: vec![QueuePolicy::default()],
             max_requests: 100,
             instances: 1,
+            lend_within: None,
         };
         change(&mut settings);
         Self {
@@ -82,12 +83,17 @@ impl Bench {
             queued: self.now,
             deadline: time.map(|time| self.now + time),
         };
-        self.queue.push(item, waiting, level, self.now)?;
-        Ok(cancelled)
+        match self.queue.push(item, waiting, level, self.now)? {
+            Pushed::Queued => Ok(cancelled),
+            Pushed::Lent(_) => panic!("no thread waits, so none of its instances can be lent"),
+        }
     }
 
     fn take(&self) -> Option<Batch<Named>> {
-        self.queue.take(None, &|| self.now)
+        self.queue.take(None, &|| self.now).map(|taken| match taken {
+            Taken::Batch(batch) => batch,
+            Taken::Repair => panic!("no instance broke"),
+        })
     }
 
     /// Closes and takes everything: the names that run, and those that were refused with their reasons.

@@ -5,5 +5,6 @@
 mod batching;
 mod deadlines;
 mod failures;
+mod lending;
 mod lifecycle;
 mod support;
