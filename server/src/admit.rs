@@ -34,10 +34,33 @@ pub struct Admitted {
     bytes: usize,
 }
 
+/// Refuses a request that would not be admitted now, before its body of `body_bytes` bytes is read; takes nothing.
+///
+/// Errors: as [`admit`].
+pub fn foresee(service: &Service, scope: &RequestScope, body_bytes: usize) -> Result<(), Refusal> {
+    let permits = service.permits();
+    in_time(scope)?;
+    fits(service, permits.requests() + 1, permits.bytes() + body_bytes)
+}
+
 /// Admits a request whose body has `body_bytes` bytes, or refuses it.
 ///
 /// Errors: `Overloaded` without a permit, `DeadlineExceeded` if already late.
 pub fn admit(service: &Service, scope: &RequestScope, body_bytes: usize) -> Result<Admitted, Refusal> {
+    in_time(scope)?;
+    let permits = service.permits();
+    // The guard exists before the check, so that every refusal gives back what it took.
+    let admitted = Admitted {
+        permits: permits.clone(),
+        bytes: body_bytes,
+    };
+    let requests = permits.requests.fetch_add(1, Relaxed) + 1;
+    let bytes = permits.bytes.fetch_add(body_bytes, Relaxed) + body_bytes;
+    fits(service, requests, bytes)?;
+    Ok(admitted)
+}
+
+fn in_time(scope: &RequestScope) -> Result<(), Refusal> {
     if scope
         .deadline()
         .is_some_and(|deadline| deadline <= Instant::now())
@@ -47,15 +70,12 @@ pub fn admit(service: &Service, scope: &RequestScope, body_bytes: usize) -> Resu
             "the deadline had passed when the request was read",
         ));
     }
+    Ok(())
+}
+
+/// Whether `requests` requests with `bytes` bytes together are within the limits.
+fn fits(service: &Service, requests: usize, bytes: usize) -> Result<(), Refusal> {
     let limits = service.limits();
-    let permits = service.permits();
-    // The guard exists before the checks, so that every refusal gives back what it took.
-    let admitted = Admitted {
-        permits: permits.clone(),
-        bytes: body_bytes,
-    };
-    let requests = permits.requests.fetch_add(1, Relaxed) + 1;
-    let bytes = permits.bytes.fetch_add(body_bytes, Relaxed) + body_bytes;
     if requests > limits.max_in_flight {
         let max = limits.max_in_flight;
         return Err(Refusal::new(
@@ -69,7 +89,7 @@ pub fn admit(service: &Service, scope: &RequestScope, body_bytes: usize) -> Resu
         let message = format!("requests in flight would hold more than {max} bytes; retry later");
         return Err(Refusal::new(Status::Overloaded, message));
     }
-    Ok(admitted)
+    Ok(())
 }
 
 impl Drop for Admitted {

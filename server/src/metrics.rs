@@ -92,6 +92,8 @@ pub struct Loaded {
     pub series: Arc<Series>,
     /// Requests waiting for an instance.
     pub queue_depth: usize,
+    /// The most rows that requests are merged up to.
+    pub batch_cap: usize,
     /// Bytes held by weights and instances.
     pub memory_bytes: u64,
 }

@@ -181,6 +181,7 @@ impl Service {
             .map(|version| Loaded {
                 series: version.series().clone(),
                 queue_depth: version.batcher().depth(),
+                batch_cap: version.batcher().learnt_rows(),
                 memory_bytes: version.memory_bytes(),
             })
             .collect();

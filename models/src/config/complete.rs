@@ -62,7 +62,7 @@ impl RawConfig {
         let batch = tensors::batch(&given, with)?;
         let inputs = tensors::inputs(&given, with, batch.max_batch_size > 0)?;
         let outputs = tensors::outputs(&given, with, batch.max_batch_size > 0)?;
-        let batching = batching::batching(&given, &batch)?;
+        let batching = batching::batching(&given, &self.own, &batch)?;
         let instances = instances::instances(&given, &self.own, &mut warnings)?;
         let warmup = warmup::warmup(&given, &self.own, &inputs, batch.max_batch_size)?;
 

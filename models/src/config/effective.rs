@@ -75,6 +75,8 @@ pub struct Batching {
     pub enabled: bool,
     /// Most rows of a merged batch; 0 where nothing merges.
     pub max_rows: u32,
+    /// Whether batches stay below `max_rows` where larger ones turn out to cost more per row.
+    pub learn: bool,
     /// Batch sizes to aim for, ascending; empty: as many as wait, up to `max_rows`.
     pub preferred_rows: Vec<u32>,
     /// How long a request may wait for company while no instance is idle, or for a preferred size.

@@ -85,7 +85,7 @@ fn sections(root: &mut Section, raw: &mut RawConfig) -> Result<(), ConfigError> 
         }
     }
     if let Some(section) = root.section("batching")? {
-        batching(section, &mut raw.fields)?;
+        batching(section, &mut raw.fields, &mut raw.own)?;
     }
     if let Some(section) = root.section("instances")? {
         instances(section, &mut raw.own)?;
@@ -139,7 +139,12 @@ fn tensor(mut section: Section, kind: &str) -> Result<Value, ConfigError> {
     Ok(Value::Object(tensor))
 }
 
-fn batching(mut section: Section, fields: &mut Map<String, Value>) -> Result<(), ConfigError> {
+fn batching(
+    mut section: Section,
+    fields: &mut Map<String, Value>,
+    own: &mut OwnKeys,
+) -> Result<(), ConfigError> {
+    own.learn_rows = section.boolean("learn")?;
     let mut batching = Map::new();
     let mut policy = Map::new();
     if let Some(rows) = section.integer("max_rows")? {

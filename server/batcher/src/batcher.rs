@@ -169,6 +169,11 @@ impl Batcher {
         self.queue.depth()
     }
 
+    /// The most rows that requests are merged up to, by what was learnt of this model; takes no lock.
+    pub fn learnt_rows(&self) -> usize {
+        self.queue.cap()
+    }
+
     /// Instances that run or can run batches; takes no lock.
     pub fn healthy_instances(&self) -> usize {
         self.queue.healthy()
@@ -200,6 +205,8 @@ fn settings(options: &BatcherOptions, rule: &MergeRule, instances: usize) -> Que
             .collect(),
         max_requests: options.max_queue_requests,
         instances,
+        // Preferred sizes are somebody's decision.
+        learns: options.learn_rows && rule.merges() && options.preferred_rows.is_empty(),
         // A lent instance answers before a batch could fill, and out of turn.
         lend_within: options
             .lend_within

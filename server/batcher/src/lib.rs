@@ -17,6 +17,7 @@ pub mod queue;
 
 pub mod policy;
 
+mod adaptive;
 mod cost;
 
 mod instance;

@@ -31,13 +31,15 @@ pub struct BatcherOptions {
     pub queue_by_priority: BTreeMap<u32, QueuePolicy>,
     /// The server's bound on the whole queue, in requests; always applies. Requests above it are refused.
     pub max_queue_requests: usize,
+    /// Whether batches stay below `max_rows` where larger ones cost more per row.
+    pub learn_rows: bool,
     /// The longest run, by recent experience, that the thread of [`submit`](crate::Batcher::submit) does itself on an
     /// idle instance; `None`: never.
     pub lend_within: Option<Duration>,
 }
 
 impl BatcherOptions {
-    /// Merging up to `max_rows` without delay or priorities, with a queue of 1024 requests; nothing is lent.
+    /// Merging up to `max_rows` without delay or priorities, with a queue of 1024 requests; nothing is learnt or lent.
     pub fn new(name: impl Into<Arc<str>>, max_rows: usize) -> Self {
         Self {
             name: name.into(),
@@ -51,6 +53,7 @@ impl BatcherOptions {
             queue: QueuePolicy::default(),
             queue_by_priority: BTreeMap::new(),
             max_queue_requests: 1024,
+            learn_rows: false,
             lend_within: None,
         }
     }

@@ -10,6 +10,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::adaptive::BatchCap;
 use crate::cost::CostModel;
 use crate::error::{JobError, SubmitError};
 use crate::options::QueuePolicy;
@@ -44,6 +45,8 @@ pub struct QueueSettings {
     pub max_requests: usize,
     /// Instances that take from the queue.
     pub instances: usize,
+    /// Whether batches are made smaller than the limits where that costs less per row.
+    pub learns: bool,
     /// The longest run, by recent experience, for which an idle instance is lent to the caller of
     /// [`push`](Queue::push); `None`: never.
     pub lend_within: Option<Duration>,
@@ -92,8 +95,6 @@ pub struct Finished {
 /// Waiting items and waiting instances.
 pub struct Queue<T> {
     settings: QueueSettings,
-    /// The limits of a closed queue.
-    draining: Limits,
     state: Mutex<State<T>>,
     /// Where idle instances wait for work.
     work: Condvar,
@@ -106,6 +107,7 @@ pub struct Queue<T> {
     /// The lengths that a scrape reads, so that it does not take the lock.
     depth: AtomicUsize,
     healthy: AtomicUsize,
+    cap: AtomicUsize,
 }
 
 struct State<T> {
@@ -126,6 +128,9 @@ struct State<T> {
     healthy: usize,
     closed: bool,
     costs: CostModel,
+    cap: BatchCap,
+    /// What bounds the next batch: the settings, the learned cap, and no delay once the queue is closed.
+    limits: Limits,
     taken: u64,
 }
 
@@ -156,6 +161,8 @@ impl<T: Item> Queue<T> {
                 healthy,
                 closed: false,
                 costs: CostModel::default(),
+                cap: BatchCap::new(settings.limits.max_cost),
+                limits: settings.limits.clone(),
                 taken: 0,
             }),
             work: Condvar::new(),
@@ -164,10 +171,7 @@ impl<T: Item> Queue<T> {
             cancelled: AtomicUsize::new(0),
             depth: AtomicUsize::new(0),
             healthy: AtomicUsize::new(healthy),
-            draining: Limits {
-                max_delay: Duration::ZERO,
-                ..settings.limits.clone()
-            },
+            cap: AtomicUsize::new(settings.limits.max_cost),
             settings,
         }
     }
@@ -202,7 +206,11 @@ impl<T: Item> Queue<T> {
         }
         if self.lends(&state, entry.waiting.cost) {
             state.lent += 1;
-            return Ok(Pushed::Lent(state.start(vec![entry.item], entry.waiting.cost, now)));
+            return Ok(Pushed::Lent(state.start(
+                vec![entry.item],
+                entry.waiting.cost,
+                now,
+            )));
         }
         for expiry in [entry.waiting.deadline, entry.timeout].into_iter().flatten() {
             state.next_expiry = Some(state.next_expiry.map_or(expiry, |next| next.min(expiry)));
@@ -237,7 +245,7 @@ impl<T: Item> Queue<T> {
     pub fn take(&self, finished: Option<Finished>, clock: &dyn Fn() -> Instant) -> Option<Taken<T>> {
         let mut state = lock(&self.state);
         if let Some(finished) = finished {
-            state.finish(finished);
+            self.finished(&mut state, finished);
         }
         loop {
             if state.broken > 0 && !state.closed {
@@ -275,14 +283,28 @@ impl<T: Item> Queue<T> {
 
     /// Reports the previous batch of an instance that will not [`take`](Self::take) soon.
     pub fn finish(&self, finished: Finished) {
-        lock(&self.state).finish(finished);
+        self.finished(&mut lock(&self.state), finished);
+    }
+
+    fn finished(&self, state: &mut State<T>, finished: Finished) {
+        state.running -= 1;
+        state.running_cost -= finished.cost;
+        if !finished.ok {
+            return;
+        }
+        state.costs.observe(finished.cost, finished.duration);
+        if self.settings.learns {
+            state.cap.observe(finished.cost, finished.duration);
+            state.limits.max_cost = state.cap.rows();
+            self.cap.store(state.cap.learnt(), Ordering::SeqCst);
+        }
     }
 
     /// Takes back an instance that was lent, and wakes its thread if there is something to do: what was pushed
     /// meanwhile, or, if the instance `broke`, replacing it.
     pub fn give_back(&self, finished: Finished, broke: bool) {
         let mut state = lock(&self.state);
-        state.finish(finished);
+        self.finished(&mut state, finished);
         if broke {
             state.broken += 1;
             if state.woken < state.idle {
@@ -315,11 +337,7 @@ impl<T: Item> Queue<T> {
             waiting: &entry.waiting,
             cancelled: entry.item.is_cancelled(),
         });
-        let limits = if state.closed {
-            &self.draining
-        } else {
-            &self.settings.limits
-        };
+        let limits = &state.limits;
         let run_time = state.costs.duration(1, state.lanes.cost().min(limits.max_cost));
         policy::decide(candidates, limits, run_time, now)
     }
@@ -360,7 +378,10 @@ impl<T: Item> Queue<T> {
 
     /// Refuses further items; those inside are still taken. Instances end when the queue is empty.
     pub fn close(&self) {
-        lock(&self.state).closed = true;
+        let mut state = lock(&self.state);
+        state.closed = true;
+        state.limits.max_delay = Duration::ZERO;
+        drop(state);
         self.work.notify_all();
         self.fill.notify_all();
         self.closing.notify_all();
@@ -391,6 +412,11 @@ impl<T: Item> Queue<T> {
         self.depth.load(Ordering::SeqCst)
     }
 
+    /// The cost of the largest batch worth running, by what was learnt; takes no lock.
+    pub fn cap(&self) -> usize {
+        self.cap.load(Ordering::SeqCst)
+    }
+
     /// Instances that run or can run batches; takes no lock.
     pub fn healthy(&self) -> usize {
         self.healthy.load(Ordering::SeqCst)
@@ -408,14 +434,6 @@ impl<T> State<T> {
             cost,
             sequence,
             taken: now,
-        }
-    }
-
-    fn finish(&mut self, finished: Finished) {
-        self.running -= 1;
-        self.running_cost -= finished.cost;
-        if finished.ok {
-            self.costs.observe(finished.cost, finished.duration);
         }
     }
 }

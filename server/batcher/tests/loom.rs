@@ -42,6 +42,7 @@ fn settings(instances: usize, max_cost: usize, max_requests: usize) -> QueueSett
         levels: vec![QueuePolicy::default()],
         max_requests,
         instances,
+        learns: false,
         lend_within: None,
     }
 }

@@ -10,7 +10,7 @@ use http_body::Body;
 use super::framing::{self, Bounds, Messages};
 use super::reply::{Failure, MODEL_VERSION, ReplyBody, answered, failed, identify};
 use super::{decode, encode, head};
-use crate::admit::{Admitted, admit};
+use crate::admit::{Admitted, admit, foresee};
 use crate::encoding::Encoding;
 use crate::infer::infer;
 use crate::scope::{Outcome, Protocol, RequestScope};
@@ -78,9 +78,9 @@ where
     };
     let mut body = Messages::new(body, bounds, request_encoding);
     let announced = body.announced().await?;
-    // The permit is asked for twice: with the announced size, and given back at once, so that an overloaded server
-    // refuses without reading; and again once the message is there. In between a slow client holds none.
-    drop(admit(service, scope, announced.len)?);
+    // An overloaded server refuses without reading; the permit is taken once the message is there, so that a slow
+    // client holds none.
+    foresee(service, scope, announced.len)?;
     let message = body.message(announced, service.arriving()).await?;
     body.end().await?;
     let admitted = admit(service, scope, message.len())?;

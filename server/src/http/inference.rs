@@ -15,7 +15,7 @@ use super::body::{self, Bounds};
 use super::encoding;
 use super::reply::{BINARY, Failure, JSON, MODEL_VERSION, ReplyBody, identify};
 use super::routes::Model;
-use crate::admit::admit;
+use crate::admit::{admit, foresee};
 use crate::encoding::DecompressError;
 use crate::infer::infer;
 use crate::scope::{Outcome, RequestScope};
@@ -26,10 +26,9 @@ const HEAVY: usize = 256 << 10;
 
 /// Answers one request, whose scope opened with its head.
 ///
-/// The permit is asked for twice: before the body, and given back at once, so that
-/// an overloaded server refuses without reading; and again with the body's real size once it is all there. Between the
-/// two a client that is slow or silent holds its socket and the bytes it has sent, which have a bound of their own, but
-/// no permit, however long it takes.
+/// An overloaded server refuses before it reads the body; the permit is taken once the body is all there. Until then a
+/// client that is slow or silent holds its socket and the bytes it has sent, which have a bound of their own, but no
+/// permit, however long it takes.
 pub(super) async fn answer(
     front: &Arc<Front>,
     mut scope: RequestScope,
@@ -82,7 +81,7 @@ async fn attempt(
     let announced = http_body::Body::size_hint(&*body)
         .exact()
         .and_then(|bytes| usize::try_from(bytes).ok());
-    drop(admit(service, scope, announced.unwrap_or(0))?);
+    foresee(service, scope, announced.unwrap_or(0))?;
     let body = read(front, headers, body, scope.deadline()).await?;
     let _admitted = admit(service, scope, body.len())?;
 

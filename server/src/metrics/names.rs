@@ -25,6 +25,11 @@ pub(super) const REQUESTS: Name = name(
     "Requests by protocol and status, refused ones included",
 );
 pub(super) const BATCH_ROWS: Name = name("crossfade_batch_rows", "histogram", "Rows per execution");
+pub(super) const BATCH_CAP: Name = name(
+    "crossfade_batch_cap_rows",
+    "gauge",
+    "The most rows that requests are merged up to, by what was learnt of the version",
+);
 pub(super) const QUEUE_DEPTH: Name = name(
     "crossfade_queue_depth",
     "gauge",
@@ -122,6 +127,7 @@ pub(super) fn versioned() -> impl Iterator<Item = &'static Name> {
         &STAGE_SECONDS,
         &REQUESTS,
         &BATCH_ROWS,
+        &BATCH_CAP,
         &QUEUE_DEPTH,
         &IN_FLIGHT,
         &MODEL_MEMORY,

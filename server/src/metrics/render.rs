@@ -72,6 +72,7 @@ pub(super) fn versions(out: &mut String, loaded: &[Loaded], unknown: &Arc<Series
     text.each(&names::INSTANCES_REPLACED, loaded, |v| {
         v.series.instances_replaced.load(Relaxed) as f64
     });
+    text.each(&names::BATCH_CAP, loaded, |v| v.batch_cap as f64);
     text.each(&names::QUEUE_DEPTH, loaded, |v| v.queue_depth as f64);
     text.each(&names::IN_FLIGHT, loaded, |v| {
         v.series.in_flight.load(Relaxed) as f64
@@ -222,6 +223,7 @@ mod tests {
         let series = Arc::new(Series::new("di\"gits".into(), Some(2)));
         let loaded = [Loaded {
             series: series.clone(),
+            batch_cap: 8,
             queue_depth: 3,
             memory_bytes: 7,
         }];

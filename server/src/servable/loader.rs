@@ -173,6 +173,7 @@ impl ServableLoader {
                 .map(|(&priority, policy)| (level(priority), queue(policy)))
                 .collect::<BTreeMap<_, _>>(),
             max_queue_requests: self.max_queue,
+            learn_rows: batching.learn,
             lend_within: Some(LEND_WITHIN),
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::{Batch, Given};
+use crate::config::raw::OwnKeys;
 use crate::config::{Batching, QueuePolicy, TimeoutAction};
 use crate::error::ConfigError;
 
@@ -46,7 +47,7 @@ impl GivenPolicy {
 }
 
 /// Requests merge if a scheduler is given, or if `max_batch_size > 1` (as Triton does for ONNX).
-pub(super) fn batching(given: &Given, batch: &Batch) -> Result<Batching, ConfigError> {
+pub(super) fn batching(given: &Given, own: &OwnKeys, batch: &Batch) -> Result<Batching, ConfigError> {
     let default = GivenBatching::default();
     let scheduler = given.dynamic_batching.as_ref().unwrap_or(&default);
     let enabled = batch.max_batch_size > 0 && (given.dynamic_batching.is_some() || batch.max_batch_size > 1);
@@ -77,6 +78,7 @@ pub(super) fn batching(given: &Given, batch: &Batch) -> Result<Batching, ConfigE
     Ok(Batching {
         enabled,
         max_rows: if enabled { batch.max_batch_size } else { 0 },
+        learn: own.learn_rows.unwrap_or(true),
         preferred_rows: preferred(scheduler, batch)?,
         max_delay: Duration::from_micros(scheduler.max_queue_delay_microseconds),
         preserve_ordering: scheduler.preserve_ordering,

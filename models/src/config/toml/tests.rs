@@ -66,6 +66,7 @@ fn every_key_of_the_sample_reads() {
             instance_count: Some(2),
             device: Some(DeviceChoice::Cuda(Some(1))),
             fallback_cpu: Some(true),
+            learn_rows: None,
             optimise: Some(Optimise::Latency),
             warmup_data: Some(WarmupData::Random),
             warmup_rows: Some(4),

@@ -54,7 +54,7 @@ impl<T: Item> Queue<T> {
             return Duration::ZERO;
         }
         let batches = if self.settings.merges {
-            cost.div_ceil(self.settings.limits.max_cost.max(1)).min(requests)
+            cost.div_ceil(state.limits.max_cost.max(1)).min(requests)
         } else {
             requests
         };

@@ -50,6 +50,7 @@ impl Bench {
             levels: vec![QueuePolicy::default()],
             max_requests: 100,
             instances: 1,
+            learns: false,
             lend_within: None,
         };
         change(&mut settings);

@@ -46,6 +46,7 @@ const KEYS: &[ModelKey] = &[
     key("[[output]]", "shape", "[3]", "output.dims", "As for inputs"),
     key("[[output]]", "labels", "\"labels.txt\"", "output.label_filename", "A file in the model's folder with one class name per line, for classification answers"),
     key("[batching]", "max_rows", "32", "max_batch_size", "Most rows of a request and of a batch; 0: no batch dimension, shapes are taken as they are. Absent: completed from the model file"),
+    key("[batching]", "learn", "true", "", "Keep batches smaller than `max_rows` where larger ones turn out to cost more per row; `false` always merges as many as fit"),
     key("[batching]", "max_delay", "\"5ms\"", "(max_queue_delay_microseconds)", "How long an idle instance waits for a fuller batch; by default not at all"),
     key("[batching]", "max_queue", "256", "max_queue_size", "Requests that may wait; by default only `limits.max_queue` of the server bounds them"),
     key("[batching]", "timeout", "\"200ms\"", "(default_timeout_microseconds)", "How long a request may wait; by default as long as its own deadline allows"),
