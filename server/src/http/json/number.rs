@@ -184,14 +184,59 @@ fn decimal(bytes: &[u8]) -> Option<Decimal> {
 }
 
 /// Adds the digits at `at` to `digits` (wrapping past 19 of them) and returns how many there are.
+///
+/// Eight at a time: digit by digit, most of the time goes into foreseeing wrongly where a number ends.
 #[inline]
 fn take_digits(bytes: &[u8], at: &mut usize, digits: &mut u64) -> usize {
     let start = *at;
+    while let Some(&word) = bytes.get(*at..).and_then(<[u8]>::first_chunk) {
+        let (value, count) = leading_digits(word);
+        *digits = digits.wrapping_mul(TENS[count]).wrapping_add(value);
+        *at += count;
+        if count < 8 {
+            return *at - start;
+        }
+    }
     while let Some(digit @ b'0'..=b'9') = bytes.get(*at) {
         *digits = digits.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'));
         *at += 1;
     }
     *at - start
+}
+
+/// 10^0 … 10^8.
+const TENS: [u64; 9] = [
+    1,
+    10,
+    100,
+    1000,
+    10_000,
+    100_000,
+    1_000_000,
+    10_000_000,
+    100_000_000,
+];
+
+/// The number that the digits at the front of `word` make, and how many there are.
+///
+/// Digits are told apart and added up in all eight bytes of a machine word at once (D. Lemire, "Number parsing at a
+/// gigabyte per second", 2021, §4).
+#[inline]
+fn leading_digits(word: [u8; 8]) -> (u64, usize) {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    let values = u64::from_le_bytes(word) ^ (0x30 * EACH);
+    // The high bit of every byte that is above 9; past the first of them a carry may set others, which is no matter.
+    let others = (values.wrapping_add(0x76 * EACH) | values) & (0x80 * EACH);
+    let count = others.trailing_zeros() / 8;
+    if count == 0 {
+        return (0, 0);
+    }
+    // The digits move to the end; zeros stand before them.
+    let aligned = values << (64 - 8 * count);
+    let pairs = aligned.wrapping_mul(10).wrapping_add(aligned >> 8) & 0x00ff_00ff_00ff_00ff;
+    let fours = pairs.wrapping_mul(100).wrapping_add(pairs >> 16) & 0x0000_ffff_0000_ffff;
+    let eight = fours.wrapping_mul(10_000).wrapping_add(fours >> 32) & 0xffff_ffff;
+    (eight, count as usize)
 }
 
 /// The non-finite token that `bytes` starts with, and its length.
@@ -357,6 +402,33 @@ mod tests {
         }
         assert!(matches!(read::<Bool>("2"), Err(Misfit::Range)));
         assert!(matches!(read::<Bool>("null"), Err(Misfit::Kind)));
+    }
+
+    #[test]
+    fn digits_are_read_eight_at_a_time() {
+        for (text, digits) in [
+            ("0", "0"),
+            ("7", "7"),
+            ("90000000", "90000000"),
+            ("12345678", "12345678"),
+            ("123456789,", "123456789"),
+            ("1234.567", "1234"),
+            ("00000001", "00000001"),
+            ("1\u{e9}234567", "1"),
+            ("/:12345678", ""),
+            ("999999999999999999", "999999999999999999"),
+        ] {
+            for end in ["", ",", "]          "] {
+                let text = format!("{text}{end}");
+                let (mut at, mut value) = (0, 0);
+                assert_eq!(
+                    take_digits(text.as_bytes(), &mut at, &mut value),
+                    digits.len(),
+                    "{text}"
+                );
+                assert_eq!(value, digits.parse().unwrap_or(0), "{text}");
+            }
+        }
     }
 
     proptest! {
