@@ -1,0 +1,3 @@
+//! Capacity: the highest rate that holds an objective.
+
+pub mod search;
