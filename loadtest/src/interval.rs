@@ -13,8 +13,16 @@ pub fn clopper_pearson(successes: u32, trials: u32, confidence: f64) -> (f64, f6
     }
     let tail = (1.0 - confidence) / 2.0;
     let (held, missed) = (f64::from(successes), f64::from(trials - successes.min(trials)));
-    let low = if held == 0.0 { 0.0 } else { beta_quantile(tail, held, missed + 1.0) };
-    let high = if missed == 0.0 { 1.0 } else { beta_quantile(1.0 - tail, held + 1.0, missed) };
+    let low = if held == 0.0 {
+        0.0
+    } else {
+        beta_quantile(tail, held, missed + 1.0)
+    };
+    let high = if missed == 0.0 {
+        1.0
+    } else {
+        beta_quantile(1.0 - tail, held + 1.0, missed)
+    };
     (low, high)
 }
 
@@ -102,7 +110,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn check(got: f64, expected: f64, tolerance: f64) {
-        assert!((got - expected).abs() <= tolerance, "expected {expected}, got {got}");
+        assert!(
+            (got - expected).abs() <= tolerance,
+            "expected {expected}, got {got}"
+        );
     }
 
     #[test]
@@ -137,7 +148,7 @@ mod tests {
     proptest! {
         #[test]
         fn interval_holds_the_observed_share(trials in 1_u32..200, share in 0.0_f64..=1.0) {
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of at most 200")]
+            #[expect(clippy::cast_possible_truncation, reason = "a share of at most 200")]
             let successes = (f64::from(trials) * share).round() as u32;
             let (low, high) = clopper_pearson(successes, trials, 0.95);
             let observed = f64::from(successes) / f64::from(trials);

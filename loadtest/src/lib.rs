@@ -6,3 +6,12 @@
 pub mod engine;
 pub mod plan;
 pub mod result;
+
+pub mod capacity;
+pub mod sweep;
+
+pub mod compare;
+pub mod interval;
+pub mod noise;
+
+pub mod rng;
