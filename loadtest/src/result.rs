@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 pub use summary::Latencies;
 
+#[cfg(test)]
+pub(crate) mod fixtures;
 mod summary;
 
 /// The value of [`RunResult::schema`] that this version writes.

@@ -137,10 +137,19 @@ pub struct Search {
 
 #[derive(Debug, Clone)]
 enum State {
-    Bracket { held: Option<f64>, failed: Option<f64> },
-    Bisect { held: f64, failed: f64 },
+    Bracket {
+        held: Option<f64>,
+        failed: Option<f64>,
+    },
+    Bisect {
+        held: f64,
+        failed: f64,
+    },
     /// `base` is rung 0; `at` is the rung being decided.
-    Border { base: f64, at: i32 },
+    Border {
+        base: f64,
+        at: i32,
+    },
     Done(Ending),
 }
 
@@ -150,7 +159,10 @@ impl Search {
         Self {
             options,
             runs: 0,
-            state: State::Bracket { held: None, failed: None },
+            state: State::Bracket {
+                held: None,
+                failed: None,
+            },
             rungs: Vec::new(),
             pending: None,
         }
@@ -178,9 +190,14 @@ impl Search {
         // A rate that the tester cannot reach bounds the search like one that the server cannot; only the answer differs.
         let held = outcome == Outcome::Held;
         self.state = match self.state {
-            State::Bracket { held: below, failed: above } => {
-                self.after_bracket(if held { (Some(rate), above) } else { (below, Some(rate)) })
-            }
+            State::Bracket {
+                held: below,
+                failed: above,
+            } => self.after_bracket(if held {
+                (Some(rate), above)
+            } else {
+                (below, Some(rate))
+            }),
             State::Bisect { failed, .. } if held => self.after_bisect(rate, failed),
             State::Bisect { held: below, .. } => self.after_bisect(below, rate),
             State::Border { base, at } => {
@@ -205,7 +222,9 @@ impl Search {
             (Some(held), Some(failed)) => self.after_bisect(held, failed),
             // The ends of the search are borders too: they are repeated before they are believed.
             (Some(held), None) if held >= self.options.highest_rate => State::Border { base: held, at: 0 },
-            (None, Some(failed)) if failed <= self.options.lowest_rate => State::Border { base: failed, at: 0 },
+            (None, Some(failed)) if failed <= self.options.lowest_rate => {
+                State::Border { base: failed, at: 0 }
+            }
             (held, failed) => State::Bracket { held, failed },
         }
     }
@@ -237,10 +256,22 @@ impl Search {
     }
 
     fn count(&mut self, at: i32, rate: f64, outcome: Outcome) {
-        let index = self.rungs.iter().position(|(rung, _)| *rung == at).unwrap_or_else(|| {
-            self.rungs.push((at, Rung { rate, held: 0, runs: 0, tester_limited: 0 }));
-            self.rungs.len() - 1
-        });
+        let index = self
+            .rungs
+            .iter()
+            .position(|(rung, _)| *rung == at)
+            .unwrap_or_else(|| {
+                self.rungs.push((
+                    at,
+                    Rung {
+                        rate,
+                        held: 0,
+                        runs: 0,
+                        tester_limited: 0,
+                    },
+                ));
+                self.rungs.len() - 1
+            });
         let rung = &mut self.rungs[index].1;
         rung.runs += 1;
         rung.held += u32::from(outcome == Outcome::Held);
@@ -259,13 +290,17 @@ impl Search {
 
     fn finding(&self, ending: Ending) -> Finding {
         let decided = |wanted: bool| {
-            let decided =
-                self.rungs.iter().filter(move |(at, rung)| self.verdict(*at) == Some(wanted) && rung.runs > 0);
+            let decided = self
+                .rungs
+                .iter()
+                .filter(move |(at, rung)| self.verdict(*at) == Some(wanted) && rung.runs > 0);
             decided.map(|(_, rung)| rung.clone())
         };
         let holds = decided(true).max_by(|a, b| a.rate.total_cmp(&b.rate));
         let fails = decided(false).min_by(|a, b| a.rate.total_cmp(&b.rate));
-        let limited = fails.as_ref().is_some_and(|rung| 2 * rung.tester_limited >= rung.runs);
+        let limited = fails
+            .as_ref()
+            .is_some_and(|rung| 2 * rung.tester_limited >= rung.runs);
         let ending = if limited { Ending::TesterLimited } else { ending };
         Finding { ending, holds, fails }
     }

@@ -4,7 +4,10 @@ use super::*;
 use proptest::prelude::*;
 
 /// Runs a search to its end, asking `server` what a run at a rate says, with the run's number.
-fn search(options: SearchOptions, mut server: impl FnMut(f64, u32) -> Outcome) -> (Finding, Vec<(f64, Phase)>) {
+fn search(
+    options: SearchOptions,
+    mut server: impl FnMut(f64, u32) -> Outcome,
+) -> (Finding, Vec<(f64, Phase)>) {
     let mut search = Search::new(options);
     let mut tried = Vec::new();
     loop {
@@ -21,17 +24,28 @@ fn search(options: SearchOptions, mut server: impl FnMut(f64, u32) -> Outcome) -
 
 /// A server that holds up to `capacity` exactly.
 fn sharp(capacity: f64) -> impl FnMut(f64, u32) -> Outcome {
-    move |rate, _| if rate <= capacity { Outcome::Held } else { Outcome::Failed }
+    move |rate, _| {
+        if rate <= capacity {
+            Outcome::Held
+        } else {
+            Outcome::Failed
+        }
+    }
 }
 
 /// A server whose capacity is another one in every run, `spread` around `capacity`: the chance of holding falls from
 /// one to zero as the rate passes it.
 fn noisy(capacity: f64, spread: f64, seed: u64) -> impl FnMut(f64, u32) -> Outcome {
     move |rate, number| {
-        let mixed = (seed ^ u64::from(number).wrapping_mul(0x9E37_79B9_7F4A_7C15)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (seed ^ u64::from(number).wrapping_mul(0x9E37_79B9_7F4A_7C15))
+            .wrapping_mul(0xBF58_476D_1CE4_E5B9);
         let uniform = ((mixed ^ (mixed >> 31)) >> 11) as f64 / (1_u64 << 53) as f64;
         let today = capacity * (1.0 + spread * (2.0 * uniform - 1.0));
-        if rate <= today { Outcome::Held } else { Outcome::Failed }
+        if rate <= today {
+            Outcome::Held
+        } else {
+            Outcome::Failed
+        }
     }
 }
 
@@ -48,7 +62,13 @@ fn border_rates_are_decided_by_their_repeats_alone() {
 
 #[test]
 fn interval_of_five_of_five_starts_below_a_half() {
-    let (low, high) = Rung { rate: 1.0, held: 5, runs: 5, tester_limited: 0 }.interval();
+    let (low, high) = Rung {
+        rate: 1.0,
+        held: 5,
+        runs: 5,
+        tester_limited: 0,
+    }
+    .interval();
     assert!((0.47..0.48).contains(&low), "{low}");
     assert_eq!(high, 1.0);
 }
@@ -61,9 +81,15 @@ fn server_that_holds_nothing_has_no_capacity() {
 
 #[test]
 fn server_that_holds_everything_ends_at_the_highest_rate() {
-    let options = SearchOptions { highest_rate: 10_000.0, ..SearchOptions::default() };
+    let options = SearchOptions {
+        highest_rate: 10_000.0,
+        ..SearchOptions::default()
+    };
     let (finding, _) = search(options, |_, _| Outcome::Held);
-    assert_eq!((finding.ending, finding.holds.unwrap().rate), (Ending::AboveHighest, 10_000.0));
+    assert_eq!(
+        (finding.ending, finding.holds.unwrap().rate),
+        (Ending::AboveHighest, 10_000.0)
+    );
 }
 
 #[test]
@@ -79,7 +105,10 @@ fn tester_that_falls_behind_gives_a_lower_bound() {
 
 #[test]
 fn used_up_runs_end_the_search() {
-    let options = SearchOptions { most_runs: 7, ..SearchOptions::default() };
+    let options = SearchOptions {
+        most_runs: 7,
+        ..SearchOptions::default()
+    };
     let (finding, tried) = search(options, sharp(1_900.0));
     assert_eq!((finding.ending, tried.len()), (Ending::OutOfRuns, 7));
 }
