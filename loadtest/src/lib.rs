@@ -14,4 +14,8 @@ pub mod compare;
 pub mod interval;
 pub mod noise;
 
+pub mod csv;
+pub mod live;
+pub mod report;
+
 pub mod rng;
