@@ -113,6 +113,9 @@ pub struct Load {
     pub duration_s: f64,
     /// Seconds before, not measured.
     pub warm_up_s: f64,
+    /// Requests of the warm-up, in none of the figures.
+    #[serde(default)]
+    pub warm_up_requests: u64,
     /// The seed of arrivals, mix and payloads.
     pub seed: u64,
 }
