@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use anyhow::{Context as _, Error, Result, bail};
 
+use crate::duration;
 use crate::result::{Latency, RunResult, Summary};
 
 /// Bounds that a run holds or does not; at least one of them on a latency.
@@ -147,22 +148,12 @@ fn errors(most: &str) -> Result<Bound> {
     }
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "checked to be positive and below an hour"
-)]
 fn micros(text: &str) -> Result<u64> {
-    let units = [("us", 1.0), ("µs", 1.0), ("ms", 1e3), ("s", 1e6)];
-    let found = units
-        .iter()
-        .find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, scale)));
-    let Some((number, scale)) = found else {
-        bail!("`{text}` has no unit: write `20ms`, `500us` or `1.5s`")
-    };
-    match number.trim().parse::<f64>() {
-        Ok(number) if number > 0.0 && number * scale <= 3.6e9 => Ok((number * scale).round() as u64),
-        _ => bail!("`{text}` is not a time above zero and up to an hour"),
+    let us = u64::try_from(duration::parse(text)?.as_micros())?;
+    if !(1..=3_600_000_000).contains(&us) {
+        bail!("`{text}` is not a time above zero and up to an hour");
     }
+    Ok(us)
 }
 
 impl fmt::Display for Percentile {
@@ -241,7 +232,7 @@ mod tests {
     fn mistakes_are_named() {
         for (text, part) in [
             ("errors=0", "bounds no latency"),
-            ("p99=20", "no unit"),
+            ("p99=20", "`20` is no duration"),
             ("p98=20ms", "`p98` is not known"),
             ("p99", "no `=`"),
             ("p99=0ms", "above zero"),

@@ -38,7 +38,7 @@ impl fmt::Display for Comparison {
         }
         write!(
             out,
-            "{} run(s) against {}; a change within the noise is what chance alone stays below {} % of the time",
+            "runs compared: {} against {}; chance alone stays within the noise {} % of the time",
             self.runs_a,
             self.runs_b,
             trimmed(self.confidence * 100.0, 3)

@@ -39,6 +39,7 @@ pub(crate) fn run(rate: f64, latencies_us: &[u64]) -> RunResult {
             connections: 2,
             duration_s: 10.0,
             warm_up_s: 2.0,
+            warm_up_requests: 0,
             seed: 1,
         },
         mix: vec![MixEntry {
