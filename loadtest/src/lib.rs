@@ -5,6 +5,7 @@
 
 pub mod arrivals;
 pub mod assertion;
+pub mod cli;
 pub mod control;
 pub mod duration;
 pub mod during;

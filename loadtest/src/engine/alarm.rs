@@ -22,7 +22,12 @@ impl Alarm {
             TimerfdClockId::Monotonic,
             TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC,
         )?;
-        Ok(Self(AsyncFd::register_with_interest(timer, Interest::READABLE)?))
+        #[expect(
+            deprecated,
+            reason = "what takes its place is unsafe; an owned descriptor keeps the rules it states"
+        )]
+        let alarm = AsyncFd::with_interest(timer, Interest::READABLE)?;
+        Ok(Self(alarm))
     }
 
     /// Waits until `due`; at once if that is past.
