@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use serde::Serialize;
 
 use crate::noise::{Part, Scale, band_of_runs, band_of_seconds, mean};
-use crate::result::{RunResult, SCHEMA};
+use crate::result::{Load, RunResult, SCHEMA};
 
 pub use figure::Figure;
 
@@ -74,7 +74,8 @@ pub struct Row {
     pub b: Option<f64>,
     /// b / a − 1, or b − a for the share of errors; absent where a side has no value.
     pub change: Option<f64>,
-    /// The change that chance alone stays below, in the same measure; absent where it cannot be told.
+    /// The size of a change in this direction that chance alone stays below, in the same measure; absent where it cannot be
+    /// told.
     pub noise: Option<f64>,
     /// What the noise was taken from.
     pub method: Method,
@@ -159,7 +160,10 @@ fn row(figure: Figure, a: &[RunResult], b: &[RunResult], options: CompareOptions
         a: (values_a.len() == a.len()).then(|| mean(&values_a)),
         b: (values_b.len() == b.len()).then(|| mean(&values_b)),
         change: distance.map(|distance| on_scale(scale, distance)),
-        noise: noise.map(|noise| on_scale(scale, noise)),
+        // The same ratio is a larger percentage upwards than downwards: the noise is shown on the side of the change.
+        noise: noise
+            .zip(distance)
+            .map(|(noise, distance)| on_scale(scale, noise.copysign(distance)).abs()),
         method,
         verdict,
     }
@@ -235,7 +239,7 @@ fn warnings(a: &[RunResult], b: &[RunResult]) -> Vec<String> {
     let Some(first) = a.first() else { return warnings };
     for run in a.iter().chain(b) {
         let differs = [
-            (run.load != first.load, "load"),
+            (asked(&run.load) != asked(&first.load), "load"),
             (run.mix != first.mix, "mix of requests"),
             (run.machine != first.machine, "machine"),
             (run.target.protocol != first.target.protocol, "protocol"),
@@ -263,6 +267,15 @@ fn warnings(a: &[RunResult], b: &[RunResult]) -> Vec<String> {
         );
     }
     warnings
+}
+
+/// What of a load was asked for rather than came about.
+fn asked(load: &Load) -> Load {
+    Load {
+        connections: 0,
+        warm_up_requests: 0,
+        ..load.clone()
+    }
 }
 
 fn add(warnings: &mut Vec<String>, warning: String) {

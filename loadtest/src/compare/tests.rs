@@ -150,6 +150,9 @@ proptest! {
         let there = compare(&a, &b, CompareOptions::default()).unwrap();
         let back = compare(&b, &a, CompareOptions::default()).unwrap();
         for (there, back) in there.rows.iter().zip(&back.rows) {
+            if let (Some(change), Some(noise)) = (there.change, there.noise) {
+                prop_assert_eq!(there.verdict == Verdict::Same, change.abs() <= noise, "the table contradicts itself");
+            }
             let (x, y) = (there.change, back.change);
             if let (Some(x), Some(y)) = (x, y) {
                 prop_assert!((x + 1.0).ln() + (y + 1.0).ln() < 1e-9 || there.figure == Figure::Errors);
