@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::axis::{Axis, short};
 use super::chart::{Chart, Series, Shape};
 use crate::capacity::Micros;
-use crate::result::{Event, RunResult, Second, Server};
+use crate::result::{RunResult, Second, Server};
 
 /// The distribution of latencies of each named run: microseconds on a logarithmic scale over percentiles, spaced so that
 /// each further nine takes as much room as the one before.
@@ -75,7 +75,7 @@ pub(super) fn throughput(run: &RunResult) -> Chart {
         x: time(&run.series),
         y: (Axis::from_zero(highest), "requests/s"),
         series,
-        events: events(&run.events),
+        events: events(run),
     }
 }
 
@@ -84,7 +84,7 @@ pub(super) fn latency_over_time(run: &RunResult) -> Chart {
     let answered = |of: fn(&Second) -> u64| {
         let points = run.series.iter().filter(|second| second.ok > 0);
         points
-            .map(|second| (float(second.second), float(of(second).max(1))))
+            .map(|second| (middle(second), float(of(second).max(1))))
             .collect()
     };
     let series = vec![
@@ -97,7 +97,7 @@ pub(super) fn latency_over_time(run: &RunResult) -> Chart {
         x: time(&run.series),
         y: (micros(series.iter()), "latency"),
         series,
-        events: events(&run.events),
+        events: events(run),
     }
 }
 
@@ -199,7 +199,7 @@ fn micros<'a>(series: impl Iterator<Item = &'a Series>) -> Axis {
 
 fn time(series: &[Second]) -> (Axis, &'static str) {
     (
-        Axis::from_zero(series.iter().map(|second| float(second.second))),
+        Axis::from_zero(series.iter().map(|second| float(second.second + 1))),
         "seconds",
     )
 }
@@ -207,16 +207,29 @@ fn time(series: &[Second]) -> (Axis, &'static str) {
 fn over_time(series: &[Second], of: fn(&Second) -> u64) -> Vec<(f64, f64)> {
     series
         .iter()
-        .map(|second| (float(second.second), float(of(second))))
+        .map(|second| (middle(second), float(of(second))))
         .collect()
 }
 
-/// Events are numbered; the table below the plot says what they were.
-fn events(events: &[Event]) -> Vec<(f64, String)> {
-    events
+/// A second stands in the middle of the time that it covers, so that an event stands before what it caused.
+fn middle(second: &Second) -> f64 {
+    float(second.second) + 0.5
+}
+
+/// Events are numbered; the table below the plot says what they were. Where answers came after the last send, its end is
+/// marked too: what lies behind it is no load.
+fn events(run: &RunResult) -> Vec<(f64, String)> {
+    let numbered = run
+        .events
         .iter()
         .zip(1_u32..)
-        .map(|(event, number)| (event.at_s, number.to_string()))
+        .map(|(event, number)| (event.at_s, number.to_string()));
+    let drained = run
+        .series
+        .last()
+        .is_some_and(|last| float(last.second) >= run.load.duration_s);
+    numbered
+        .chain(drained.then(|| (run.load.duration_s, "end".to_owned())))
         .collect()
 }
 
