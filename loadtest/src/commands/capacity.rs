@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use super::share;
+use crate::arrivals::Arrivals;
 use crate::capacity::{self, Objective, Phase, Probe, SearchOptions};
 use crate::engine;
 use crate::live::Live;
@@ -73,7 +74,10 @@ impl SearchArgs {
 
     fn options(&self, plan: &Plan) -> Result<SearchOptions> {
         let first_rate = match &plan.load {
-            Load::Open(arrivals) => arrivals.mean_rate(plan.duration),
+            Load::Open(Arrivals::Constant(rate) | Arrivals::Poisson(rate)) => *rate,
+            Load::Open(_) => {
+                bail!("a search sets the rate itself: leave out --arrivals, or give poisson or constant")
+            }
             Load::Closed { .. } => {
                 bail!(
                     "a capacity is a rate: leave out --concurrency, and give --rate as the first one to try"
@@ -123,7 +127,6 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::arrivals::Arrivals;
     use crate::plan::MixEntry;
     use crate::target::{Protocol, Target};
 
@@ -182,6 +185,11 @@ mod tests {
             ..plan()
         };
         assert!(refused(&search, &closed).contains("leave out --concurrency"));
+        let ramp = Plan {
+            load: Load::Open(Arrivals::Ramp(1.0, 9.0)),
+            ..plan()
+        };
+        assert!(refused(&search, &ramp).contains("leave out --arrivals"));
         let upside_down = [&search[..], &["--lowest-rate", "10", "--highest-rate", "5"]].concat();
         assert!(refused(&upside_down, &plan()).contains("below --highest-rate"));
         assert!(refused(&[&search[..], &["--repeats", "0"]].concat(), &plan()).contains("at least 1"));

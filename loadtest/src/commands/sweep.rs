@@ -5,6 +5,7 @@ use std::io::Write;
 use anyhow::{Result, bail};
 use clap::Args;
 
+use crate::arrivals::Arrivals;
 use crate::engine;
 use crate::live::Live;
 use crate::plan::{Load, Plan};
@@ -33,8 +34,13 @@ impl SweepArgs {
         if let Some(rate) = self.sweep.iter().find(|rate| !(rate.is_finite() && **rate > 0.0)) {
             bail!("--sweep {rate}: give rates above zero, such as --sweep 500,1000,2000");
         }
-        if matches!(plan.load, Load::Closed { .. }) {
-            bail!("--sweep and --concurrency do not go together: a closed loop has no rate; leave one out");
+        if !matches!(
+            plan.load,
+            Load::Open(Arrivals::Constant(_) | Arrivals::Poisson(_))
+        ) {
+            bail!(
+                "--sweep sets the rate of poisson or constant arrivals: leave out --concurrency and other --arrivals"
+            );
         }
         let mut runs = Vec::new();
         for rate in &self.sweep {
