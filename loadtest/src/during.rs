@@ -131,6 +131,20 @@ impl Action {
         }
     }
 
+    /// Brings the server to where the first time starts from: a swap from 1 to 2 needs 1 to be served.
+    ///
+    /// Errors: as [`Self::perform`].
+    pub async fn prepare(&self, control: &Control) -> Result<()> {
+        match self {
+            Self::Swap { versions, .. } | Self::Label { versions, .. } => {
+                let last = versions.len() - 1;
+                let prepared = self.perform(control, last).await;
+                prepared.with_context(|| format!("before the run: {}", self.describe(last)))
+            }
+            Self::Load(_) | Self::Unload(_) | Self::Run(_) => Ok(()),
+        }
+    }
+
     /// Does it for the `number`-th time.
     ///
     /// Errors: if the server refuses, with its reason, or the command fails.

@@ -63,6 +63,9 @@ pub async fn run(plan: &Plan, observer: &mut (dyn FnMut(&Tick) + Send)) -> Resul
         plan: plan.clone(),
         bodies: bodies(plan, &control).await?,
     });
+    for deed in &plan.during {
+        deed.action.prepare(&control).await?;
+    }
     let deeds = timetable(plan);
     let first_event_us = deeds
         .first()

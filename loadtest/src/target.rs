@@ -52,8 +52,8 @@ pub struct Target {
     pub url: String,
     /// Host and port, as the `Host` header has them.
     pub authority: String,
-    /// Where to connect.
-    pub address: SocketAddr,
+    /// Where to connect, tried in turn.
+    pub addresses: Arc<[SocketAddr]>,
     /// A path before `/v2`, without a slash at its end; usually empty.
     pub base: String,
     /// What is spoken.
@@ -97,11 +97,10 @@ impl Target {
             .trim_end_matches(']')
             .to_owned();
         let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
-        let address = tokio::net::lookup_host((host.as_str(), port))
+        let addresses: Arc<[SocketAddr]> = tokio::net::lookup_host((host.as_str(), port))
             .await
             .with_context(|| format!("url `{url}`: host `{host}` cannot be resolved"))?
-            .next()
-            .with_context(|| format!("url `{url}`: host `{host}` has no address"))?;
+            .collect();
         let tls = if tls {
             let name = ServerName::try_from(host.clone())
                 .with_context(|| format!("url `{url}`: `{host}` is no name for a certificate"))?;
@@ -113,7 +112,7 @@ impl Target {
         Ok(Self {
             url: url.to_owned(),
             authority: authority.to_owned(),
-            address,
+            addresses,
             base: if base.is_empty() {
                 String::new()
             } else {
@@ -133,7 +132,7 @@ impl Target {
     ///
     /// Errors: if nobody listens or the server's certificate is not trusted.
     pub async fn connect(&self) -> std::io::Result<Connection> {
-        let stream = TcpStream::connect(self.address).await?;
+        let stream = TcpStream::connect(&*self.addresses).await?;
         stream.set_nodelay(true)?;
         match &self.tls {
             None => Ok(Connection::Plain(stream)),
