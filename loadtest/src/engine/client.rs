@@ -30,7 +30,7 @@ enum Kind {
     Http(RefCell<Vec<Http1>>),
     /// Connections that requests take in turn; one that broke is opened anew by the next that needs it.
     Grpc {
-        head: Request<()>,
+        head: Box<Request<()>>,
         slots: Vec<Mutex<Option<SendRequest<grpc::Frame>>>>,
     },
     /// As `Grpc`.
@@ -73,7 +73,7 @@ impl Client {
                     slots.push(Mutex::new(Some(grpc::connect(&target).await.map_err(refused)?)));
                 }
                 Kind::Grpc {
-                    head: grpc::head(&target, grpc::INFER),
+                    head: Box::new(grpc::head(&target, grpc::INFER)),
                     slots,
                 }
             }
@@ -115,7 +115,7 @@ impl Client {
                         None => slot.insert(grpc::connect(&self.target).await?).clone(),
                     }
                 };
-                let result = grpc::call(send, head.clone(), request.bytes.clone()).await;
+                let result = grpc::call(send, Request::clone(head), request.bytes.clone()).await;
                 if matches!(result, Err(Failure::Transport)) {
                     // Who comes next opens a new one; two failures at once may cost one connection too many.
                     *slot.lock().await = None;
