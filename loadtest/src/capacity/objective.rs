@@ -36,6 +36,15 @@ enum Percentile {
 }
 
 impl Objective {
+    /// The smallest of its latencies, in microseconds.
+    pub fn tightest_us(&self) -> u64 {
+        let latencies = self.bounds.iter().filter_map(|bound| match bound {
+            Bound::Latency { most_us, .. } => Some(*most_us),
+            Bound::Errors(_) | Bound::ErrorShare(_) => None,
+        });
+        latencies.min().unwrap_or(u64::MAX)
+    }
+
     /// What `run` missed, in words; empty when the objective held.
     pub fn misses(&self, run: &RunResult) -> Vec<String> {
         if run.total.latency.count == 0 {
