@@ -173,3 +173,6 @@ impl Figure {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -75,6 +75,11 @@ impl Deed {
         if when == When::Every(Duration::ZERO) {
             bail!("during `{text}`: the period is zero");
         }
+        if matches!(when, When::At(time) | When::Every(time) if time >= run) {
+            bail!(
+                "during `{text}`: that is after the end of the run, which lasts {run:?}; make it longer with --duration"
+            );
+        }
         let action = match words {
             ["swap", model, versions] => Action::Swap {
                 model: (*model).to_owned(),

@@ -140,9 +140,10 @@ fn serve(
         while hand.in_flight.get() > 0 {
             hand.idle.notified().await;
         }
-        let from = hand.cpu_at_measuring.borrow().unwrap_or_default();
+        let now = thread_cpu_s();
+        let from = hand.cpu_at_measuring.borrow().unwrap_or(now);
         Ok(Spent {
-            cpu_s: thread_cpu_s() - from,
+            cpu_s: now - from,
             wall_s: measured_from.elapsed().as_secs_f64(),
             connections: hand.client.connections(),
         })
@@ -218,15 +219,11 @@ impl Hand {
                     .done(entry, due_us, self.now_us(), Err(Failure::Overflow));
                 continue;
             }
-            self.in_flight.set(self.in_flight.get() + 1);
-            let hand = Rc::clone(self);
+            let flight = Flight::begin(self);
             tokio::task::spawn_local(async move {
+                let hand = &flight.0;
                 hand.recorder().sent(due_us, hand.now_us());
                 hand.request(number as u64, entry, due_us).await;
-                hand.in_flight.set(hand.in_flight.get() - 1);
-                if hand.in_flight.get() == 0 {
-                    hand.idle.notify_one();
-                }
             });
         }
         Ok(())
@@ -318,6 +315,25 @@ impl Hand {
         match now.checked_duration_since(self.measured_from) {
             Some(since) => micros(since),
             None => -micros(self.measured_from - now),
+        }
+    }
+}
+
+/// A request in flight in an open loop; dropped, it is over, however it ended.
+struct Flight(Rc<Hand>);
+
+impl Flight {
+    fn begin(hand: &Rc<Hand>) -> Self {
+        hand.in_flight.set(hand.in_flight.get() + 1);
+        Self(Rc::clone(hand))
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.0.in_flight.set(self.0.in_flight.get() - 1);
+        if self.0.in_flight.get() == 0 {
+            self.0.idle.notify_one();
         }
     }
 }
