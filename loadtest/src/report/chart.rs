@@ -77,8 +77,7 @@ impl Chart {
             svg.push_str(&self.series(series, index % COLOURS));
         }
         svg.push_str(&self.event_lines());
-        svg.push_str(&self.legend());
-        svg.push_str("</svg></figure>\n");
+        svg.push_str(&format!("</svg>\n{}</figure>\n", self.legend()));
         svg
     }
 
@@ -149,21 +148,19 @@ impl Chart {
         lines.collect()
     }
 
+    /// The names of the series, as text below the drawing, where it can wrap; a single one is named by the title.
     fn legend(&self) -> String {
-        let mut x = LEFT + 4.0;
-        let mut svg = String::new();
-        // A single series is named by the title.
-        for (index, series) in self.series.iter().enumerate().filter(|_| self.series.len() > 1) {
-            let y = HEIGHT - 12.0;
-            let colour = index % COLOURS;
-            svg.push_str(&format!(
-                "<rect class=\"f{colour}\" x=\"{x:.1}\" y=\"{:.1}\" width=\"8\" height=\"8\"/>\n",
-                y + 1.0
-            ));
-            svg.push_str(&label("start", (x + 11.0, y + 8.0), &series.name));
-            x += 22.0 + 5.6 * f64::from(u16::try_from(series.name.chars().count()).unwrap_or(u16::MAX));
+        if self.series.len() < 2 {
+            return String::new();
         }
-        svg
+        let names = self.series.iter().enumerate().map(|(index, series)| {
+            format!(
+                "<span class=\"k{}\">■</span> {} \n",
+                index % COLOURS,
+                Text(&series.name)
+            )
+        });
+        format!("<figcaption>{}</figcaption>", names.collect::<String>())
     }
 
     fn across(&self, x: f64) -> f64 {

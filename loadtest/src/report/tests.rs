@@ -101,6 +101,15 @@ fn several_runs_are_set_against_their_load() {
             .descendants()
             .filter(|node| node.tag_name().name() == "circle");
         assert_eq!(dots.count(), 9, "a dot per run for p50, p99 and p99.9");
+        let legend = document
+            .descendants()
+            .find(|node| node.has_tag_name("figcaption"))
+            .unwrap();
+        let names: String = legend.children().filter_map(|node| node.text()).collect();
+        assert_eq!(
+            names.split_whitespace().collect::<Vec<_>>(),
+            ["■", "p50", "■", "p99", "■", "p99.9"]
+        );
     });
 }
 
