@@ -250,12 +250,14 @@ fn warnings(a: &[RunResult], b: &[RunResult]) -> Vec<String> {
                 format!("the runs differ in their {what}: the difference may be its doing"),
             );
         }
-        if run.tester.is_bottleneck {
-            add(
-                &mut warnings,
-                format!("in a run the tester was the bottleneck: {}", run.tester.why),
-            );
-        }
+    }
+    let behind: Vec<&RunResult> = a.iter().chain(b).filter(|run| run.tester.is_bottleneck).collect();
+    if let Some(run) = behind.first() {
+        let (count, all, why) = (behind.len(), a.len() + b.len(), &run.tester.why);
+        add(
+            &mut warnings,
+            format!("in {count} of {all} runs the tester was the bottleneck: {why}"),
+        );
     }
     if a.len() < ENOUGH_RUNS || b.len() < ENOUGH_RUNS {
         add(
@@ -269,11 +271,12 @@ fn warnings(a: &[RunResult], b: &[RunResult]) -> Vec<String> {
     warnings
 }
 
-/// What of a load was asked for rather than came about.
+/// What of a load was asked for rather than came about; repeats may well have seeds of their own.
 fn asked(load: &Load) -> Load {
     Load {
         connections: 0,
         warm_up_requests: 0,
+        seed: 0,
         ..load.clone()
     }
 }
