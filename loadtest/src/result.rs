@@ -227,7 +227,7 @@ pub struct Tester {
     pub threads: u32,
     /// CPU time of those threads in the measured time, in seconds.
     pub cpu_s: f64,
-    /// Requests sent per second of CPU time: what one core could send.
+    /// Requests sent per second of CPU time at this load; more load shares wake-ups, and one core then sends more.
     pub requests_per_core_second: f64,
     /// Requests sent more than 1 ms after they were due.
     pub late_sends: u64,
