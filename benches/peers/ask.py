@@ -1,5 +1,6 @@
 """One request over each protocol, its answer compared with that of ONNX Runtime in process."""
 
+import functools
 import http.client
 import json
 from pathlib import Path
@@ -43,11 +44,12 @@ class Question:
         if protocol == "http-binary":
             return self._binary(http_port, path)
         if protocol == "json":
-            return json.loads(post(http_port, "/predict", self.nested(), "application/json")[0])["output"]
+            return json.loads(post(http_port, "/predict", self.nested, "application/json")[0])["output"]
         if protocol == "bytes":
             return np.frombuffer(post(http_port, "/inference", self.raw, "application/octet-stream")[0], np.float32)
         raise ValueError(f"unknown protocol {protocol}")
 
+    @functools.cached_property
     def nested(self):
         """Inputs by name as nested lists, the numbers as they stand in the V2 request."""
         request = json.loads(self.v2)

@@ -35,34 +35,36 @@ class Server:
         return self.process.poll() is None
 
     def processes(self):
-        """The ids of its living processes."""
+        """Its living processes: id and kernel start time, which together name one for good, to CPU ticks."""
         root, rows = self.process.pid, list(all_processes())
         mine = {root} | {row["id"] for row in rows if row["session"] == root}
         size = 0
         while size != len(mine):
             size = len(mine)
             mine |= {row["id"] for row in rows if row["parent"] in mine}
-        return mine & {row["id"] for row in rows}
+        return {(row["id"], row["started"]): row["ticks"] for row in rows if row["id"] in mine}
 
     def cpu_seconds(self):
         """User and system time of all its processes so far, ended children included."""
-        mine = self.processes()
-        return sum(row["ticks"] for row in all_processes() if row["id"] in mine) / TICKS
+        return sum(self.processes().values()) / TICKS
 
     def memory_bytes(self):
         """Proportional set size of all its processes: shared pages count once, over those that share them."""
-        return sum(proportional_set(process) for process in self.processes())
+        return sum(proportional_set(process) for process, _ in self.processes())
 
     def stop(self):
         """Ends it politely, then whatever is left of it."""
-        mine = self.processes()
+        mine = set(self.processes())
         signal_each([self.process.pid], signal.SIGTERM)
         try:
             self.process.wait(timeout=10)
         except subprocess.TimeoutExpired:
-            pass
-        mine |= self.processes()
-        signal_each(mine - {self.process.pid} if not self.is_alive() else mine, signal.SIGKILL)
+            mine |= set(self.processes())
+        # What it started may still be tidying up, its shared memory for one.
+        until = time.monotonic() + 5
+        while time.monotonic() < until and left(mine):
+            time.sleep(0.05)
+        signal_each(left(mine), signal.SIGKILL)
         self.process.wait()
 
     def last_words(self, lines=15):
@@ -82,7 +84,12 @@ def all_processes():
         if fields[0] == "Z":
             continue
         yield {"id": int(entry.name), "parent": int(fields[1]), "session": int(fields[3]),
-               "ticks": sum(map(int, fields[11:15]))}
+               "started": int(fields[19]), "ticks": sum(map(int, fields[11:15]))}
+
+
+def left(processes):
+    """The ids of those that live on; a number that the kernel has given away again is not among them."""
+    return [row["id"] for row in all_processes() if (row["id"], row["started"]) in processes]
 
 
 def proportional_set(process):

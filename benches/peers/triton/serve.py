@@ -24,7 +24,9 @@ def tensors(of):
 def write_repository(folder):
     model = served.session()
     (folder / "1").mkdir(parents=True)
-    shutil.copy(Path(__file__).with_name("model.py"), folder / "1" / "model.py")
+    # Triton gives the stub a module path of its own, which holds the model's folder.
+    for module in (Path(__file__).with_name("model.py"), served.__file__):
+        shutil.copy(module, folder / "1")
     (folder / "config.pbtxt").write_text(f"""
 backend: "python"
 max_batch_size: 32
