@@ -184,7 +184,7 @@ def parse():
     parser.add_argument("--out", type=Path)
     parser.add_argument("--publish", action="store_true", help="write docs/benchmarks.md and its plots, even if quick")
     options = parser.parse_args()
-    options.shown = (["--quick"] if options.quick else []) + options.peers
+    options.shown = given(sys.argv[1:])
     if unknown := [name for name in options.peers if name not in PEERS]:
         parser.error(f"no peer {', '.join(unknown)}; there are {', '.join(PEERS)}")
     # Ours runs in any case: there is nothing to compare without it.
@@ -202,6 +202,12 @@ def parse():
     folder = ROOT / "benches" / "results" if whole or options.publish else options.target
     options.out = options.out or folder / f"{today}-peers.json"
     return options
+
+
+def given(words):
+    """The words of the command line without those that xtask adds."""
+    added = ("--server", "--loadtest", "--target")
+    return [word for before, word in zip(["", *words], words) if word not in added and before not in added]
 
 
 if __name__ == "__main__":
