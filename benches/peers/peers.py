@@ -18,14 +18,17 @@ class Peer:
 
     `protocols`: of the three of V2; or `json` and `bytes`, its own forms: nested lists, raw tensors.
     `package`: the distribution whose version is reported; none for crossfade.
-    `environment`: the folder below `venv` that it runs in.
+    `environment`: the folder below `venv` that it runs in; none for crossfade.
+    `program`: the folder with its `serve.py`; by default its name.
     `batched`: the models for which its own batching gave more at 64 in flight than none (`run.py --tune`).
+    `can_batch`: whether `run.py --tune` tries both.
     """
 
     name: str
     protocols: tuple
     package: str = ""
     environment: str = ""
+    program: str = ""
     batched: frozenset = field(default_factory=frozenset)
     can_batch: bool = False
 
@@ -37,10 +40,15 @@ PEERS = {
         Peer("triton", V2, "nvidia-pytriton", "pytriton"),
         Peer("pytriton", V2, "nvidia-pytriton", "pytriton"),
         # Its HTTP server knows no binary tensors.
-        Peer("mlserver", ("grpc", "http-json"), "mlserver", "mlserver", can_batch=True),
+        Peer("mlserver", ("grpc", "http-json"), "mlserver", "mlserver", can_batch=True,
+             batched=frozenset({"identity", "mlp_large", "transformer"})),
         Peer("kserve", V2, "kserve", "kserve"),
-        Peer("litserve", ("json",), "litserve", "litserve", can_batch=True),
-        Peer("mosec", ("bytes",), "mosec", "mosec", can_batch=True),
+        Peer("litserve", ("json",), "litserve", "litserve", can_batch=True,
+             batched=frozenset({"mlp_large", "transformer"})),
+        # Both ways: its batcher waits a millisecond at least, which wins at 64 in flight and loses at one.
+        Peer("mosec", ("bytes",), "mosec", "mosec"),
+        Peer("mosec-batching", ("bytes",), "mosec", "mosec", "mosec",
+             batched=frozenset({"identity", "mlp", "mlp_large", "convnet", "transformer"})),
         Peer("fastapi", ("json",), "fastapi", "fastapi"),
     )
 }
@@ -69,11 +77,12 @@ def start(peer, model, setting, max_batch=None):
                    "--metrics-port", 0]
         environment = {}
     else:
-        command = [setting.environments / peer.environment / "bin" / "python", HERE / peer.name / "serve.py"]
+        folder = HERE / (peer.program or peer.name)
+        command = [setting.environments / peer.environment / "bin" / "python", folder / "serve.py"]
         if max_batch is None:
             max_batch = BATCH if model in peer.batched else 1
         environment = {
-            "PYTHONPATH": f"{HERE}:{HERE / peer.name}",
+            "PYTHONPATH": f"{HERE}:{folder}",
             "PYTHONDONTWRITEBYTECODE": "1",
             "PEERS_REPOSITORY": str(repository),
             "PEERS_MODEL": model,

@@ -13,7 +13,7 @@ FIGURES = {
     "peers/p99.svg": ("p99_us", "p99 in µs; left is better"),
     "peers/cpu.svg": ("cpu_us", "CPU µs per request; left is better"),
 }
-PANEL, LABELS, ROW, GAP, TOP = 270, 84, 17, 26, 64
+PANEL, LABELS, ROW, GAP, TOP = 270, 100, 17, 26, 64
 SHADES = ("#9ecae1", "#4292c6", "#08306b")
 
 

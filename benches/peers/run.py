@@ -24,6 +24,7 @@ CONCURRENCIES = (1, 8, 64)
 # A start may fail for a race in the server itself; it is tried again, and the attempts are in the result.
 ATTEMPTS = 3
 START_TIMEOUT_S = 60
+SETTLE_TIMEOUT_S = 15
 
 
 def main():
@@ -45,7 +46,7 @@ def main():
         "seconds": options.seconds,
         "versions": versions(setting, options),
         "models": json.loads((setting.models / "models.json").read_text()),
-        "batched": {peer.name: sorted(peer.batched) for peer in PEERS.values() if peer.can_batch},
+        "batched": {peer.name: sorted(peer.batched) for peer in PEERS.values() if peer.batched},
         "starts": [],
         "runs": [],
     }
@@ -104,10 +105,22 @@ def ready(peer, setting, question, max_batch=None):
                 time.sleep(0.005)
                 continue
             seconds = round(server.age(), 3)
+            settle(server)
             return server, ports, {"seconds": seconds, "attempts": attempt, "memory_bytes": server.memory_bytes()}
         error = f"{error}; its last words: {server.last_words()}"
         server.stop()
     return None, None, {"attempts": attempt, "error": error[-2000:]}
+
+
+def settle(server):
+    """Waits until the server is idle: one process may answer while others still start."""
+    until, before = time.monotonic() + SETTLE_TIMEOUT_S, server.cpu_seconds()
+    while time.monotonic() < until:
+        time.sleep(0.5)
+        now = server.cpu_seconds()
+        if now - before < 0.05:
+            return
+        before = now
 
 
 def tune(setting, generator, options):

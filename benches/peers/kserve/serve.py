@@ -1,26 +1,30 @@
 """KServe's Python server: a custom model; a process per thread answers HTTP, its gRPC server is one process."""
 
-from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer
+import sys
+from pathlib import Path
 
 import served
+
+# Read by its own parser of arguments when it is imported: no line per request, which is its default.
+sys.argv += ["--log_config_file", str(Path(__file__).with_name("logging.json"))]
+
+from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer  # noqa: E402
 
 
 class Onnx(Model):
     def __init__(self):
         super().__init__(served.MODEL)
-        self.ready = self.load()
+        # The first process answers gRPC alone, so that all threads are its session's.
+        self.session = served.session(served.THREADS)
+        self.ready = True
 
-    def load(self):
-        self.session = served.session()
-        return True
-
-    # Its HTTP workers are spawned with the model pickled; a session cannot be, so that each makes its own.
+    # Its HTTP workers are spawned with the model pickled. A session cannot be: each makes its own, of one thread.
     def __getstate__(self):
         return {key: value for key, value in self.__dict__.items() if key != "session"}
 
     def __setstate__(self, state):
         self.__dict__.update(state)
-        self.load()
+        self.session = served.session()
 
     async def predict(self, payload: InferRequest, headers=None, response_headers=None) -> InferResponse:
         inputs = {tensor.name: tensor.as_numpy() for tensor in payload.inputs}

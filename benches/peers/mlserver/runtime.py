@@ -9,7 +9,8 @@ import served
 
 class Onnx(MLModel):
     async def load(self) -> bool:
-        self.session = served.session()
+        # One process, so that the threads are the session's.
+        self.session = served.session(served.THREADS)
         self.output = self.session.get_outputs()[0].name
         return True
 
