@@ -146,7 +146,7 @@ def tune(setting, generator, options):
 
 def line(row):
     """A row for the terminal."""
-    head = f"{row['model']:12} {row['peer']:10} {row['protocol']:11} {row['concurrency']:3} in flight"
+    head = f"{row['model']:12} {row['peer']:14} {row['protocol']:11} {row['concurrency']:3} in flight"
     if "error" in row:
         return f"{head}  {row['error']}"
     errors = f"  errors {row['errors']}" if row["errors"] else ""
