@@ -9,9 +9,11 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import report
@@ -25,10 +27,15 @@ CONCURRENCIES = (1, 8, 64)
 ATTEMPTS = 3
 START_TIMEOUT_S = 60
 SETTLE_TIMEOUT_S = 15
+# Without the library it would compute with tract, and the runtimes would not be the same.
+OUR_PLATFORM = "onnxruntime_onnx"
 
 
 def main():
     options = parse()
+    # An end from outside still stops the server that runs.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(1))
     setting = Setting(options.server, options.target / "models", options.target / "venv", options.target / "scratch",
                       options.threads)
     shutil.rmtree(setting.scratch, ignore_errors=True)
@@ -82,7 +89,7 @@ def serve(peer, model, number, setting, generator, options, result):
                     generator.run(server, question, protocol, ports, concurrency, options.warm_up)
                     row.update(generator.run(server, question, protocol, ports, concurrency, options.seconds))
                 except Exception as error:  # Whatever it was is a result, and the others go on.
-                    row["error"] = f"{type(error).__name__}: {error}"
+                    row["error"] = told(error)
                 result["runs"].append(row)
                 print(line(row), flush=True)
     finally:
@@ -101,15 +108,30 @@ def ready(peer, setting, question, max_batch=None):
             try:
                 question.ask(peer.protocols[-1], *ports)
             except (OSError, ValueError) as refused:
-                error = f"{type(refused).__name__}: {refused}"
+                error = told(refused)
                 time.sleep(0.005)
                 continue
             seconds = round(server.age(), 3)
+            if peer.name == "crossfade" and (found := platform_of(ports[0], question.model)) != OUR_PLATFORM:
+                server.stop()
+                raise SystemExit(f"crossfade computes with {found}, not {OUR_PLATFORM}: put ONNX Runtime's library beside it")
             settle(server)
             return server, ports, {"seconds": seconds, "attempts": attempt, "memory_bytes": server.memory_bytes()}
-        error = f"{error}; its last words: {server.last_words()}"
+        error = told(f"{error}; its last words: {server.last_words()}")
         server.stop()
     return None, None, {"attempts": attempt, "error": error[-2000:]}
+
+
+def told(error):
+    """An error as text that names no path of this machine, for it goes into the repository."""
+    text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+    return text.replace(str(ROOT), ".").replace(str(Path.home()), "~")
+
+
+def platform_of(port, model):
+    """What a server says it computes with."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/models/{model}", timeout=10) as answer:
+        return json.load(answer)["platform"]
 
 
 def settle(server):
@@ -191,10 +213,10 @@ def parse():
     parser.add_argument("--seconds", type=float, help="of each run")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)),
                         help="that compute, in each server; by default the cores")
-    parser.add_argument("--server", type=Path, required=True, help="the crossfade binary")
-    parser.add_argument("--loadtest", type=Path, required=True, help="the crossfade-loadtest binary")
-    parser.add_argument("--target", type=Path, required=True, help="where models and environments are")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--server", type=absolute, required=True, help="the crossfade binary")
+    parser.add_argument("--loadtest", type=absolute, required=True, help="the crossfade-loadtest binary")
+    parser.add_argument("--target", type=absolute, required=True, help="where models and environments are")
+    parser.add_argument("--out", type=absolute)
     parser.add_argument("--publish", action="store_true", help="write docs/benchmarks.md and its plots, even if quick")
     options = parser.parse_args()
     options.shown = given(sys.argv[1:])
@@ -215,6 +237,11 @@ def parse():
     folder = ROOT / "benches" / "results" if whole or options.publish else options.target
     options.out = options.out or folder / f"{today}-peers.json"
     return options
+
+
+def absolute(text):
+    """Servers run in folders of their own. Links stay: an environment's Python is one."""
+    return Path(text).absolute()
 
 
 def given(words):
