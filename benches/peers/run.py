@@ -52,7 +52,8 @@ def main():
         "rounds": options.rounds,
         "seconds": options.seconds,
         "versions": versions(setting, options),
-        "models": json.loads((setting.models / "models.json").read_text()),
+        "models": {name: {key: entry[key] for key in ("sha256", "bytes", "parameters")}
+                   for name, entry in json.loads((setting.models / "models.json").read_text()).items()},
         "batched": {peer.name: sorted(peer.batched) for peer in PEERS.values() if peer.batched},
         "starts": [],
         "runs": [],
