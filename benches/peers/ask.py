@@ -57,22 +57,34 @@ class Question:
         return json.dumps(lists, separators=(",", ":")).encode()
 
     def _binary(self, port, path):
-        head = json.dumps({
-            "inputs": [{"name": name, "shape": list(array.shape), "datatype": NAMES[array.dtype.name],
-                        "parameters": {"binary_data_size": array.nbytes}} for name, array in self.arrays.items()],
-            "parameters": {"binary_data_output": True},
-        }).encode()
-        content, headers = post(port, path, head + self.raw, "application/octet-stream",
-                                {"Inference-Header-Content-Length": str(len(head))})
+        head = json.dumps(
+            {
+                "inputs": [
+                    {
+                        "name": name,
+                        "shape": list(array.shape),
+                        "datatype": NAMES[array.dtype.name],
+                        "parameters": {"binary_data_size": array.nbytes},
+                    }
+                    for name, array in self.arrays.items()
+                ],
+                "parameters": {"binary_data_output": True},
+            }
+        ).encode()
+        content, headers = post(
+            port, path, head + self.raw, "application/octet-stream", {"Inference-Header-Content-Length": str(len(head))}
+        )
         length = headers.get("Inference-Header-Content-Length")
         if length is None:
             raise ValueError("the answer to a binary request is JSON")
-        return np.frombuffer(content[int(length):], np.float32)
+        return np.frombuffer(content[int(length) :], np.float32)
 
     def _grpc(self, port):
         from tritonclient import grpc
 
-        inputs = [grpc.InferInput(name, list(array.shape), NAMES[array.dtype.name]) for name, array in self.arrays.items()]
+        inputs = [
+            grpc.InferInput(name, list(array.shape), NAMES[array.dtype.name]) for name, array in self.arrays.items()
+        ]
         for tensor, array in zip(inputs, self.arrays.values()):
             tensor.set_data_from_numpy(array)
         client = grpc.InferenceServerClient(f"127.0.0.1:{port}")

@@ -55,8 +55,16 @@ class Graph:
         weight = self.random_weight((outputs, inputs // groups, size, size), np.sqrt(gain / fan_in))
         bias = self.random_weight((outputs,), 0.01)
         pad = size // 2
-        tensor = self.op("Conv", tensor, weight, bias, kernel_shape=[size, size], strides=[stride, stride],
-                         pads=[pad] * 4, group=groups)
+        tensor = self.op(
+            "Conv",
+            tensor,
+            weight,
+            bias,
+            kernel_shape=[size, size],
+            strides=[stride, stride],
+            pads=[pad] * 4,
+            group=groups,
+        )
         return self.op("Clip", tensor, self.constant(0.0), self.constant(6.0)) if clip else tensor
 
     def layer_norm(self, tensor, width):
@@ -67,7 +75,11 @@ class Graph:
     def serialised(self):
         """The checked model as bytes, the same each time."""
         graph = helper.make_graph(self.nodes, self.name, self.inputs, self.outputs, self.weights)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)],
-                                  ir_version=IR_VERSION, producer_name="crossfade-peers")
+        model = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="crossfade-peers",
+        )
         checker.check_model(model, full_check=True)
         return model.SerializeToString(deterministic=True)

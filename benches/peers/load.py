@@ -19,17 +19,48 @@ class Generator:
             body = self.scratch / f"{question.model}.{protocol}"
             if not body.exists():
                 body.write_bytes(question.nested if protocol == "json" else question.raw)
-            path, kind = ("/predict", "application/json") if protocol == "json" else ("/inference", "application/octet-stream")
-            words += ["--url", f"http://127.0.0.1:{http_port}", "--protocol", "http-raw", "--path", path,
-                      "--body", str(body), "--content-type", kind]
+            path, kind = (
+                ("/predict", "application/json") if protocol == "json" else ("/inference", "application/octet-stream")
+            )
+            words += [
+                "--url",
+                f"http://127.0.0.1:{http_port}",
+                "--protocol",
+                "http-raw",
+                "--path",
+                path,
+                "--body",
+                str(body),
+                "--content-type",
+                kind,
+            ]
         else:
             port = grpc_port if protocol == "grpc" else http_port
-            words += ["--url", f"http://127.0.0.1:{port}", "--protocol", protocol, "--model", question.model,
-                      "--request", str(question.root / "requests" / f"{question.model}.json")]
+            words += [
+                "--url",
+                f"http://127.0.0.1:{port}",
+                "--protocol",
+                protocol,
+                "--model",
+                question.model,
+                "--request",
+                str(question.root / "requests" / f"{question.model}.json"),
+            ]
         # A connection per client over HTTP/1.1; gRPC shares a few, as its clients do.
         connections = min(concurrency, 4) if protocol == "grpc" else concurrency
-        return words + ["--concurrency", str(concurrency), "--connections", str(connections),
-                        "--duration", f"{round(seconds * 1000)}ms", "--warm-up", "0s", "--quiet", "--out", str(out)]
+        return words + [
+            "--concurrency",
+            str(concurrency),
+            "--connections",
+            str(connections),
+            "--duration",
+            f"{round(seconds * 1000)}ms",
+            "--warm-up",
+            "0s",
+            "--quiet",
+            "--out",
+            str(out),
+        ]
 
     def run(self, server, question, protocol, ports, concurrency, seconds):
         """One run against `server`, as a row: latencies in µs, CPU in µs of the server per request, memory in bytes."""

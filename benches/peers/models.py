@@ -91,7 +91,9 @@ def transformer():
 def attention(graph, hidden, penalty):
     """Scaled dot products of HEADS heads, put side by side again."""
     heads = graph.constant([0, 0, HEADS, WIDTH // HEADS], np.int64)
-    query, key, value = (graph.op("Reshape", graph.linear(hidden, WIDTH, WIDTH, deviation=0.05), heads) for _ in range(3))
+    query, key, value = (
+        graph.op("Reshape", graph.linear(hidden, WIDTH, WIDTH, deviation=0.05), heads) for _ in range(3)
+    )
     query, value = (graph.op("Transpose", tensor, perm=[0, 2, 1, 3]) for tensor in (query, value))
     scores = graph.op("MatMul", query, graph.op("Transpose", key, perm=[0, 2, 3, 1]))
     scores = graph.op("Mul", scores, graph.constant((WIDTH // HEADS) ** -0.5))
@@ -129,8 +131,12 @@ def v2_json(arrays):
     datatypes = {"float32": "FP32", "int64": "INT64"}
     inputs = [
         # The shortest decimal that gives the same float32 again, which is what a client sends.
-        {"name": name, "shape": list(array.shape), "datatype": datatypes[array.dtype.name],
-         "data": [float(str(x)) if array.dtype == np.float32 else int(x) for x in array.ravel()]}
+        {
+            "name": name,
+            "shape": list(array.shape),
+            "datatype": datatypes[array.dtype.name],
+            "data": [float(str(x)) if array.dtype == np.float32 else int(x) for x in array.ravel()],
+        }
         for name, array in arrays.items()
     ]
     return json.dumps({"inputs": inputs}, separators=(",", ":"))
@@ -163,7 +169,9 @@ def write(root, name):
         "sha256": hashlib.sha256(content).hexdigest(),
         "bytes": len(content),
         "parameters": graph.parameters,
-        "inputs": [{"name": key, "shape": list(array.shape), "dtype": array.dtype.name} for key, array in arrays.items()],
+        "inputs": [
+            {"name": key, "shape": list(array.shape), "dtype": array.dtype.name} for key, array in arrays.items()
+        ],
         "output": session.get_outputs()[0].name,
         "range": [float(answer.min()), float(answer.max())],
     }
@@ -174,8 +182,10 @@ def main():
     entries = {name: write(root, name) for name in MODELS}
     (root / "models.json").write_text(json.dumps(entries, indent=1))
     for name, entry in entries.items():
-        print(f"{name:12} {entry['parameters']:>10} parameters  {entry['bytes']:>10} bytes  sha256 {entry['sha256'][:16]}"
-              f"  answers {entry['range'][0]:.3g}..{entry['range'][1]:.3g}")
+        print(
+            f"{name:12} {entry['parameters']:>10} parameters  {entry['bytes']:>10} bytes  sha256 {entry['sha256'][:16]}"
+            f"  answers {entry['range'][0]:.3g}..{entry['range'][1]:.3g}"
+        )
 
 
 if __name__ == "__main__":

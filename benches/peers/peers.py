@@ -40,15 +40,33 @@ PEERS = {
         Peer("triton", V2, "nvidia-pytriton", "pytriton"),
         Peer("pytriton", V2, "nvidia-pytriton", "pytriton"),
         # Its HTTP server knows no binary tensors.
-        Peer("mlserver", ("grpc", "http-json"), "mlserver", "mlserver", can_batch=True,
-             batched=frozenset({"identity", "mlp_large", "transformer"})),
+        Peer(
+            "mlserver",
+            ("grpc", "http-json"),
+            "mlserver",
+            "mlserver",
+            can_batch=True,
+            batched=frozenset({"identity", "mlp_large", "transformer"}),
+        ),
         Peer("kserve", V2, "kserve", "kserve"),
-        Peer("litserve", ("json",), "litserve", "litserve", can_batch=True,
-             batched=frozenset({"mlp_large", "transformer"})),
+        Peer(
+            "litserve",
+            ("json",),
+            "litserve",
+            "litserve",
+            can_batch=True,
+            batched=frozenset({"mlp_large", "transformer"}),
+        ),
         # Both ways: its batcher waits a millisecond at least, which wins at 64 in flight and loses at one.
         Peer("mosec", ("bytes",), "mosec", "mosec"),
-        Peer("mosec-batching", ("bytes",), "mosec", "mosec", "mosec",
-             batched=frozenset({"identity", "mlp", "mlp_large", "convnet", "transformer"})),
+        Peer(
+            "mosec-batching",
+            ("bytes",),
+            "mosec",
+            "mosec",
+            "mosec",
+            batched=frozenset({"identity", "mlp", "mlp_large", "convnet", "transformer"}),
+        ),
         Peer("fastapi", ("json",), "fastapi", "fastapi"),
     )
 }
@@ -72,9 +90,24 @@ def start(peer, model, setting, max_batch=None):
     scratch = Path(tempfile.mkdtemp(prefix=f"{peer.name}-{model}-", dir=setting.scratch))
     repository = setting.models / "repository"
     if peer.name == "crossfade":
-        command = [setting.binary, "serve", "--model-repository", repository, "--model-control-mode", "explicit",
-                   "--load-model", model, "--cores", setting.threads, "--http-port", http_port, "--grpc-port", grpc_port,
-                   "--metrics-port", 0]
+        command = [
+            setting.binary,
+            "serve",
+            "--model-repository",
+            repository,
+            "--model-control-mode",
+            "explicit",
+            "--load-model",
+            model,
+            "--cores",
+            setting.threads,
+            "--http-port",
+            http_port,
+            "--grpc-port",
+            grpc_port,
+            "--metrics-port",
+            0,
+        ]
         environment = {}
     else:
         folder = HERE / (peer.program or peer.name)

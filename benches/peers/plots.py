@@ -61,8 +61,11 @@ def panel(cells, key, peers, levels, figure, axis, left, top):
         yield text(x, bottom + 12, short(tick), anchor="middle", size=9)
     for index, peer in enumerate(peers):
         y = top + 10 + index * ROW
-        there = [(number, cells[(*key, peer, level)][figure]) for number, level in enumerate(levels)
-                 if cells.get((*key, peer, level), {}).get(figure)]
+        there = [
+            (number, cells[(*key, peer, level)][figure])
+            for number, level in enumerate(levels)
+            if cells.get((*key, peer, level), {}).get(figure)
+        ]
         if there:
             places = [left + axis.place(value) for _, value in there]
             yield f'<line x1="{min(places):.1f}" y1="{y}" x2="{max(places):.1f}" y2="{y}" stroke="#bbbbbb"/>'
@@ -90,8 +93,10 @@ def mark(x, y, number):
 
 
 def text(x, y, content, anchor="start", size=11, weight="normal"):
-    return (f'<text x="{x:.1f}" y="{y}" text-anchor="{anchor}" font-size="{size}" font-weight="{weight}" '
-            f'fill="#222222">{escape(content)}</text>')
+    return (
+        f'<text x="{x:.1f}" y="{y}" text-anchor="{anchor}" font-size="{size}" font-weight="{weight}" '
+        f'fill="#222222">{escape(content)}</text>'
+    )
 
 
 def short(value):

@@ -24,8 +24,15 @@ class Server:
         self.log = Path(log)
         self.started = time.monotonic()
         with open(self.log, "wb") as output:
-            self.process = subprocess.Popen(command, env={**os.environ, **environment}, cwd=folder, stdout=output,
-                                            stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True)
+            self.process = subprocess.Popen(
+                command,
+                env={**os.environ, **environment},
+                cwd=folder,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
 
     def age(self):
         """Seconds since it was started."""
@@ -80,11 +87,16 @@ def all_processes():
         except OSError:  # It ended meanwhile.
             continue
         # The name, in parentheses, may hold anything; fields count from after it: state, parent, group, session.
-        fields = text[text.rindex(")") + 2:].split()
+        fields = text[text.rindex(")") + 2 :].split()
         if fields[0] == "Z":
             continue
-        yield {"id": int(entry.name), "parent": int(fields[1]), "session": int(fields[3]),
-               "started": int(fields[19]), "ticks": sum(map(int, fields[11:15]))}
+        yield {
+            "id": int(entry.name),
+            "parent": int(fields[1]),
+            "session": int(fields[3]),
+            "started": int(fields[19]),
+            "ticks": sum(map(int, fields[11:15])),
+        }
 
 
 def left(processes):

@@ -26,7 +26,9 @@ def compact(result):
     """The result as JSON, a line for each row."""
     rows = {key: result[key] for key in ("starts", "runs")}
     head = json.dumps({key: value for key, value in result.items() if key not in rows}, indent=1)
-    lists = [f' "{key}": [\n' + ",\n".join("  " + json.dumps(row) for row in values) + "\n ]" for key, values in rows.items()]
+    lists = [
+        f' "{key}": [\n' + ",\n".join("  " + json.dumps(row) for row in values) + "\n ]" for key, values in rows.items()
+    ]
     return head[:-2] + ",\n" + ",\n".join(lists) + "\n}\n"
 
 
@@ -64,7 +66,10 @@ def starts(result):
     grouped = {}
     for row in result["starts"]:
         grouped.setdefault((row["model"], row["peer"]), []).append(row.get("seconds"))
-    return {key: statistics.median([s for s in seconds if s is not None] or [float("nan")]) for key, seconds in grouped.items()}
+    return {
+        key: statistics.median([s for s in seconds if s is not None] or [float("nan")])
+        for key, seconds in grouped.items()
+    }
 
 
 def best(figures, more_is_better):
@@ -82,13 +87,22 @@ def table(result, model, family):
     levels, found, begun = concurrencies(result), cells(result), starts(result)
     peers = [peer for peer in ordered(result) if any((model, family, peer, level) in found for level in levels)]
     of = {(peer, level): found.get((model, family, peer, level), {}) for peer in peers for level in levels}
-    top = {(figure, level): best([of[peer, level].get(figure) for peer in peers], more)
-           for figure, more in FIGURES.items() for level in levels}
-    memory = {peer: max((of[peer, level].get("memory_bytes") or 0 for level in levels), default=0) or None for peer in peers}
+    top = {
+        (figure, level): best([of[peer, level].get(figure) for peer in peers], more)
+        for figure, more in FIGURES.items()
+        for level in levels
+    }
+    memory = {
+        peer: max((of[peer, level].get("memory_bytes") or 0 for level in levels), default=0) or None for peer in peers
+    }
     lines = [
-        "| server | " + " | ".join(f"requests/s, {level}" for level in levels) + " | "
-        + " | ".join(f"p50 / p99 / p99.9 ms, {level}" for level in levels) + " | "
-        + " / ".join(map(str, levels)) + ": CPU µs per request | memory MB | start s | errors |",
+        "| server | "
+        + " | ".join(f"requests/s, {level}" for level in levels)
+        + " | "
+        + " | ".join(f"p50 / p99 / p99.9 ms, {level}" for level in levels)
+        + " | "
+        + " / ".join(map(str, levels))
+        + ": CPU µs per request | memory MB | start s | errors |",
         "|---" * (2 * len(levels) + 5) + "|",
     ]
 
@@ -100,12 +114,20 @@ def table(result, model, family):
         start = begun.get((model, peer))
         columns = [peer]
         columns += [shown(peer, "throughput_per_s", level, count) for level in levels]
-        columns += [" / ".join(shown(peer, figure, level, milliseconds) for figure in ("p50_us", "p99_us", "p999_us"))
-                    for level in levels]
+        columns += [
+            " / ".join(shown(peer, figure, level, milliseconds) for figure in ("p50_us", "p99_us", "p999_us"))
+            for level in levels
+        ]
         columns.append(" / ".join(shown(peer, "cpu_us", level, count) for level in levels))
-        columns.append("–" if memory[peer] is None else strong(count(memory[peer] / 1e6), memory[peer] == best(memory.values(), False)))
+        columns.append(
+            "–"
+            if memory[peer] is None
+            else strong(count(memory[peer] / 1e6), memory[peer] == best(memory.values(), False))
+        )
         all_starts = [begun.get((model, other)) for other in peers]
-        columns.append("–" if start is None or start != start else strong(f"{start:.2f}", start == best(all_starts, False)))
+        columns.append(
+            "–" if start is None or start != start else strong(f"{start:.2f}", start == best(all_starts, False))
+        )
         columns.append(errors_of([of[peer, level] for level in levels]))
         lines.append("| " + " | ".join(columns) + " |")
     return "\n".join(lines)
@@ -123,7 +145,11 @@ def lost(result, ours="crossfade"):
     for (model, family, peer, level), cell in found.items():
         if peer != ours:
             continue
-        rivals = {name: other for (m, f, name, l), other in found.items() if (m, f, l) == (model, family, level) and name != ours}
+        rivals = {
+            name: other
+            for (m, f, name, l), other in found.items()
+            if (m, f, l) == (model, family, level) and name != ours
+        }
         for figure, more in (("throughput_per_s", True), ("p99_us", False), ("cpu_us", False)):
             rival = best([other.get(figure) for other in rivals.values()], more)
             if rival is None or cell.get(figure) is None:
@@ -174,7 +200,11 @@ def section(result, source):
         "of the program to its first right answer. The best of a column is bold. Every row: "
         f"`benches/results/{source.name}`.",
         f"A peer wins {len(losses)} of {compared} cells of throughput, p99 and CPU"
-        + ("; the widest gaps, which are the next to fix:\n\n" + "\n".join(f"- {text}" for text in losses[:12]) if losses else "."),
+        + (
+            "; the widest gaps, which are the next to fix:\n\n" + "\n".join(f"- {text}" for text in losses[:12])
+            if losses
+            else "."
+        ),
     ]
     if failures := failed(result):
         parts.append("What failed:\n\n" + "\n".join(f"- {text}" for text in failures))
@@ -188,10 +218,16 @@ def section(result, source):
 
 def failed(result):
     """Servers that did not start or started late, cells without a figure or with failed requests."""
-    texts = [f"{row['model']}, {row['peer']}: does not start: {row['error'].splitlines()[0]}"
-             for row in result["starts"] if "error" in row]
-    texts += [f"{row['model']}, {row['peer']}: started at attempt {row['attempts']}"
-              for row in result["starts"] if row["attempts"] > 1 and "error" not in row]
+    texts = [
+        f"{row['model']}, {row['peer']}: does not start: {row['error'].splitlines()[0]}"
+        for row in result["starts"]
+        if "error" in row
+    ]
+    texts += [
+        f"{row['model']}, {row['peer']}: started at attempt {row['attempts']}"
+        for row in result["starts"]
+        if row["attempts"] > 1 and "error" not in row
+    ]
     for (model, family, peer, level), found in cells(result).items():
         if found["why"]:
             texts.append(f"{model}, {family}, {peer}, {level} in flight: {found['why'].splitlines()[0][:200]}")

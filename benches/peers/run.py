@@ -36,8 +36,9 @@ def main():
     # An end from outside still stops the server that runs.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     signal.signal(signal.SIGINT, lambda *_: sys.exit(1))
-    setting = Setting(options.server, options.target / "models", options.target / "venv", options.target / "scratch",
-                      options.threads)
+    setting = Setting(
+        options.server, options.target / "models", options.target / "venv", options.target / "scratch", options.threads
+    )
     shutil.rmtree(setting.scratch, ignore_errors=True)
     setting.scratch.mkdir(parents=True)
     generator = Generator(options.loadtest, setting.scratch)
@@ -52,8 +53,10 @@ def main():
         "rounds": options.rounds,
         "seconds": options.seconds,
         "versions": versions(setting, options),
-        "models": {name: {key: entry[key] for key in ("sha256", "bytes", "parameters")}
-                   for name, entry in json.loads((setting.models / "models.json").read_text()).items()},
+        "models": {
+            name: {key: entry[key] for key in ("sha256", "bytes", "parameters")}
+            for name, entry in json.loads((setting.models / "models.json").read_text()).items()
+        },
         "batched": {peer.name: sorted(peer.batched) for peer in PEERS.values() if peer.batched},
         "starts": [],
         "runs": [],
@@ -115,7 +118,9 @@ def ready(peer, setting, question, max_batch=None):
             seconds = round(server.age(), 3)
             if peer.name == "crossfade" and (found := platform_of(ports[0], question.model)) != OUR_PLATFORM:
                 server.stop()
-                raise SystemExit(f"crossfade computes with {found}, not {OUR_PLATFORM}: put ONNX Runtime's library beside it")
+                raise SystemExit(
+                    f"crossfade computes with {found}, not {OUR_PLATFORM}: put ONNX Runtime's library beside it"
+                )
             settle(server)
             return server, ports, {"seconds": seconds, "attempts": attempt, "memory_bytes": server.memory_bytes()}
         error = told(f"{error}; its last words: {server.last_words()}")
@@ -162,8 +167,11 @@ def tune(setting, generator, options):
                         row = generator.run(server, question, peer.protocols[-1], ports, 64, seconds)
                 finally:
                     server.stop()
-                print(f"{name:10} {model:12} batches of {max_batch:2}: {row['throughput_per_s']:9.1f} requests/s, "
-                      f"p99 {row['p99_us']} us, errors {row['errors']}", flush=True)
+                print(
+                    f"{name:10} {model:12} batches of {max_batch:2}: {row['throughput_per_s']:9.1f} requests/s, "
+                    f"p99 {row['p99_us']} us, errors {row['errors']}",
+                    flush=True,
+                )
     return 0
 
 
@@ -174,13 +182,18 @@ def line(row):
         return f"{head}  {row['error']}"
     errors = f"  errors {row['errors']}" if row["errors"] else ""
     tester = "  (the load tester is the bottleneck)" if row["tester_is_bottleneck"] else ""
-    return (f"{head}  {row['throughput_per_s']:9.1f}/s  p50 {row['p50_us']:7} p99 {row['p99_us']:7} "
-            f"p99.9 {row['p999_us']:7} us  CPU {row['cpu_us']:8} us{errors}{tester}")
+    return (
+        f"{head}  {row['throughput_per_s']:9.1f}/s  p50 {row['p50_us']:7} p99 {row['p99_us']:7} "
+        f"p99.9 {row['p999_us']:7} us  CPU {row['cpu_us']:8} us{errors}{tester}"
+    )
 
 
 def machine():
-    names = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-             if line.startswith("model name")]
+    names = [
+        line.split(":", 1)[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
     return {
         "cpu": names[0] if names else platform.processor(),
         "cores": len(os.sched_getaffinity(0)),
@@ -191,11 +204,19 @@ def machine():
 
 def versions(setting, options):
     """Of each server, and of what it computes with."""
+
     def said(command):
         return subprocess.run([str(word) for word in command], capture_output=True, text=True).stdout.strip()
 
-    found = {"crossfade": {"version": said([options.server, "--version"]), "commit": said(["git", "-C", ROOT, "rev-parse", "HEAD"])}}
-    question = "import importlib.metadata as m, sys; print(*(m.version(p) for p in sys.argv[1:]), sys.version.split()[0])"
+    found = {
+        "crossfade": {
+            "version": said([options.server, "--version"]),
+            "commit": said(["git", "-C", ROOT, "rev-parse", "HEAD"]),
+        }
+    }
+    question = (
+        "import importlib.metadata as m, sys; print(*(m.version(p) for p in sys.argv[1:]), sys.version.split()[0])"
+    )
     for peer in map(PEERS.get, options.peers):
         python = setting.environments / peer.environment / "bin" / "python"
         if peer.package and python.exists():
@@ -212,8 +233,12 @@ def parse():
     parser.add_argument("--models", help="comma-separated; by default all")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seconds", type=float, help="of each run")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)),
-                        help="that compute, in each server; by default the cores")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="that compute, in each server; by default the cores",
+    )
     parser.add_argument("--server", type=absolute, required=True, help="the crossfade binary")
     parser.add_argument("--loadtest", type=absolute, required=True, help="the crossfade-loadtest binary")
     parser.add_argument("--target", type=absolute, required=True, help="where models and environments are")

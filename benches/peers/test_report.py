@@ -8,14 +8,30 @@ import report
 
 
 def row(peer, round_number, throughput, protocol="grpc", **figures):
-    return {"model": "m", "peer": peer, "round": round_number, "protocol": protocol, "concurrency": 8, "ok": 10, "errors": {},
-            "throughput_per_s": throughput, "p50_us": 100, "p99_us": 200, "p999_us": 300, "cpu_us": 50.0,
-            "memory_bytes": 2e6, **figures}
+    return {
+        "model": "m",
+        "peer": peer,
+        "round": round_number,
+        "protocol": protocol,
+        "concurrency": 8,
+        "ok": 10,
+        "errors": {},
+        "throughput_per_s": throughput,
+        "p50_us": 100,
+        "p99_us": 200,
+        "p999_us": 300,
+        "cpu_us": 50.0,
+        "memory_bytes": 2e6,
+        **figures,
+    }
 
 
 def result(runs):
     peers = dict.fromkeys(run["peer"] for run in runs)
-    return {"starts": [{"model": "m", "peer": peer, "round": 0, "seconds": 1.0, "attempts": 1} for peer in peers], "runs": runs}
+    return {
+        "starts": [{"model": "m", "peer": peer, "round": 0, "seconds": 1.0, "attempts": 1} for peer in peers],
+        "runs": runs,
+    }
 
 
 class Report(unittest.TestCase):
@@ -26,7 +42,14 @@ class Report(unittest.TestCase):
         self.assertEqual(cell["spread"], 1.5)
 
     def test_errors_are_summed_and_failed_rounds_counted(self):
-        broken = {"model": "m", "peer": "a", "round": 1, "protocol": "grpc", "concurrency": 8, "error": "ValueError: no"}
+        broken = {
+            "model": "m",
+            "peer": "a",
+            "round": 1,
+            "protocol": "grpc",
+            "concurrency": 8,
+            "error": "ValueError: no",
+        }
         cell = report.cells(result([row("a", 0, 5.0, errors={"503": 4}), broken]))["m", "gRPC", "a", 8]
         self.assertEqual((cell["errors"], cell["failed_rounds"], cell["why"]), (4, 1, "ValueError: no"))
         self.assertEqual(report.errors_of([cell]), "4, and 1 rounds failed")
@@ -48,11 +71,18 @@ class Report(unittest.TestCase):
         found = result([row("crossfade", 0, 1000.0), row("mosec", 0, 2000.0, cpu_us=10.0, p99_us=900)])
         compared, losses = report.lost(found)
         self.assertEqual(compared, 3)
-        self.assertEqual(losses, ["m, gRPC, 8 in flight, CPU: mosec is 5.00× ahead",
-                                  "m, gRPC, 8 in flight, throughput: mosec is 2.00× ahead"])
+        self.assertEqual(
+            losses,
+            [
+                "m, gRPC, 8 in flight, CPU: mosec is 5.00× ahead",
+                "m, gRPC, 8 in flight, throughput: mosec is 2.00× ahead",
+            ],
+        )
 
     def test_bytes_are_compared_with_binary_http_and_lists_with_json(self):
-        found = report.cells(result([row("a", 0, 1.0, "bytes"), row("b", 0, 1.0, "http-json"), row("c", 0, 1.0, "json")]))
+        found = report.cells(
+            result([row("a", 0, 1.0, "bytes"), row("b", 0, 1.0, "http-json"), row("c", 0, 1.0, "json")])
+        )
         self.assertEqual([key[1] for key in found], ["HTTP, tensors as bytes", "HTTP, JSON", "HTTP, JSON"])
 
     def test_the_written_result_is_the_result(self):

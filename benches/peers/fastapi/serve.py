@@ -22,5 +22,11 @@ async def predict(request: Request) -> Response:
 
 
 if __name__ == "__main__":
-    uvicorn.run("serve:app", host="127.0.0.1", port=served.HTTP_PORT, workers=served.THREADS, access_log=False,
-                log_level="warning")
+    uvicorn.run(
+        "serve:app",
+        host="127.0.0.1",
+        port=served.HTTP_PORT,
+        workers=served.THREADS,
+        access_log=False,
+        log_level="warning",
+    )

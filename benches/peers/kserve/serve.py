@@ -36,5 +36,6 @@ class Onnx(Model):
 
 
 if __name__ == "__main__":
-    ModelServer(http_port=served.HTTP_PORT, grpc_port=served.GRPC_PORT, workers=served.THREADS,
-                enable_latency_logging=False).start([Onnx()])
+    ModelServer(
+        http_port=served.HTTP_PORT, grpc_port=served.GRPC_PORT, workers=served.THREADS, enable_latency_logging=False
+    ).start([Onnx()])

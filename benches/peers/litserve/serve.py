@@ -27,6 +27,9 @@ class Model(litserve.LitAPI):
 if __name__ == "__main__":
     server = litserve.LitServer(
         Model(max_batch_size=served.MAX_BATCH, batch_timeout=0.001 if served.MAX_BATCH > 1 else 0.0),
-        accelerator="cpu", workers_per_device=served.THREADS, fast_queue=True, disable_openapi_url=True,
+        accelerator="cpu",
+        workers_per_device=served.THREADS,
+        fast_queue=True,
+        disable_openapi_url=True,
     )
     server.run(host="127.0.0.1", port=served.HTTP_PORT, generate_client_file=False, log_level="warning")

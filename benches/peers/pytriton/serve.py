@@ -30,8 +30,14 @@ if __name__ == "__main__":
     # Triton's Python stub must load the library of this very interpreter, not of another with the same name.
     os.environ["LD_LIBRARY_PATH"] = sysconfig.get_config_var("LIBDIR")
     described = served.session()
-    config = TritonConfig(http_address="127.0.0.1", http_port=served.HTTP_PORT, grpc_address="127.0.0.1",
-                          grpc_port=served.GRPC_PORT, allow_metrics=False, log_verbose=0)
+    config = TritonConfig(
+        http_address="127.0.0.1",
+        http_port=served.HTTP_PORT,
+        grpc_address="127.0.0.1",
+        grpc_port=served.GRPC_PORT,
+        allow_metrics=False,
+        log_verbose=0,
+    )
     with Triton(config=config) as triton:
         triton.bind(
             model_name=served.MODEL,

@@ -54,8 +54,16 @@ bundled = Path(sysconfig.get_path("purelib")) / "nvidia_pytriton.libs"
 os.environ["LD_LIBRARY_PATH"] = os.pathsep.join([sysconfig.get_config_var("LIBDIR"), str(bundled)])
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 server = installed / "bin" / "tritonserver"
-os.execv(server, [
-    str(server), f"--model-repository={scratch / 'models'}", f"--backend-directory={scratch / 'backends'}",
-    "--http-address=127.0.0.1", f"--http-port={served.HTTP_PORT}", "--grpc-address=127.0.0.1",
-    f"--grpc-port={served.GRPC_PORT}", "--allow-metrics=false",
-])
+os.execv(
+    server,
+    [
+        str(server),
+        f"--model-repository={scratch / 'models'}",
+        f"--backend-directory={scratch / 'backends'}",
+        "--http-address=127.0.0.1",
+        f"--http-port={served.HTTP_PORT}",
+        "--grpc-address=127.0.0.1",
+        f"--grpc-port={served.GRPC_PORT}",
+        "--allow-metrics=false",
+    ],
+)
