@@ -2,6 +2,7 @@
 
 import json
 import statistics
+import textwrap
 
 import plots
 
@@ -9,8 +10,8 @@ BEGIN, END = "<!-- peers: begin, written by `cargo xtask peers` -->", "<!-- peer
 # What is compared with what: the forms of a body that cost about the same to read.
 FAMILIES = {
     "gRPC": ("grpc",),
-    "HTTP, tensors as bytes": ("http-binary", "bytes"),
-    "HTTP, JSON": ("http-json", "json"),
+    "HTTP binary": ("http-binary", "bytes"),
+    "HTTP JSON": ("http-json", "json"),
 }
 FIGURES = {  # name: whether more is better
     "throughput_per_s": True,
@@ -147,8 +148,8 @@ def lost(result, ours="crossfade"):
             continue
         rivals = {
             name: other
-            for (m, f, name, l), other in found.items()
-            if (m, f, l) == (model, family, level) and name != ours
+            for (m, f, name, n), other in found.items()
+            if (m, f, n) == (model, family, level) and name != ours
         }
         for figure, more in (("throughput_per_s", True), ("p99_us", False), ("cpu_us", False)):
             rival = best([other.get(figure) for other in rivals.values()], more)
@@ -184,36 +185,55 @@ def milliseconds(microseconds):
 
 def section(result, source):
     """The section of docs/benchmarks.md."""
-    machine, versions = result["machine"], result["versions"]
+    machine = result["machine"]
     compared, losses = lost(result)
-    of_rounds = [cell["spread"] for cell in cells(result).values() if "spread" in cell]
-    named = ", ".join(f"{name} {found['version'].removeprefix(name).strip()}" for name, found in versions.items())
-    runtimes = ", ".join(sorted({found["onnxruntime"] for found in versions.values() if "onnxruntime" in found}))
-    parts = [
-        f"`{result['command']}`, {result['started'][:10]}: {named}; ONNX Runtime {runtimes} in all. {machine['cpu']}, "
-        f"{machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB, {machine['os']}; {result['threads']} threads "
-        f"that compute in each server; server and load tester on the same cores. Closed loop, {result['rounds']} rounds of "
-        f"{result['seconds']:g} s, servers in turn, one at a time; each figure is the median of the rounds. Throughput of a "
-        f"cell varies over the rounds by {statistics.median(of_rounds or [0]):.0%} (median of the cells; range over "
-        "median). Numbers behind a comma in the head are requests in flight. CPU is of all processes of the server, user "
-        "and system. Memory is the largest proportional set size of all its processes under load. Start is from the start "
-        "of the program to its first right answer. The best of a column is bold. Every row: "
-        f"`benches/results/{source.name}`.",
-        f"A peer wins {len(losses)} of {compared} cells of throughput, p99 and CPU"
-        + (
-            "; the widest gaps, which are the next to fix:\n\n" + "\n".join(f"- {text}" for text in losses[:12])
-            if losses
-            else "."
-        ),
-    ]
-    if failures := failed(result):
-        parts.append("What failed:\n\n" + "\n".join(f"- {text}" for text in failures))
+    spreads = [found["spread"] for found in cells(result).values() if "spread" in found]
+    runtimes = sorted({found["onnxruntime"] for found in result["versions"].values() if "onnxruntime" in found})
+    how = (
+        f"`{result['command']}`, {result['started'][:10]}: {versions(result)}; ONNX Runtime {', '.join(runtimes)}. "
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB, {machine['os']}; "
+        f"{result['threads']} threads that compute in each server; server and load tester on the same cores. Closed "
+        f"loop, a server at a time, in turn; runs of {result['seconds']:g} s, {result['rounds']} of each cell, whose "
+        f"median is shown. Throughput of a cell varies over its runs by {statistics.median(spreads or [0]):.0%} (median "
+        "of the cells; range over median). The last number in the head of a column is the requests in flight. CPU is "
+        "of all processes of the server, user and system. Memory is the largest proportional set size of all its "
+        "processes under load. Start is from the start of the program to its first right answer. The best of a column "
+        f"is bold, whoever has it. Every run: `benches/results/{source.name}`."
+    )
+    won = f"A peer wins {len(losses)} of {compared} cells of throughput, p99 and CPU"
+    if losses:
+        won += ". The widest gaps, which are the next to fix:\n\n" + "\n".join(f"- {text}" for text in losses[:12])
+    else:
+        won += "."
+    parts = [textwrap.fill(how, 120, break_long_words=False, break_on_hyphens=False), won]
+    if notes := failed(result) + limited(result):
+        parts.append("What failed or was in the way:\n\n" + "\n".join(f"- {text}" for text in notes))
     parts += [f"![{title}]({name})" for name, title in plots.FILES.items()]
     for model in dict.fromkeys(row["model"] for row in result["starts"]):
         for family in FAMILIES:
             if any(key[:2] == (model, family) for key in cells(result)):
                 parts.append(f"**{model}, {family}**\n\n{table(result, model, family)}")
     return "\n\n".join(parts)
+
+
+def versions(result):
+    """Each server with its version, and the package that it comes in where that has another name."""
+    return ", ".join(
+        f"{name} {found['version'].removeprefix(name).strip()}"
+        if found.get("package", name) == name
+        else f"{name} ({found['package']} {found['version']})"
+        for name, found in result["versions"].items()
+    )
+
+
+def limited(result):
+    """The cells where the load tester says that it was the bottleneck itself."""
+    cells_of_tester = dict.fromkeys(
+        f"{row['model']}, {row['protocol']}, {row['peer']}, {row['concurrency']} in flight"
+        for row in result["runs"]
+        if row.get("tester_is_bottleneck")
+    )
+    return [f"{text}: the load tester was the bottleneck" for text in cells_of_tester]
 
 
 def failed(result):

@@ -221,7 +221,7 @@ def versions(setting, options):
         python = setting.environments / peer.environment / "bin" / "python"
         if peer.package and python.exists():
             of = said([python, "-c", question, peer.package, "onnxruntime"]).split()
-            found[peer.name] = dict(zip(("version", "onnxruntime", "python"), of))
+            found[peer.name] = {"package": peer.package, **dict(zip(("version", "onnxruntime", "python"), of))}
     return found
 
 

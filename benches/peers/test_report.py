@@ -83,11 +83,15 @@ class Report(unittest.TestCase):
         found = report.cells(
             result([row("a", 0, 1.0, "bytes"), row("b", 0, 1.0, "http-json"), row("c", 0, 1.0, "json")])
         )
-        self.assertEqual([key[1] for key in found], ["HTTP, tensors as bytes", "HTTP, JSON", "HTTP, JSON"])
+        self.assertEqual([key[1] for key in found], ["HTTP binary", "HTTP JSON", "HTTP JSON"])
 
     def test_the_written_result_is_the_result(self):
         found = {"schema": 1, **result([row("a", 0, 1.0), row("a", 1, 2.0)])}
         self.assertEqual(json.loads(report.compact(found)), found)
+
+    def test_a_run_that_the_load_tester_limits_is_named(self):
+        found = result([row("a", 0, 1.0, tester_is_bottleneck=True), row("a", 1, 1.0, tester_is_bottleneck=True)])
+        self.assertEqual(report.limited(found), ["m, grpc, a, 8 in flight: the load tester was the bottleneck"])
 
     def test_numbers_have_three_digits_or_are_whole(self):
         self.assertEqual([report.count(v) for v in (12345.6, 99.94, 0.1234)], ["12 346", "99.9", "0.123"])
