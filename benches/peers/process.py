@@ -1,9 +1,12 @@
 """A server under test: its processes, their CPU time and memory."""
 
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -22,6 +25,9 @@ class Server:
 
     def __init__(self, command, environment, folder, log):
         self.log = Path(log)
+        # Short, for paths of sockets may have 107 bytes. What servers leave there is removed when they are stopped.
+        self.temporary = tempfile.mkdtemp(prefix="peers-")
+        environment = {**environment, "TMPDIR": self.temporary, "XDG_CACHE_HOME": self.temporary}
         self.started = time.monotonic()
         with open(self.log, "wb") as output:
             self.process = subprocess.Popen(
@@ -73,6 +79,8 @@ class Server:
             time.sleep(0.05)
         signal_each(left(mine), signal.SIGKILL)
         self.process.wait()
+        forget_memory({process for process, _ in mine})
+        shutil.rmtree(self.temporary, ignore_errors=True)
 
     def last_words(self, lines=15):
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
@@ -97,6 +105,14 @@ def all_processes():
             "started": int(fields[19]),
             "ticks": sum(map(int, fields[11:15])),
         }
+
+
+def forget_memory(processes):
+    """Removes the shared memory that ended processes left behind, where its name tells whose it is: `word123-…`."""
+    for segment in Path("/dev/shm").glob("*"):
+        owner = re.match(r"[a-z]+(\d+)-", segment.name)
+        if owner and int(owner[1]) in processes:
+            segment.unlink(missing_ok=True)
 
 
 def left(processes):
