@@ -5,6 +5,7 @@
 
 import argparse
 import datetime
+import http.client
 import json
 import os
 import platform
@@ -102,16 +103,16 @@ def serve(peer, model, number, setting, generator, options, result):
 
 def ready(peer, setting, question, max_batch=None):
     """The server, its ports, and how it started: seconds from the start of the program to the first right answer."""
-    attempt, error = 0, "its environment is not there; see what pip said"
+    attempt, failures = 0, []
     if peer.environment and not (setting.environments / peer.environment / "requirements.txt").exists():
-        return None, None, {"attempts": 0, "error": error}
+        return None, None, {"attempts": 0, "error": "its environment is not there; see what pip said"}
     while attempt < ATTEMPTS:
-        attempt += 1
+        attempt, error = attempt + 1, "it was never asked"
         server, *ports = start(peer, question.model, setting, max_batch)
         while server.is_alive() and server.age() < START_TIMEOUT_S:
             try:
                 question.ask(peer.protocols[-1], *ports)
-            except (OSError, ValueError) as refused:
+            except (OSError, ValueError, http.client.HTTPException) as refused:
                 error = told(refused)
                 time.sleep(0.005)
                 continue
@@ -122,10 +123,12 @@ def ready(peer, setting, question, max_batch=None):
                     f"crossfade computes with {found}, not {OUR_PLATFORM}: put ONNX Runtime's library beside it"
                 )
             settle(server)
-            return server, ports, {"seconds": seconds, "attempts": attempt, "memory_bytes": server.memory_bytes()}
-        error = told(f"{error}; its last words: {server.last_words()}")
+            begun = {"seconds": seconds, "attempts": attempt, "memory_bytes": server.memory_bytes()}
+            return server, ports, {**begun, "failures": failures} if failures else begun
+        ended = "it lives, and does not answer" if server.is_alive() else f"it ended with {server.process.returncode}"
+        failures.append(told(f"{error}; {ended}; its last words: {server.last_words()}")[-2000:])
         server.stop()
-    return None, None, {"attempts": attempt, "error": error[-2000:]}
+    return None, None, {"attempts": attempt, "error": failures[-1]}
 
 
 def told(error):
