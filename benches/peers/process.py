@@ -1,5 +1,6 @@
 """A server under test: its processes, their CPU time and memory."""
 
+import atexit
 import os
 import re
 import shutil
@@ -39,6 +40,9 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
+
+        # Also when the driver is ended between the start and the first measurement.
+        atexit.register(self.stop)
 
     def age(self):
         """Seconds since it was started."""
@@ -81,6 +85,7 @@ class Server:
         self.process.wait()
         forget_memory({process for process, _ in mine})
         shutil.rmtree(self.temporary, ignore_errors=True)
+        atexit.unregister(self.stop)
 
     def last_words(self, lines=15):
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
