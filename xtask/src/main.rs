@@ -5,6 +5,7 @@ mod demo;
 mod fuzz;
 mod onnxruntime;
 mod paths;
+mod peers;
 mod process;
 mod python;
 mod suite;
@@ -29,6 +30,9 @@ usage: cargo xtask COMMAND
   fuzz [SECONDS] [TARGET ...]
                run every fuzz target (default 600 seconds each)
   bench        the benches; results go to standard output
+  peers [--quick] [PEER ...]
+               the same models and load on crossfade and on other servers in turn, which are installed under target/;
+               without --quick and names, writes benches/results and docs/benchmarks.md
 ";
 
 fn main() -> ExitCode {
@@ -48,6 +52,7 @@ fn main() -> ExitCode {
         Some("nodes") => suite::nodes(&rest),
         Some("fuzz") => fuzz::run_args(&rest),
         Some("bench") => suite::benches(),
+        Some("peers") => peers::compare(&rest),
         Some("help" | "--help" | "-h") => {
             say(USAGE);
             Ok(())

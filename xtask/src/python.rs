@@ -8,10 +8,14 @@ use anyhow::{Context, Result};
 use crate::paths::target;
 use crate::process::{command, run};
 
-/// The interpreter of a virtual environment with exactly `requirements` installed; made once, and again when the
-/// file changes.
+/// The interpreter of the virtual environment `name` under target/venv; see [`environment_in`].
 pub(crate) fn environment(name: &str, requirements: &Path) -> Result<PathBuf> {
-    let dir = target().join("venv").join(name);
+    environment_in(&target().join("venv").join(name), requirements)
+}
+
+/// The interpreter of a virtual environment in `dir` with exactly `requirements` installed; made once, and again when
+/// the file changes.
+pub(crate) fn environment_in(dir: &Path, requirements: &Path) -> Result<PathBuf> {
     let python = dir.join("bin/python");
     let wanted = fs::read_to_string(requirements)
         .with_context(|| format!("cannot read {}", requirements.display()))?;
@@ -20,9 +24,9 @@ pub(crate) fn environment(name: &str, requirements: &Path) -> Result<PathBuf> {
         return Ok(python);
     }
     if dir.exists() {
-        fs::remove_dir_all(&dir)?;
+        fs::remove_dir_all(dir)?;
     }
-    run(command("python3").args(["-m", "venv"]).arg(&dir))?;
+    run(command("python3").args(["-m", "venv"]).arg(dir))?;
     let pip = [
         "-m",
         "pip",

@@ -1,0 +1,69 @@
+//! `cargo xtask peers`: crossfade beside other servers, on the same models, under the same load.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::paths::{binary, root, target};
+use crate::process::{cargo, command, run};
+use crate::{demo, onnxruntime, python, say};
+
+/// The driver, and a folder for each peer that PyPI has: `NAME/requirements.txt`, `NAME/serve.py`.
+const FOLDER: &str = "benches/peers";
+/// The peers with an environment of their own; `triton` runs out of that of `pytriton`.
+const ENVIRONMENTS: [&str; 6] = ["fastapi", "kserve", "litserve", "mlserver", "mosec", "pytriton"];
+/// The driver's own packages and the models' builder.
+const TOOLS: &str = "tools";
+
+/// Prepares binaries, environments and models, then runs the driver with `args`: its flags, and the names of peers.
+pub(crate) fn compare(args: &[&str]) -> Result<()> {
+    let library = onnxruntime::fetch()?;
+    onnxruntime::place(&library, &target().join("release"))?;
+    demo::build_release()?;
+    run(&mut cargo(&[
+        "build",
+        "--release",
+        "--locked",
+        "-p",
+        "crossfade-loadtest",
+    ]))?;
+
+    let folder = root().join(FOLDER);
+    let place = target().join("peers");
+    let environments = place.join("venv");
+    let tools = python::environment_in(&environments.join(TOOLS), &folder.join("requirements.txt"))?;
+    for peer in ENVIRONMENTS.iter().filter(|peer| wanted(peer, args)) {
+        install(peer, &folder, &environments);
+    }
+    run(command(&tools)
+        .arg(folder.join("models.py"))
+        .arg(place.join("models")))?;
+    run(command(&tools)
+        .arg(folder.join("run.py"))
+        .arg("--server")
+        .arg(binary())
+        .arg("--loadtest")
+        .arg(target().join("release/crossfade-loadtest"))
+        .arg("--target")
+        .arg(&place)
+        .args(args))
+}
+
+/// Whether `args` name this environment, or name none at all.
+fn wanted(environment: &str, args: &[&str]) -> bool {
+    let mut names = args
+        .iter()
+        .filter(|arg| ENVIRONMENTS.contains(arg) || matches!(**arg, "triton" | "crossfade"))
+        .peekable();
+    names.peek().is_none()
+        || names.any(|name| *name == environment || (*name == "triton" && environment == "pytriton"))
+}
+
+/// Makes a peer's environment. One that cannot be had here stops nobody else: the driver finds it missing and writes
+/// so into the result.
+fn install(peer: &str, folder: &Path, environments: &Path) {
+    let requirements = folder.join(peer).join("requirements.txt");
+    if let Err(error) = python::environment_in(&environments.join(peer), &requirements) {
+        say(&format!("{peer} cannot be installed here: {error:#}"));
+    }
+}
