@@ -1,15 +1,16 @@
 //! The life of one request: opened when its head is read, finished exactly once.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossfade_batcher::Timings;
-use uuid::Uuid;
 
+pub use self::id::RequestId;
 use crate::metrics::Series;
 use crate::service::Service;
 use crate::status::{Refusal, Status};
+
+mod id;
 
 /// How a request came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -33,35 +34,6 @@ impl Protocol {
             Protocol::GrpcStream => "grpc_stream",
             Protocol::Http => "http",
         }
-    }
-}
-
-/// The server's own id of a request: a UUIDv7, made for every request, refused ones included.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct RequestId(Uuid);
-
-impl RequestId {
-    /// A new id, ordered after all earlier ones of this process.
-    pub fn new() -> Self {
-        Self(Uuid::now_v7())
-    }
-}
-
-impl Default for RequestId {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl fmt::Display for RequestId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl fmt::Debug for RequestId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
     }
 }
 

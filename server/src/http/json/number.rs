@@ -128,8 +128,14 @@ const POWERS: [f64; 23] = [
     1e19, 1e20, 1e21, 1e22,
 ];
 
+/// 10^0 … 10^−22, each half a unit in the last place from the truth at most.
+const FRACTIONS: [f64; 23] = [
+    1e0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-11, 1e-12, 1e-13, 1e-14, 1e-15,
+    1e-16, 1e-17, 1e-18, 1e-19, 1e-20, 1e-21, 1e-22,
+];
+
 /// Takes the number that `bytes` starts with apart, in one pass.
-#[inline]
+#[inline(always)]
 fn decimal(bytes: &[u8]) -> Option<Decimal> {
     let negative = bytes.first() == Some(&b'-');
     let mut at = usize::from(negative);
@@ -189,11 +195,19 @@ fn decimal(bytes: &[u8]) -> Option<Decimal> {
 #[inline]
 fn take_digits(bytes: &[u8], at: &mut usize, digits: &mut u64) -> usize {
     let start = *at;
-    while let Some(&word) = bytes.get(*at..).and_then(<[u8]>::first_chunk) {
-        let (value, count) = leading_digits(word);
-        *digits = digits.wrapping_mul(TENS[count]).wrapping_add(value);
+    // Two words at once, the second only counted where the first is full: a guess less at where the number ends.
+    while let Some((first, rest)) = bytes.get(*at..).and_then(<[u8]>::split_first_chunk)
+        && let Some(&second) = rest.first_chunk()
+    {
+        let (first, count) = leading_digits(*first);
+        *digits = digits.wrapping_mul(TENS[count]).wrapping_add(first);
         *at += count;
-        if count < 8 {
+        let (second, more) = leading_digits(second);
+        let more = if count == 8 { more } else { 0 };
+        let second = if count == 8 { second } else { 0 };
+        *digits = digits.wrapping_mul(TENS[more]).wrapping_add(second);
+        *at += more;
+        if more < 8 {
             return *at - start;
         }
     }
@@ -228,11 +242,8 @@ fn leading_digits(word: [u8; 8]) -> (u64, usize) {
     // The high bit of every byte that is above 9; past the first of them a carry may set others, which is no matter.
     let others = (values.wrapping_add(0x76 * EACH) | values) & (0x80 * EACH);
     let count = others.trailing_zeros() / 8;
-    if count == 0 {
-        return (0, 0);
-    }
     // The digits move to the end; zeros stand before them.
-    let aligned = values << (64 - 8 * count);
+    let aligned = if count == 0 { 0 } else { values << (64 - 8 * count) };
     let pairs = aligned.wrapping_mul(10).wrapping_add(aligned >> 8) & 0x00ff_00ff_00ff_00ff;
     let fours = pairs.wrapping_mul(100).wrapping_add(pairs >> 16) & 0x0000_ffff_0000_ffff;
     let eight = fours.wrapping_mul(10_000).wrapping_add(fours >> 32) & 0xffff_ffff;
@@ -313,34 +324,44 @@ fn slow<T: std::str::FromStr>(number: &[u8]) -> Result<T, Misfit> {
         .ok_or(Misfit::Kind)
 }
 
-/// `digits × 10^exponent` in FP64: one rounding for `digits` past 2^53, one for the product or quotient.
+/// The power of ten with this exponent, out of one of the tables.
 #[inline]
-fn scaled(decimal: &Decimal) -> Option<f64> {
-    let power = POWERS.get(usize::try_from(decimal.exponent.unsigned_abs()).ok()?)?;
-    let digits = to_f64(decimal.digits);
-    let value = if decimal.exponent < 0 {
-        digits / power
-    } else {
-        digits * power
-    };
-    Some(if decimal.negative { -value } else { value })
+fn power(table: &[f64; 23], exponent: i32) -> Option<f64> {
+    table.get(usize::try_from(exponent.unsigned_abs()).ok()?).copied()
+}
+
+/// `value` with the sign of the number.
+#[inline]
+fn signed(decimal: &Decimal, value: f64) -> f64 {
+    if decimal.negative { -value } else { value }
 }
 
 /// Exact where digits and power are exact, for then there is one rounding (Clinger, "How to Read Floating Point
 /// Numbers Accurately", 1990).
 #[inline]
 fn fast_f64(decimal: &Decimal) -> Option<f64> {
-    (decimal.exact && decimal.digits <= 1 << 53).then(|| scaled(decimal))?
+    if !decimal.exact || decimal.digits > 1 << 53 {
+        return None;
+    }
+    let (digits, power) = (to_f64(decimal.digits), power(&POWERS, decimal.exponent)?);
+    let value = if decimal.exponent < 0 {
+        digits / power
+    } else {
+        digits * power
+    };
+    Some(signed(decimal, value))
 }
 
-/// Through FP64, whose error here is below two units in the last place: the FP32 is the right one unless the FP64
-/// lies that close to the middle between two FP32, or outside the range of normal ones.
+/// Through FP64, whose error here is below two units in the last place (half of one for `digits` past 2^53, for the
+/// power, and for the product; a quotient would be exacter, and slower): the FP32 is the right one unless the FP64 lies
+/// that close to the middle between two FP32, or outside the range of normal ones.
 #[inline]
 fn fast_f32(decimal: &Decimal) -> Option<f32> {
     if !decimal.exact {
         return None;
     }
-    let value = scaled(decimal)?;
+    let table = if decimal.exponent < 0 { &FRACTIONS } else { &POWERS };
+    let value = signed(decimal, to_f64(decimal.digits) * power(table, decimal.exponent)?);
     const DROPPED: u64 = (1 << 29) - 1; // FP64 has 29 bits more than FP32.
     const MIDDLE: u64 = 1 << 28;
     let near_middle = (value.to_bits() & DROPPED).abs_diff(MIDDLE) <= 4;
