@@ -3,6 +3,7 @@
 //! Connections in `listen`, paths in `routes`; then `inference`, the one way to `infer()`, and `control`, for all
 //! else. `json` and `binary` are the codecs and know no HTTP.
 
+mod bare;
 pub mod binary;
 mod body;
 mod control;

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::service::service_fn;
@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::Front;
+use super::{Front, bare};
 use crate::listener::{Connections, without_delay};
 
 /// What a client of HTTP/2 says first (RFC 9113 §3.4).
@@ -61,7 +61,11 @@ impl Connections for Arc<Front> {
             let answer = super::answer(self.clone(), request);
             async move { Ok::<_, Infallible>(answer.await) }
         });
-        let io = TokioIo::new(Opened { opening, stream });
+        let io = TokioIo::new(Opened {
+            opening,
+            stream,
+            instead: None,
+        });
         let mut connection = pin!(builder.serve_connection(io, service));
         let served = tokio::select! {
             served = &mut connection => served,
@@ -124,6 +128,19 @@ impl Opening {
 struct Opened {
     opening: Opening,
     stream: TcpStream,
+    /// An answer that is sent in place of the library's own, which ends the connection.
+    instead: Option<Vec<u8>>,
+}
+
+impl Opened {
+    /// Sends what is left of the answer in place of the library's own.
+    fn poll_instead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(answer) = self.instead.as_mut().filter(|answer| !answer.is_empty()) {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, answer))?;
+            answer.drain(..written);
+        }
+        Poll::Ready(Ok(()))
+    }
 }
 
 impl AsyncRead for Opened {
@@ -145,6 +162,12 @@ impl AsyncRead for Opened {
 
 impl AsyncWrite for Opened {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.instead.is_none() {
+            self.instead = bare::explained(bytes);
+        }
+        if self.instead.is_some() {
+            return self.poll_instead(cx).map_ok(|()| bytes.len());
+        }
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -153,6 +176,10 @@ impl AsyncWrite for Opened {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // A head alone comes in one slice.
+        if let [bytes] = slices {
+            return self.poll_write(cx, bytes);
+        }
         Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
     }
 

@@ -15,7 +15,7 @@ use crate::scope::{Outcome, RequestId};
 use crate::status::{REPOSITORY_CONFLICT, Refusal, Status};
 
 /// The server's id of a request, on every response.
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The version that answered.
 pub(super) const MODEL_VERSION: HeaderName = HeaderName::from_static("x-model-version");
 pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");

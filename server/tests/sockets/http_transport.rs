@@ -353,6 +353,37 @@ async fn every_refusal_has_its_code_and_an_id() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn heads_that_are_no_http_are_refused_with_a_reason() {
+    let server = server().await;
+    let many = "a: b\r\n".repeat(200);
+    let long = "x".repeat(100_000);
+    for (head, status) in [
+        ("GET / HTP/1.1\r\n\r\n".to_owned(), 400),
+        ("G\u{e9}T / HTTP/1.1\r\n\r\n".to_owned(), 400),
+        ("GET /v2 HTTP/1.1\r\nhost t\r\n\r\n".to_owned(), 400),
+        (
+            format!("POST {PATH} HTTP/1.1\r\ncontent-length: lots\r\n\r\n"),
+            400,
+        ),
+        (
+            format!("POST {PATH} HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n"),
+            400,
+        ),
+        (format!("GET /v2 HTTP/1.1\r\n{many}\r\n"), 431),
+        (format!("GET /{long} HTTP/1.1\r\n\r\n"), 414),
+    ] {
+        let mut wire = Wire::open(&server).await;
+        wire.send(&head).await;
+        let answer = wire.answer().await;
+        assert_eq!(answer.status, status, "{head:.60}");
+        assert!(!answer.error().is_empty());
+        assert_id(&answer);
+        assert!(wire.closed().await);
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn head_is_get_without_the_body() {
     let server = server().await;
     for path in [
