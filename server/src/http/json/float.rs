@@ -5,9 +5,6 @@
 //! sure, and all that would need an exponent, is left to the library, which is right everywhere but slower
 //! (docs/benchmarks.md, "The parts").
 
-/// Bytes that [`push`] may need: sign, a leading zero and its point, three zeros, nine digits.
-const ROOM: usize = 32;
-
 /// 10^0 … 10^12, exact in FP64.
 const POWERS: [f64; 13] = [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12];
 
@@ -33,31 +30,41 @@ pub(super) fn push(value: f32, out: &mut Vec<u8>) -> bool {
     let Some(Decimal { digits, zeros, point }) = shortest(value.abs()) else {
         return false;
     };
-    // All copies have a fixed size, which is what makes them cheap; what is too much is cut off at the end.
-    let text = nine(digits);
+    // The text is put together in one register and stored once: what is stored in pieces and read back waits.
+    let digits = nine(digits);
     let significant = 9 - zeros;
-    let mut line = [b'0'; ROOM];
-    let len = if point <= 0 {
-        line[1] = b'.';
-        let start = 2 + point.unsigned_abs() as usize;
-        line[start..start + 9].copy_from_slice(&text[..9]);
-        start + significant
+    let (text, len) = if point <= 0 {
+        let start = 2 + point.unsigned_abs();
+        let zeros = ZEROS & ((1 << (8 * start)) - 1);
+        (zeros | digits << (8 * start), start as usize + significant)
     } else {
+        let shift = 8 * point.unsigned_abs();
+        let before = digits & ((1 << shift) - 1);
+        let after = (digits | NOUGHTS << 72) >> shift << (shift + 8);
         let point = point.unsigned_abs() as usize;
-        line[..9].copy_from_slice(&text[..9]);
-        line[point] = b'.';
-        line[point + 1..point + 10].copy_from_slice(&text[point..point + 9]);
         // At least one digit follows the point.
-        point + 1 + significant.saturating_sub(point).max(1)
+        let after_point = significant.saturating_sub(point).max(1);
+        (
+            before | u128::from(b'.') << shift | after,
+            point + 1 + after_point,
+        )
     };
-    if value.is_sign_negative() {
-        out.push(b'-');
-    }
+    let minus = usize::from(value.is_sign_negative());
+    let text = if minus == 1 {
+        text << 8 | u128::from(b'-')
+    } else {
+        text
+    };
     let start = out.len();
-    out.extend_from_slice(&line);
-    out.truncate(start + len);
+    out.extend_from_slice(&text.to_le_bytes());
+    out.truncate(start + minus + len);
     true
 }
+
+/// `0.00…`, the first character in the lowest byte; digits go over the zeros that are not wanted.
+const ZEROS: u128 = u128::from_le_bytes(*b"0.00\0\0\0\0\0\0\0\0\0\0\0\0");
+/// Zeros behind the nine digits.
+const NOUGHTS: u128 = u128::from_le_bytes(*b"0000000\0\0\0\0\0\0\0\0\0");
 
 /// `0.d₁d₂…d₉ × 10^point`.
 struct Decimal {
@@ -134,20 +141,17 @@ fn shortest(value: f32) -> Option<Decimal> {
     Some(Decimal { digits, zeros, point })
 }
 
-/// The nine digits of `number`, and room for copies of nine from any of them.
+/// The nine digits of `number` as text, the first in the lowest byte.
 #[inline]
-fn nine(number: u32) -> [u8; 18] {
+fn nine(number: u32) -> u128 {
     let (first, rest) = (number / 100_000_000, u64::from(number % 100_000_000));
     // Two halves of four digits, then four of two, then eight of one, side by side in one word.
     let halves = (rest / 10_000) | ((rest % 10_000) << 32);
     let hundreds = ((halves * 10_486) >> 20) & 0x0000_007f_0000_007f;
     let pairs = hundreds + ((halves - 100 * hundreds) << 16);
     let tens = ((pairs * 103) >> 10) & 0x000f_000f_000f_000f;
-    let ones = tens + ((pairs - 10 * tens) << 8);
-    let mut text = [b'0'; 18];
-    text[0] += u8::try_from(first).unwrap_or(0);
-    text[1..9].copy_from_slice(&(ones + 0x3030_3030_3030_3030).to_le_bytes());
-    text
+    let ones = tens + ((pairs - 10 * tens) << 8) + 0x3030_3030_3030_3030;
+    u128::from(first + u32::from(b'0')) | (u128::from(ones) << 8)
 }
 
 #[cfg(test)]
@@ -205,7 +209,7 @@ mod tests {
     #[test]
     fn nine_digits_are_nine_digits() {
         for number in [100_000_000, 123_456_789, 999_999_999, 987_000_001] {
-            assert_eq!(nine(number)[..9], *number.to_string().as_bytes());
+            assert_eq!(nine(number).to_le_bytes()[..9], *number.to_string().as_bytes());
         }
     }
 

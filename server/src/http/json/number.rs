@@ -147,7 +147,7 @@ fn decimal(bytes: &[u8]) -> Option<Decimal> {
     let mut fraction = 0;
     if bytes.get(at) == Some(&b'.') {
         at += 1;
-        fraction = take_digits(bytes, &mut at, &mut digits);
+        fraction = take_many_digits(bytes, &mut at, &mut digits);
         if fraction == 0 {
             return None;
         }
@@ -189,32 +189,31 @@ fn decimal(bytes: &[u8]) -> Option<Decimal> {
     })
 }
 
-/// Adds the digits at `at` to `digits` (wrapping past 19 of them) and returns how many there are.
-///
-/// Eight at a time: digit by digit, most of the time goes into foreseeing wrongly where a number ends.
-#[inline]
+/// Adds the digits at `at` to `digits` (wrapping past 19 of them) and returns how many there are; for a few of them.
+#[inline(always)]
 fn take_digits(bytes: &[u8], at: &mut usize, digits: &mut u64) -> usize {
     let start = *at;
-    // Two words at once, the second only counted where the first is full: a guess less at where the number ends.
-    while let Some((first, rest)) = bytes.get(*at..).and_then(<[u8]>::split_first_chunk)
-        && let Some(&second) = rest.first_chunk()
-    {
-        let (first, count) = leading_digits(*first);
-        *digits = digits.wrapping_mul(TENS[count]).wrapping_add(first);
-        *at += count;
-        let (second, more) = leading_digits(second);
-        let more = if count == 8 { more } else { 0 };
-        let second = if count == 8 { second } else { 0 };
-        *digits = digits.wrapping_mul(TENS[more]).wrapping_add(second);
-        *at += more;
-        if more < 8 {
-            return *at - start;
-        }
-    }
     while let Some(digit @ b'0'..=b'9') = bytes.get(*at) {
         *digits = digits.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'));
         *at += 1;
     }
+    *at - start
+}
+
+/// As [`take_digits`], for many: eight at a time, because digit by digit most of the time goes into foreseeing wrongly
+/// where a number ends.
+#[inline(always)]
+fn take_many_digits(bytes: &[u8], at: &mut usize, digits: &mut u64) -> usize {
+    let start = *at;
+    while let Some(&word) = bytes.get(*at..).and_then(<[u8]>::first_chunk) {
+        let (value, count) = leading_digits(word);
+        *digits = digits.wrapping_mul(TENS[count & 15]).wrapping_add(value);
+        *at += count;
+        if count < 8 {
+            return *at - start;
+        }
+    }
+    take_digits(bytes, at, digits);
     *at - start
 }
 
@@ -235,7 +234,7 @@ const TENS: [u64; 9] = [
 ///
 /// Digits are told apart and added up in all eight bytes of a machine word at once (D. Lemire, "Number parsing at a
 /// gigabyte per second", 2021, §4).
-#[inline]
+#[inline(always)]
 fn leading_digits(word: [u8; 8]) -> (u64, usize) {
     const EACH: u64 = 0x0101_0101_0101_0101;
     let values = u64::from_le_bytes(word) ^ (0x30 * EACH);
