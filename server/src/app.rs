@@ -148,7 +148,7 @@ impl App {
         let grpc = bind("gRPC", "--grpc-port", config.grpc).await?;
         let scrape = bind("metrics", "--metrics-port", config.metrics).await?;
         let counters = Arc::new(Metrics::default());
-        let loader = ServableLoader::new(runtimes, counters.clone(), config.limits.max_queue);
+        let loader = ServableLoader::new(runtimes, counters.clone(), &config.limits, config.runtimes.cores);
         let log = LogSettings::new(log, &config.log.filter);
         let options = registry_options(&config)?;
         let service = Service::new(config.limits, log, config.log.access, counters, options, loader);

@@ -134,7 +134,7 @@ impl Service {
     /// Errors: `NotFound` if unknown, `InvalidInput` for a version that is neither a number nor a label.
     pub fn model_ready(&self, model: &str, version: &str) -> Result<bool, Refusal> {
         match self.registry().route(model, version) {
-            Ok(routed) => Ok(!self.draining() && routed.batcher().healthy_instances() > 0),
+            Ok(routed) => Ok(!self.draining() && routed.running().batcher.healthy_instances() > 0),
             Err(RouteError::NotReady { .. }) => Ok(false),
             Err(error) => Err(error.into()),
         }

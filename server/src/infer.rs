@@ -127,7 +127,7 @@ pub async fn infer(
         deadline: scope.deadline(),
         arrived: scope.arrived(),
     };
-    let pending = routed.batcher().submit(job)?;
+    let pending = routed.running().batcher.submit(job)?;
     let Answer {
         outputs: tensors,
         timings,

@@ -1,13 +1,16 @@
 //! A servable: the signature, the batcher and the counters of one loaded version; and how one is made.
 
+mod calibration;
 mod loader;
 mod priority;
 mod probe;
 mod sample;
 mod warm_up;
 
-use std::sync::Arc;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwap;
 use crossfade_batcher::{BatchReport, Batcher, Observer};
 use crossfade_models::ModelConfig;
 use crossfade_runtimes_core::{Model, ModelSignature};
@@ -21,7 +24,8 @@ pub struct Servable {
     name: Arc<str>,
     version: u64,
     signature: Arc<ModelSignature>,
-    batcher: Batcher,
+    /// How it runs; calibration may change that.
+    running: Arc<ArcSwap<Running>>,
     config: Arc<ModelConfig>,
     platform: &'static str,
     /// Why requests are not merged, for a model whose configuration was completed.
@@ -29,7 +33,30 @@ pub struct Servable {
     labels: Vec<Vec<String>>,
     series: Arc<Series>,
     loaded_at: Snapshot,
+}
+
+/// A model and the instances that run it.
+pub struct Running {
+    /// Where requests go.
+    pub batcher: Batcher,
     model: Arc<dyn Model>,
+    /// Why there are as many instances as there are, where that was measured.
+    how: OnceLock<String>,
+}
+
+impl Running {
+    fn new(batcher: Batcher, model: Arc<dyn Model>) -> Self {
+        Self {
+            batcher,
+            model,
+            how: OnceLock::new(),
+        }
+    }
+
+    /// Notes why; the first reason stays.
+    fn note(&self, how: String) {
+        let _kept = self.how.set(how).is_ok();
+    }
 }
 
 impl Servable {
@@ -48,9 +75,9 @@ impl Servable {
         &self.signature
     }
 
-    /// Where requests go.
-    pub fn batcher(&self) -> &Batcher {
-        &self.batcher
+    /// How it runs now. Held for as long as a request is submitted, not for as long as it waits.
+    pub fn running(&self) -> impl Deref<Target = Arc<Running>> {
+        self.running.load()
     }
 
     /// Such as `onnxruntime_onnx`.
@@ -75,7 +102,7 @@ impl Servable {
 
     /// Bytes held by weights and instances, as far as the runtime can tell.
     pub fn memory_bytes(&self) -> u64 {
-        self.model.memory_bytes()
+        self.running.load().model.memory_bytes()
     }
 
     /// The effective configuration as Triton's ModelConfig JSON, with the reason if requests are not merged.
@@ -83,6 +110,9 @@ impl Servable {
         let mut json = self.config.to_json();
         if let Some(reason) = &self.unmerged {
             json["parameters"]["crossfade.unmerged"] = serde_json::json!({ "string_value": reason });
+        }
+        if let Some(how) = self.running.load().how.get() {
+            json["parameters"]["crossfade.instances"] = serde_json::json!({ "string_value": how });
         }
         json
     }

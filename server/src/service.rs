@@ -45,6 +45,9 @@ pub struct Limits {
     pub body_idle_timeout: Duration,
     /// Requests in flight on one gRPC stream.
     pub max_stream_in_flight: usize,
+    /// The longest run, by recent ones of its model, that stays on the thread that decoded its request; zero: each goes to
+    /// the thread of an instance.
+    pub lend_within: Duration,
 }
 
 impl Default for Limits {
@@ -58,6 +61,8 @@ impl Default for Limits {
             header_timeout: Duration::from_secs(15),
             body_idle_timeout: Duration::from_secs(30),
             max_stream_in_flight: 64,
+            // Waking a thread and being woken by it costs about this much where cores are few.
+            lend_within: Duration::from_micros(50),
         }
     }
 }
@@ -180,8 +185,8 @@ impl Service {
             .iter()
             .map(|version| Loaded {
                 series: version.series().clone(),
-                queue_depth: version.batcher().depth(),
-                batch_cap: version.batcher().learnt_rows(),
+                queue_depth: version.running().batcher.depth(),
+                batch_cap: version.running().batcher.learnt_rows(),
                 memory_bytes: version.memory_bytes(),
             })
             .collect();

@@ -20,6 +20,13 @@ pub trait Runtime: Send + Sync {
     ///
     /// Errors: `Load`, `Unsupported` (naming what), `Parameter`.
     fn load(&self, source: &ModelSource) -> Result<Box<dyn Model>, RuntimeError>;
+
+    /// `source`, changed so that each run stays on its calling thread; `None` where the runtime cannot do that, or
+    /// where the source's parameters already say what threads do.
+    fn single_threaded(&self, source: &ModelSource) -> Option<ModelSource> {
+        let _ = source;
+        None
+    }
 }
 
 /// A loaded model: weights and signature, shared by its instances.

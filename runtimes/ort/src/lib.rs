@@ -73,4 +73,14 @@ impl Runtime for OrtRuntime {
     fn load(&self, source: &ModelSource) -> Result<Box<dyn Model>, RuntimeError> {
         Ok(Box::new(OrtModel::load(&self.library, source)?))
     }
+
+    fn single_threaded(&self, source: &ModelSource) -> Option<ModelSource> {
+        const OF_THREADS: [&str; 3] = ["intra_op_thread_count", "inter_op_thread_count", "execution_mode"];
+        if OF_THREADS.iter().any(|&key| source.parameters.contains_key(key)) {
+            return None;
+        }
+        let mut single = source.clone();
+        single.parameters.insert(OF_THREADS[0].to_owned(), "1".to_owned());
+        Some(single)
+    }
 }

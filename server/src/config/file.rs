@@ -159,6 +159,8 @@ pub struct RawLimits {
     pub body_idle_timeout: RawDuration,
     /// Requests in flight on one gRPC stream.
     pub max_stream_in_flight: usize,
+    /// The longest run that stays on the thread that decoded its request.
+    pub lend_within: RawDuration,
 }
 
 impl Default for RawLimits {
@@ -173,6 +175,7 @@ impl Default for RawLimits {
             header_timeout: RawDuration(limits.header_timeout),
             body_idle_timeout: RawDuration(limits.body_idle_timeout),
             max_stream_in_flight: limits.max_stream_in_flight,
+            lend_within: RawDuration(limits.lend_within),
         }
     }
 }
@@ -188,6 +191,7 @@ impl From<RawLimits> for Limits {
             header_timeout: raw.header_timeout.0,
             body_idle_timeout: raw.body_idle_timeout.0,
             max_stream_in_flight: raw.max_stream_in_flight,
+            lend_within: raw.lend_within.0,
         }
     }
 }

@@ -73,6 +73,7 @@ const SERVER: &[Key] = &[
     key("limits.header_timeout", &[], "Longest time to send a request's head", |c| quoted(c.limits.header_timeout)),
     key("limits.body_idle_timeout", &[], "Longest pause inside a request's body", |c| quoted(c.limits.body_idle_timeout)),
     key("limits.max_stream_in_flight", &[], "Requests in flight on one gRPC stream", |c| number(c.limits.max_stream_in_flight)),
+    key("limits.lend_within", &[], "The longest run, by recent ones of its model, that stays on the thread that decoded its request, if an instance is idle; `0s`: each goes to the thread of an instance", |c| quoted(c.limits.lend_within)),
     key("logging.format", &["log-format"], "", |c| choice(c.logging.format)),
     key("logging.filter", &["log-filter"], "", |c| quoted(&c.logging.filter)),
     key("logging.access", &["access-log"], "", |c| literal(c.logging.access)),

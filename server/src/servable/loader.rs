@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+
 use crossfade_batcher::{Batcher, BatcherOptions, InstanceFactory, QueuePolicy, TimeoutAction};
 use crossfade_models::config::{self, ModelConfig, RuntimeChoice};
 use crossfade_models::{LoadError, LoadRequest, Loaded, Loader, State};
@@ -13,12 +15,10 @@ use crossfade_runtimes_core::{
     RuntimeError, TensorSpec, TensorView,
 };
 
-use super::{Counter, Servable, priority, probe, warm_up};
+use super::calibration::{Calibrator, Candidate};
+use super::{Counter, Running, Servable, priority, probe, warm_up};
 use crate::metrics::Metrics;
-
-/// Waking a thread and being woken by it costs about this much where cores are few: a run that takes less stays on the
-/// thread that decoded its request.
-const LEND_WITHIN: Duration = Duration::from_micros(50);
+use crate::service::Limits;
 
 /// Makes servables for the registry.
 pub struct ServableLoader {
@@ -26,15 +26,29 @@ pub struct ServableLoader {
     metrics: Arc<Metrics>,
     /// Requests waiting per version, whatever its own policy says.
     max_queue: usize,
+    /// The longest run on the thread of a request.
+    lend_within: Duration,
+    /// Cores that compute.
+    cores: usize,
+    /// `None` where there is one core, or no thread could be started.
+    calibrator: Option<Calibrator>,
 }
 
 impl ServableLoader {
     /// A loader over these runtimes, counting into `metrics`.
-    pub fn new(runtimes: Arc<Runtimes>, metrics: Arc<Metrics>, max_queue: usize) -> Self {
+    pub fn new(runtimes: Arc<Runtimes>, metrics: Arc<Metrics>, limits: &Limits, cores: usize) -> Self {
+        let calibrator = (cores > 1).then(Calibrator::start).and_then(|started| {
+            started
+                .inspect_err(|error| tracing::warn!(%error, "models are not calibrated"))
+                .ok()
+        });
         Self {
             runtimes,
             metrics,
-            max_queue,
+            max_queue: limits.max_queue,
+            lend_within: limits.lend_within,
+            cores,
+            calibrator,
         }
     }
 }
@@ -50,6 +64,8 @@ struct Prepared {
     instances: Vec<Box<dyn Instance>>,
     /// Why requests are not merged although the configuration would allow it.
     unmerged: Option<String>,
+    /// How to load the model for instances of one thread, where that is worth measuring.
+    single: Option<ModelSource>,
 }
 
 impl Loader for ServableLoader {
@@ -69,6 +85,7 @@ impl Loader for ServableLoader {
             factory,
             instances,
             unmerged,
+            single,
         } = prepared;
         for warning in &config.warnings {
             tracing::warn!(model = %name, version, warning, "model configuration");
@@ -80,21 +97,42 @@ impl Loader for ServableLoader {
         let observer = Arc::new(Counter(series.clone()));
         let options = self.options(&name, version, &config, unmerged.is_none());
         // On the load thread, at ordinary priority: instance threads inherit it.
-        let batcher = Batcher::start(signature.clone(), instances, factory, options, observer)
-            .map_err(|error| LoadError::Refused(error.to_string()))?;
+        let batcher = Batcher::start(
+            signature.clone(),
+            instances,
+            factory,
+            options.clone(),
+            observer.clone(),
+        )
+        .map_err(|error| LoadError::Refused(error.to_string()))?;
         let config = Arc::new(config);
+        let running = Arc::new(ArcSwap::from_pointee(Running::new(batcher, model)));
+        if let (Some(calibrator), Some(single)) = (&self.calibrator, single) {
+            calibrator.submit(Candidate {
+                name: name.clone(),
+                version,
+                running: Arc::downgrade(&running),
+                runtime: runtime.clone(),
+                single,
+                signature: signature.clone(),
+                config: config.clone(),
+                directory: request.model_directory.clone(),
+                options,
+                observer,
+                cores: self.cores,
+            });
+        }
         let servable = Servable {
             name,
             version,
             labels: labels(&signature, &config),
             signature,
-            batcher,
+            running,
             config: config.clone(),
             platform: runtime.platform(),
             unmerged,
             loaded_at: series.snapshot(),
             series,
-            model,
         };
         Ok(Loaded { servable, config })
     }
@@ -139,7 +177,13 @@ impl ServableLoader {
                 instances[0] = factory()?;
             }
         }
+        let instances_given = config.instances.count.is_some() || config.instances.device != Device::Cpu;
+        let single = match config.instances.optimise {
+            config::Optimise::Throughput if !instances_given => runtime.single_threaded(&source),
+            _ => None,
+        };
         Ok(Prepared {
+            single,
             runtime,
             model,
             config,
@@ -174,7 +218,7 @@ impl ServableLoader {
                 .collect::<BTreeMap<_, _>>(),
             max_queue_requests: self.max_queue,
             learn_rows: batching.learn,
-            lend_within: Some(LEND_WITHIN),
+            lend_within: Some(self.lend_within).filter(|within| !within.is_zero()),
         }
     }
 }
@@ -244,7 +288,11 @@ fn message(panic: &(dyn std::any::Any + Send)) -> &str {
 }
 
 /// Makes instances whose inputs and outputs are those of `signature`, which may leave some of the model's out.
-fn factory(model: Arc<dyn Model>, signature: Arc<ModelSignature>, device: Device) -> InstanceFactory {
+pub(super) fn factory(
+    model: Arc<dyn Model>,
+    signature: Arc<ModelSignature>,
+    device: Device,
+) -> InstanceFactory {
     let own = model.signature();
     let inputs = positions(&signature.inputs, &own.inputs);
     let outputs = positions(&signature.outputs, &own.outputs);

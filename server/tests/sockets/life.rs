@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use crossfade_runtimes_fake::Gate;
+use crossfade_server::config::ServerConfig;
 use serde_json::json;
 
 use crate::harness::{ADD_ONE, Repository, Server};
@@ -34,7 +35,9 @@ async fn a_server_without_models_is_ready() {
 async fn swaps_under_load_drop_nothing_and_answers_name_their_version() {
     let repository = Repository::new();
     repository.add("m", 1, &version_file(1), "[versions]\nspecific = [1]\n");
-    let server = Arc::new(Server::start(repository).await);
+    let lends = |config: &mut ServerConfig| config.limits.lend_within = Duration::from_millis(1);
+    let server = Arc::new(Server::start_with(repository, lends).await);
+    server.wait_ready().await;
     let stop = Arc::new(AtomicBool::new(false));
     let answered = Arc::new(AtomicUsize::new(0));
     let clients: Vec<_> = (0..8)

@@ -435,7 +435,8 @@ async fn late_and_crowded_out_requests_are_refused_alike_and_never_run() {
         .registry()
         .route("add", "")
         .unwrap()
-        .batcher()
+        .running()
+        .batcher
         .depth()
         == 0
     {

@@ -49,12 +49,9 @@ pub(super) fn push(value: f32, out: &mut Vec<u8>) -> bool {
             point + 1 + after_point,
         )
     };
+    // No branch on the sign, nor on the number of digits below: which they are cannot be foreseen.
     let minus = usize::from(value.is_sign_negative());
-    let text = if minus == 1 {
-        text << 8 | u128::from(b'-')
-    } else {
-        text
-    };
+    let text = text << (8 * minus) | (u128::from(b'-') * minus as u128);
     let start = out.len();
     out.extend_from_slice(&text.to_le_bytes());
     out.truncate(start + minus + len);
@@ -93,10 +90,8 @@ fn shortest(value: f32) -> Option<Decimal> {
     // 10^8 ≤ value × 10^power < 10^9; `scale` is at most one too small, by the exponent alone.
     let exponent = i32::try_from(bits >> 23).ok()? - 127;
     let magnitude = (exponent * 1233) >> 12; // ⌊exponent × log₁₀ 2⌋
-    let mut power = usize::try_from(8 - magnitude).ok()?;
-    if wide * POWERS.get(power)? >= 1e9 {
-        power -= 1;
-    }
+    let power = usize::try_from(8 - magnitude).ok()?;
+    let power = power - usize::from(wide * POWERS.get(power)? >= 1e9);
     let scale = POWERS.get(power)?;
     let (low, exact, high) = ((wide - half) * scale, wide * scale, (wide + half) * scale);
     #[expect(
@@ -106,29 +101,39 @@ fn shortest(value: f32) -> Option<Decimal> {
     )]
     let whole = exact as u32;
     let fraction = exact - f64::from(whole);
-    let mut found = None;
-    for (zeros, &unit) in TENS.iter().enumerate() {
+    // The multiple of `unit` nearest to the number; whether it lies between the middles; whether one cannot be sure.
+    let near = |unit: u32| {
         let rest = whole % unit;
-        let tie = zeros > 0 && 2 * rest == unit && fraction == 0.0;
-        let up = if zeros == 0 {
+        let up = if unit == 1 {
             fraction >= 0.5
         } else {
             2 * rest >= unit
         };
-        let candidate = whole - rest + if up { unit } else { 0 };
+        let candidate = whole - rest + unit * u32::from(up);
         let at = f64::from(candidate);
-        if (at - low).abs() < DOUBT || (at - high).abs() < DOUBT {
+        let fits = (at > low) & (at < high);
+        let tie = fits & (unit > 1) & (2 * rest == unit) & (fraction == 0.0);
+        let doubt = ((at - low).abs() < DOUBT) | ((at - high).abs() < DOUBT) | tie;
+        (candidate, fits, doubt)
+    };
+    // Nine digits always do; most numbers need eight or seven.
+    let (nine, eight, seven) = (near(1), near(10), near(100));
+    if nine.2 | eight.2 | (eight.1 & seven.2) {
+        return None;
+    }
+    let mut zeros = usize::from(eight.1) + usize::from(eight.1 & seven.1);
+    let mut digits = [nine.0, eight.0, seven.0][zeros];
+    while (2..8).contains(&zeros) {
+        let (candidate, fits, doubt) = near(TENS[zeros + 1]);
+        if doubt {
             return None;
         }
-        if at < low || at > high {
+        if !fits {
             break;
         }
-        if tie {
-            return None;
-        }
-        found = Some((candidate, zeros));
+        zeros += 1;
+        digits = candidate;
     }
-    let (digits, zeros) = found?;
     let point = 9 - i32::try_from(power).ok()?;
     // Rounded up to a power of ten: one digit more.
     if digits == 1_000_000_000 {
