@@ -3,7 +3,6 @@
 //! The reader is our own because numbers go straight from the text into a tensor: no tree, no recursion, and no
 //! more memory than the text accounts for, whatever a shape announces.
 
-mod float;
 mod number;
 mod reader;
 pub(crate) mod request;

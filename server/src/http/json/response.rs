@@ -2,7 +2,6 @@
 
 use crossfade_runtimes_core::{BytesElements, Datatype, Tensor};
 
-use super::float;
 use crate::infer::InferResponse;
 use crate::status::Refusal;
 
@@ -64,10 +63,7 @@ fn push_data(name: &str, tensor: &Tensor, out: &mut Vec<u8>) -> Result<(), Refus
         Datatype::Int32 => integers(data, out, i32::from_le_bytes),
         Datatype::Int64 => integers(data, out, i64::from_le_bytes),
         Datatype::Fp32 => push_all(data.as_chunks().0.iter(), out, |&bytes, out| {
-            let value = f32::from_le_bytes(bytes);
-            if !float::push(value, out) {
-                push_float(value, out);
-            }
+            push_float(f32::from_le_bytes(bytes), out);
         }),
         Datatype::Fp64 => push_all(data.as_chunks().0.iter(), out, |&bytes, out| {
             push_float(f64::from_le_bytes(bytes), out);
