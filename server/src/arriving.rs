@@ -28,6 +28,15 @@ impl Arriving {
         }
     }
 
+    /// Counts `bytes` of a body that is whole and not admitted yet, until what is returned is dropped.
+    ///
+    /// Errors: `Overloaded` when all bodies together hold too much.
+    pub(crate) fn hold(&self, bytes: usize) -> Result<ArrivingBuffer<'_>, Refusal> {
+        let mut held = self.buffer(bytes);
+        held.count(bytes)?;
+        Ok(held)
+    }
+
     /// A buffer for one body, which will have at most `most` bytes.
     pub(crate) fn buffer(&self, most: usize) -> ArrivingBuffer<'_> {
         ArrivingBuffer {

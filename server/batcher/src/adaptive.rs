@@ -66,7 +66,8 @@ impl BatchCap {
     /// Notes that a batch of `rows` rows kept an instance busy for `duration`.
     pub(crate) fn observe(&mut self, rows: usize, duration: Duration) {
         let Some(size) = size_of(rows) else { return };
-        self.since_tried = if rows > self.cap {
+        let tried = rows > self.cap && self.since_tried >= TRY_AGAIN;
+        self.since_tried = if tried {
             0
         } else {
             self.since_tried.saturating_add(1)

@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 use crossfade_runtimes_core::{Instance, ModelSignature, RuntimeError, Tensor};
@@ -59,28 +59,43 @@ impl Seat {
 }
 
 impl Shared {
-    /// A free seat that `fits`, number `first` if it is free; waits for that one if none is.
+    /// A free seat that `fits`, number `first` if it is free.
+    ///
+    /// There is one, but for moments: all are looked at by others, or one is still lent while the queue closes.
     fn seat(&self, first: usize, fits: impl Fn(&Seat) -> bool) -> MutexGuard<'_, Seat> {
         loop {
-            let count = self.seats.len();
-            let free = (first..first + count).find_map(|index| match self.seats[index % count].try_lock() {
-                Ok(seat) => fits(&seat).then_some(seat),
-                Err(TryLockError::Poisoned(seat)) => Some(seat.into_inner()).filter(|seat| fits(seat)),
-                Err(TryLockError::WouldBlock) => None,
-            });
-            if let Some(seat) = free {
+            if let Some(seat) = self.try_seat(first, &fits) {
                 return seat;
             }
-            // All are looked at by others at this moment, or one is still lent while the queue closes.
-            let seat = self.seats[first].lock().unwrap_or_else(PoisonError::into_inner);
-            if fits(&seat) {
-                return seat;
-            }
-            drop(seat);
-            std::thread::yield_now();
+            std::thread::park_timeout(SEAT_PAUSE);
         }
     }
+
+    fn try_seat(&self, first: usize, fits: &impl Fn(&Seat) -> bool) -> Option<MutexGuard<'_, Seat>> {
+        let count = self.seats.len();
+        (first..first + count).find_map(|index| match self.seats[index % count].try_lock() {
+            Ok(seat) => fits(&seat).then_some(seat),
+            Err(TryLockError::Poisoned(seat)) => Some(seat.into_inner()).filter(|seat| fits(seat)),
+            Err(TryLockError::WouldBlock) => None,
+        })
+    }
+
+    /// The seat for a batch: a sound one, or a broken one that is replaced first; `None` if that cannot be.
+    fn seat_for_batch(&self, index: usize) -> Option<Worker<'_>> {
+        let sound = |seat: &Seat| seat.broken.is_none();
+        let seat = self
+            .try_seat(index, &sound)
+            .unwrap_or_else(|| self.seat(index, |_| true));
+        let Some(reason) = seat.broken.clone() else {
+            return Some(Worker { shared: self, seat });
+        };
+        self.queue.take_over_broken();
+        Worker { shared: self, seat }.replace(&reason)
+    }
 }
+
+/// Between two looks for a free seat.
+const SEAT_PAUSE: Duration = Duration::from_micros(50);
 
 /// Runs batches until the queue is closed and empty. This is the whole life of instance thread `index`.
 pub(crate) fn run(shared: &Shared, index: usize) {
@@ -89,14 +104,14 @@ pub(crate) fn run(shared: &Shared, index: usize) {
     while let Some(taken) = shared.queue.take(finished.take(), &*shared.clock) {
         let alive = match taken {
             Taken::Batch(batch) => {
-                let mut worker = Worker {
-                    shared,
-                    seat: shared.seat(index, |seat| seat.broken.is_none()),
+                // Without an instance the batch is dropped, which answers it: the batcher closes.
+                let Some(mut worker) = shared.seat_for_batch(index) else {
+                    break;
                 };
                 let (report, outcome) = worker.serve(batch);
                 if let Err(Failure::Panic(reason)) = outcome {
                     shared.queue.finish(report);
-                    worker.replace(&reason)
+                    worker.replace(&reason).is_some()
                 } else {
                     finished = Some(report);
                     true
@@ -105,7 +120,7 @@ pub(crate) fn run(shared: &Shared, index: usize) {
             Taken::Repair => {
                 let seat = shared.seat(index, |seat| seat.broken.is_some());
                 let reason = seat.broken.clone().unwrap_or_default();
-                Worker { shared, seat }.replace(&reason)
+                Worker { shared, seat }.replace(&reason).is_some()
             }
         };
         if !alive {
@@ -181,7 +196,7 @@ struct Worker<'a> {
     seat: MutexGuard<'a, Seat>,
 }
 
-impl Worker<'_> {
+impl<'a> Worker<'a> {
     /// Runs `batch` and answers each of its requests; a failure is the batch's, and callers have been told.
     fn serve(&mut self, batch: Batch<Request>) -> (Finished, Result<(), Failure>) {
         let Batch {
@@ -307,10 +322,10 @@ impl Worker<'_> {
         answers.map_err(Failure::Run)
     }
 
-    /// Puts a new instance into the seat, as soon as the factory makes one; `false` if the batcher closes before.
+    /// Puts a new instance into the seat, as soon as the factory makes one; `None` if the batcher closes before.
     ///
     /// The instance counts as lost from the first failed attempt on. The old one is dropped here.
-    fn replace(mut self, reason: &str) -> bool {
+    fn replace(mut self, reason: &str) -> Option<Worker<'a>> {
         let shared = self.shared;
         self.seat.broken = Some(reason.to_owned());
         let panicked = self.seat.instance.take();
@@ -331,18 +346,17 @@ impl Worker<'_> {
                 lost = true;
             }
             if shared.queue.pause(pause) {
-                return false;
+                return None;
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         };
         *self.seat = Seat::new(&shared.signature, instance);
-        drop(self.seat);
         if lost {
             shared.queue.revive();
         }
         tracing::warn!(model = %shared.name, reason, "an instance panicked and was replaced");
         shared.observer.instance_replaced(reason);
-        true
+        Some(self)
     }
 }
 

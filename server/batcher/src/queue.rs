@@ -248,9 +248,14 @@ impl<T: Item> Queue<T> {
             self.finished(&mut state, finished);
         }
         loop {
-            if state.broken > 0 && !state.closed {
+            // A closed queue needs the instance only for what is still inside.
+            if state.broken > 0 && (!state.closed || state.lanes.len() > 0) {
                 state.broken -= 1;
                 state.lent -= 1;
+                // What was pushed since it broke woke nobody: it is for another instance.
+                if state.lanes.len() > 0 && state.leader.is_none() {
+                    self.wake_one(state, false);
+                }
                 return Some(Taken::Repair);
             }
             let now = clock();
@@ -318,6 +323,13 @@ impl<T: Item> Queue<T> {
         if state.lanes.len() > 0 && state.leader.is_none() {
             self.wake_one(state, false);
         }
+    }
+
+    /// Notes that a thread found nothing but a broken instance for its batch, and replaces that.
+    pub fn take_over_broken(&self) {
+        let mut state = lock(&self.state);
+        state.broken = state.broken.saturating_sub(1);
+        state.lent = state.lent.saturating_sub(1);
     }
 
     /// Whether an item that costs `cost` is run by its caller: nothing waits, an instance is idle whose thread was

@@ -158,7 +158,14 @@ where
         announced: Announced,
         arriving: &Arriving,
     ) -> Result<Bytes, Failure> {
-        let whole = self.collect(announced.len, arriving).await?;
+        let whole = self.collect(announced, arriving).await?;
+        self.decompressed(announced, whole)
+    }
+
+    /// What was announced, decompressed if it is compressed.
+    ///
+    /// Errors: `InvalidInput` if it is not what its encoding says; too large.
+    pub(crate) fn decompressed(&self, announced: Announced, whole: Bytes) -> Result<Bytes, Failure> {
         if !announced.compressed {
             return Ok(whole);
         }
@@ -190,7 +197,13 @@ where
         }
     }
 
-    async fn collect(&mut self, len: usize, arriving: &Arriving) -> Result<Bytes, Failure> {
+    /// Reads what was announced, as it travels.
+    pub(crate) async fn collect(
+        &mut self,
+        announced: Announced,
+        arriving: &Arriving,
+    ) -> Result<Bytes, Failure> {
+        let len = announced.len;
         if self.received.is_empty() && len > 0 {
             self.received = self.next().await?.ok_or_else(|| truncated("its message"))?;
         }

@@ -22,15 +22,27 @@ const FRAME: u32 = 1 << 20;
 const PING_EVERY: Duration = Duration::from_secs(60);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Bytes of HTTP/2's preface (RFC 9113 §3.4), for which the library would wait without end.
+const PREFACE: usize = 24;
+/// Between two looks at a preface that is not complete yet.
+const PREFACE_PAUSE: Duration = Duration::from_millis(5);
+
+/// Waits until the preface is there, or can come no more; takes nothing from the connection.
+async fn opened(stream: &TcpStream) {
+    let mut preface = [0; PREFACE];
+    while matches!(stream.peek(&mut preface).await, Ok(1..PREFACE)) {
+        tokio::time::sleep(PREFACE_PAUSE).await;
+    }
+}
+
 impl Connections for FrontEnd {
     async fn serve(self, stream: TcpStream, stopping: CancellationToken) {
         let limits = self.service.limits();
         without_delay(&stream);
         // A client that says nothing does not keep its place.
-        let first_byte = timeout(limits.header_timeout, stream.readable());
         tokio::select! {
             () = stopping.cancelled() => return,
-            first = first_byte => if first.is_err() { return },
+            opened = timeout(limits.header_timeout, opened(&stream)) => if opened.is_err() { return },
         }
         let streams = u32::try_from(limits.max_in_flight).unwrap_or(u32::MAX);
         let mut builder = Builder::new(TokioExecutor::new());

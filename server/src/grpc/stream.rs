@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use crossfade_proto::inference::infer_parameter::ParameterChoice;
 use futures_util::stream::{self, FuturesOrdered};
 use http::request;
 use http_body::Body;
+use tokio::task::JoinHandle;
 use tokio::time::Sleep;
 use tokio_stream::Stream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -126,11 +127,32 @@ pub(super) struct Answers {
     call: Arc<Call>,
     /// `None` once no more requests are read.
     incoming: Option<Pin<Box<Requests>>>,
-    in_flight: FuturesOrdered<Pin<Box<dyn Future<Output = Answer> + Send>>>,
+    in_flight: FuturesOrdered<Answering>,
     /// What the call ends with after its last answer; `None` is OK.
     end: Option<tonic::Status>,
     stopping: Pin<Box<WaitForCancellationFutureOwned>>,
     late: Option<Pin<Box<Sleep>>>,
+}
+
+/// An answer on its way, in a task of its own: a client that does not read holds its answers, but no permit. Dropping
+/// it cancels the request.
+struct Answering(JoinHandle<Answer>);
+
+impl Future for Answering {
+    type Output = Answer;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
+        let ended = ready!(Pin::new(&mut self.0).poll(cx));
+        Poll::Ready(
+            ended.unwrap_or_else(|_| Err(tonic::Status::internal("the request failed in the server"))),
+        )
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Answers {
@@ -155,7 +177,7 @@ impl Answers {
                     Poll::Ready(Some(Err(failure))) => self.stop_reading(Some(failure.status())),
                     Poll::Ready(Some(Ok(message))) => {
                         let answer = answer(self.call.clone(), message, Instant::now());
-                        self.in_flight.push_back(Box::pin(answer));
+                        self.in_flight.push_back(Answering(tokio::spawn(answer)));
                     }
                 }
             }

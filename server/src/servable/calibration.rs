@@ -6,7 +6,8 @@
 //! instances do on CPU").
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -23,8 +24,10 @@ use super::loader::factory;
 use super::sample::{self, Fill};
 use super::{Running, priority, warm_up};
 
-/// How long each way runs in each round, and how many rounds there are.
+/// How long each way runs in each round, at most, and how many runs of an instance are enough: a thousand small models
+/// take seconds together, not minutes.
 const SLICE: Duration = Duration::from_millis(60);
+const ENOUGH_RUNS: u32 = 200;
 const ROUNDS: usize = 3;
 /// Rows per run that are tried.
 const ROWS: [usize; 2] = [1, 8];
@@ -53,11 +56,24 @@ impl Rates {
 
 /// What a measurement is good for: the model's file as it was, on this many cores.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Artifact {
+pub(super) struct Artifact {
     path: PathBuf,
     bytes: u64,
     changed: Option<SystemTime>,
     cores: usize,
+}
+
+impl Artifact {
+    /// The file at `path`, as it is now.
+    pub(super) fn of(path: &Path, cores: usize) -> Option<Self> {
+        let file = std::fs::metadata(path).ok()?;
+        Some(Self {
+            path: path.to_owned(),
+            bytes: file.len(),
+            changed: file.modified().ok(),
+            cores,
+        })
+    }
 }
 
 /// A loaded version that may run otherwise than it does.
@@ -76,19 +92,11 @@ pub(super) struct Candidate {
     pub(super) options: BatcherOptions,
     pub(super) observer: Arc<dyn Observer>,
     pub(super) cores: usize,
+    /// The model's file before it was loaded.
+    pub(super) artifact: Option<Artifact>,
 }
 
 impl Candidate {
-    fn artifact(&self) -> Option<Artifact> {
-        let file = std::fs::metadata(&self.single.path).ok()?;
-        Some(Artifact {
-            path: self.single.path.clone(),
-            bytes: file.len(),
-            changed: file.modified().ok(),
-            cores: self.cores,
-        })
-    }
-
     fn instances(&self, model: &Arc<dyn Model>, count: usize) -> Result<Vec<Box<dyn Instance>>, String> {
         let factory = factory(model.clone(), self.signature.clone(), Device::Cpu);
         let made = (0..count).map(|_| factory()).collect::<Result<_, _>>();
@@ -96,8 +104,18 @@ impl Candidate {
     }
 
     fn single_model(&self) -> Result<Arc<dyn Model>, String> {
-        let loaded = self.runtime.load(&self.single);
-        loaded.map(Into::into).map_err(|error| error.to_string())
+        let gone = || "it was unloaded".to_owned();
+        let serving = self.running.upgrade().ok_or_else(gone)?.load().model.clone();
+        let loaded = self
+            .runtime
+            .load(&self.single)
+            .map_err(|error| error.to_string())?;
+        // Never other weights under the same version: the file must be the one that was loaded.
+        let same = self.artifact == Artifact::of(&self.single.path, self.cores);
+        if !same || loaded.signature() != serving.signature() {
+            return Err("its file has changed since it was loaded".to_owned());
+        }
+        Ok(loaded.into())
     }
 
     fn measure(&self) -> Result<Rates, String> {
@@ -192,7 +210,10 @@ impl Drop for Calibrator {
 fn run(turns: &Receiver<Candidate>) {
     let mut known: HashMap<Artifact, Rates> = HashMap::new();
     while let Ok(candidate) = turns.recv() {
-        if let Err(reason) = calibrate(&candidate, &mut known) {
+        // A model that panics on made-up inputs ends its own calibration only.
+        let calibrated = catch_unwind(AssertUnwindSafe(|| calibrate(&candidate, &mut known)))
+            .unwrap_or_else(|_| Err("it panicked".to_owned()));
+        if let Err(reason) = calibrated {
             let Candidate { name, version, .. } = &candidate;
             tracing::debug!(model = %name, version, reason, "not calibrated");
         }
@@ -200,7 +221,10 @@ fn run(turns: &Receiver<Candidate>) {
 }
 
 fn calibrate(candidate: &Candidate, known: &mut HashMap<Artifact, Rates>) -> Result<(), String> {
-    let artifact = candidate.artifact();
+    if candidate.running.strong_count() == 0 {
+        return Err("it was unloaded".to_owned());
+    }
+    let artifact = candidate.artifact.clone();
     let rates = match artifact.as_ref().and_then(|artifact| known.get(artifact)) {
         Some(&rates) => rates,
         None => {
@@ -313,7 +337,7 @@ fn rows_per_second(
             .map(|instance| {
                 scope.spawn(move || {
                     let mut runs = 0u32;
-                    while runs == 0 || start.elapsed() < SLICE {
+                    while runs == 0 || (runs < ENOUGH_RUNS && start.elapsed() < SLICE) {
                         once(signature, &mut **instance, inputs)?;
                         runs += 1;
                     }
@@ -321,11 +345,13 @@ fn rows_per_second(
                 })
             })
             .collect();
-        let runs = threads.into_iter().map(|thread| {
+        let joined = threads.into_iter().map(|thread| {
             let panicked = |_| Err("the model panicked".to_owned());
             thread.join().unwrap_or_else(panicked)
         });
-        runs.sum::<Result<u32, String>>()
+        // All are joined, whatever the first of them says.
+        let joined: Vec<Result<u32, String>> = joined.collect();
+        joined.into_iter().sum::<Result<u32, String>>()
     })?;
     let rows = f64::from(u32::try_from(rows).unwrap_or(u32::MAX));
     Ok(f64::from(runs) * rows / start.elapsed().as_secs_f64())

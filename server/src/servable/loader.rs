@@ -15,7 +15,7 @@ use crossfade_runtimes_core::{
     RuntimeError, TensorSpec, TensorView,
 };
 
-use super::calibration::{Calibrator, Candidate};
+use super::calibration::{Artifact, Calibrator, Candidate};
 use super::{Counter, Running, Servable, priority, probe, warm_up};
 use crate::metrics::Metrics;
 use crate::service::Limits;
@@ -66,6 +66,8 @@ struct Prepared {
     unmerged: Option<String>,
     /// How to load the model for instances of one thread, where that is worth measuring.
     single: Option<ModelSource>,
+    /// The model's file before it was loaded.
+    artifact: Option<Artifact>,
 }
 
 impl Loader for ServableLoader {
@@ -86,6 +88,7 @@ impl Loader for ServableLoader {
             instances,
             unmerged,
             single,
+            artifact,
         } = prepared;
         for warning in &config.warnings {
             tracing::warn!(model = %name, version, warning, "model configuration");
@@ -120,6 +123,7 @@ impl Loader for ServableLoader {
                 options,
                 observer,
                 cores: self.cores,
+                artifact,
             });
         }
         let servable = Servable {
@@ -149,6 +153,7 @@ impl ServableLoader {
             parameters: raw.parameters(),
             graph_level: raw.graph_level(),
         };
+        let artifact = Artifact::of(&source.path, self.cores);
         let model: Arc<dyn Model> = runtime.load(&source)?.into();
         let config = request.complete(model.signature(), runtime.name())?;
         let signature = Arc::new(config.signature(model.signature()));
@@ -184,6 +189,7 @@ impl ServableLoader {
         };
         Ok(Prepared {
             single,
+            artifact,
             runtime,
             model,
             config,
