@@ -35,6 +35,10 @@ const ROWS: [usize; 2] = [1, 8];
 const VARIABLE_SIZES: [usize; 5] = [16, 4, 1, 2, 64];
 /// How much better single threads must be: the other way answers a lone request sooner.
 const BETTER: f64 = 1.05;
+/// How long a version must have been there: one that comes and goes is not worth a second copy of its weights.
+const SETTLED: Duration = Duration::from_secs(2);
+/// Between two looks whether it still is.
+const LOOK: Duration = Duration::from_millis(50);
 /// Versions that wait for their turn; one that finds no place stays as it is.
 const WAITING: usize = 1024;
 
@@ -92,6 +96,7 @@ pub(super) struct Candidate {
     pub(super) options: BatcherOptions,
     pub(super) observer: Arc<dyn Observer>,
     pub(super) cores: usize,
+    pub(super) loaded: Instant,
     /// The model's file before it was loaded.
     pub(super) artifact: Option<Artifact>,
 }
@@ -221,8 +226,16 @@ fn run(turns: &Receiver<Candidate>) {
 }
 
 fn calibrate(candidate: &Candidate, known: &mut HashMap<Artifact, Rates>) -> Result<(), String> {
-    if candidate.running.strong_count() == 0 {
-        return Err("it was unloaded".to_owned());
+    let due = candidate.loaded + SETTLED;
+    loop {
+        if candidate.running.strong_count() == 0 {
+            return Err("it was unloaded".to_owned());
+        }
+        let left = due.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        std::thread::park_timeout(left.min(LOOK));
     }
     let artifact = candidate.artifact.clone();
     let rates = match artifact.as_ref().and_then(|artifact| known.get(artifact)) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
@@ -123,6 +123,7 @@ impl Loader for ServableLoader {
                 options,
                 observer,
                 cores: self.cores,
+                loaded: Instant::now(),
                 artifact,
             });
         }
