@@ -34,6 +34,20 @@ pub struct Admitted {
     bytes: usize,
 }
 
+impl Admitted {
+    /// Holds `body_bytes` bytes from now on: a body is admitted as it travelled, and is larger once decompressed.
+    ///
+    /// Errors: `Overloaded`; it holds them until dropped nevertheless.
+    pub fn resize(&mut self, service: &Service, body_bytes: usize) -> Result<(), Refusal> {
+        let bytes = &self.permits.bytes;
+        let before = bytes.fetch_add(body_bytes, Relaxed);
+        bytes.fetch_sub(self.bytes, Relaxed);
+        let held = before - self.bytes + body_bytes;
+        self.bytes = body_bytes;
+        fits(service, self.permits.requests(), held)
+    }
+}
+
 /// Refuses a request that would not be admitted now, before its body of `body_bytes` bytes is read; takes nothing.
 ///
 /// Errors: as [`admit`].

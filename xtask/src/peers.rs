@@ -10,7 +10,7 @@ use crate::{demo, onnxruntime, python, say};
 
 /// The driver, and a folder for each peer that PyPI has: `NAME/requirements.txt`, `NAME/serve.py`.
 const FOLDER: &str = "benches/peers";
-/// The peers with an environment of their own; `triton` runs out of that of `pytriton`.
+/// The peers with an environment of their own; see [`environment_of`].
 const ENVIRONMENTS: [&str; 6] = ["fastapi", "kserve", "litserve", "mlserver", "mosec", "pytriton"];
 /// The driver's own packages and the models' builder.
 const TOOLS: &str = "tools";
@@ -49,14 +49,20 @@ pub(crate) fn compare(args: &[&str]) -> Result<()> {
         .args(args))
 }
 
-/// Whether `args` name this environment, or name none at all.
+/// Whether `args` name a peer of this environment, or none at all.
 fn wanted(environment: &str, args: &[&str]) -> bool {
-    let mut names = args
-        .iter()
-        .filter(|arg| ENVIRONMENTS.contains(arg) || matches!(**arg, "triton" | "crossfade"))
-        .peekable();
-    names.peek().is_none()
-        || names.any(|name| *name == environment || (*name == "triton" && environment == "pytriton"))
+    let mut named = args.iter().filter_map(|arg| environment_of(arg)).peekable();
+    named.peek().is_none() || named.any(|name| name == environment)
+}
+
+/// The environment that a peer runs out of, empty for ourselves; `None` for what names no peer.
+fn environment_of(peer: &str) -> Option<&str> {
+    match peer {
+        "crossfade" => Some(""),
+        "triton" => Some("pytriton"),
+        "mosec-batching" => Some("mosec"),
+        own => ENVIRONMENTS.contains(&own).then_some(own),
+    }
 }
 
 /// Makes a peer's environment. One that cannot be had here stops nobody else: the driver finds it missing and writes
@@ -65,5 +71,25 @@ fn install(peer: &str, folder: &Path, environments: &Path) {
     let requirements = folder.join(peer).join("requirements.txt");
     if let Err(error) = python::environment_in(&environments.join(peer), &requirements) {
         say(&format!("{peer} cannot be installed here: {error:#}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_environments_of_the_named_peers_are_made() {
+        let check = |args: &[&str], expected: &[&str]| {
+            let made: Vec<&str> = ENVIRONMENTS
+                .into_iter()
+                .filter(|peer| wanted(peer, args))
+                .collect();
+            assert_eq!(made, expected, "{args:?}");
+        };
+        check(&["--rounds", "1"], &ENVIRONMENTS);
+        check(&["--models", "mlp", "crossfade"], &[]);
+        check(&["triton", "mosec-batching"], &["mosec", "pytriton"]);
+        check(&["mosec", "fastapi"], &["fastapi", "mosec"]);
     }
 }

@@ -48,6 +48,15 @@ fn settings(instances: usize, max_cost: usize, max_requests: usize) -> QueueSett
 }
 
 fn push(queue: &Queue<Request>, now: Instant) -> Result<Receiver<Result<usize, JobError>>, SubmitError> {
+    push_and_run(queue, now, false)
+}
+
+/// As [`push`]; an instance that is lent `breaks` after its run.
+fn push_and_run(
+    queue: &Queue<Request>,
+    now: Instant,
+    breaks: bool,
+) -> Result<Receiver<Result<usize, JobError>>, SubmitError> {
     let (sender, receiver) = reply();
     let waiting = Waiting {
         cost: 1,
@@ -61,7 +70,7 @@ fn push(queue: &Queue<Request>, now: Instant) -> Result<Receiver<Result<usize, J
         // The caller has an instance, and answers itself.
         Pushed::Lent(batch) => {
             batch.items.into_iter().for_each(|item| item.0.send(Ok(0)));
-            queue.give_back(finished(), false);
+            queue.give_back(finished(), breaks);
         }
     }
     Ok(receiver)
@@ -210,24 +219,30 @@ fn a_leader_hears_that_its_batch_is_full() {
     });
 }
 
+/// A queue of one instance that lends it, because its runs are known to be short.
+fn lending(now: Instant) -> Arc<Queue<Request>> {
+    let mut settings = settings(1, 4, 8);
+    settings.lend_within = Some(Duration::from_micros(50));
+    let queue = Arc::new(Queue::new(settings));
+    for _ in 0..4 {
+        let _awaited = push(&queue, now).unwrap();
+        take(&queue, None, now).unwrap();
+        queue.finish(finished());
+    }
+    queue
+}
+
 /// While an instance is lent its thread sleeps, and nothing that is pushed meanwhile is forgotten when it is given back:
 /// both are answered without a close that would wake everyone.
 #[test]
 fn what_is_pushed_beside_a_loan_is_answered() {
     loom::model(|| {
         let now = Instant::now();
-        let mut settings = settings(1, 4, 8);
-        settings.lend_within = Some(Duration::from_micros(50));
-        let queue = Arc::new(Queue::new(settings));
-        // Runs are known to be short.
-        let mut previous = None;
-        for _ in 0..4 {
-            let _awaited = push(&queue, now).unwrap();
-            take(&queue, previous.replace(finished()), now).unwrap();
-        }
+        let queue = lending(now);
         let instance = thread::spawn({
             let queue = queue.clone();
             move || {
+                let mut previous = None;
                 while let Some(batch) = take(&queue, previous.replace(finished()), now) {
                     batch.items.into_iter().for_each(|item| item.0.send(Ok(1)));
                 }
@@ -242,6 +257,66 @@ fn what_is_pushed_beside_a_loan_is_answered() {
         queue.close();
         instance.join().unwrap();
     });
+}
+
+/// The thread of an instance that broke while it was lent hears of it and replaces it, and then answers what was
+/// pushed beside the loan; without a close that would wake everyone.
+#[test]
+fn an_instance_that_breaks_while_it_is_lent_is_replaced() {
+    loom::model(|| {
+        let now = Instant::now();
+        let queue = lending(now);
+        let instance = thread::spawn({
+            let queue = queue.clone();
+            move || serve_and_repair(&queue, now)
+        });
+        let producer = thread::spawn({
+            let queue = queue.clone();
+            move || wait(push_and_run(&queue, now, true).unwrap())
+        });
+        wait(push_and_run(&queue, now, true).unwrap());
+        producer.join().unwrap();
+        queue.close();
+        instance.join().unwrap();
+        assert_eq!(queue.depth(), 0);
+    });
+}
+
+/// A close beside a loan that breaks: what was accepted is answered, and the thread ends.
+#[test]
+fn a_loan_that_breaks_beside_a_close_loses_nothing() {
+    loom::model(|| {
+        let now = Instant::now();
+        let queue = lending(now);
+        let instance = thread::spawn({
+            let queue = queue.clone();
+            move || serve_and_repair(&queue, now)
+        });
+        let producer = thread::spawn({
+            let queue = queue.clone();
+            move || push_and_run(&queue, now, true)
+        });
+        let ours = push_and_run(&queue, now, true).unwrap();
+        queue.close();
+        match producer.join().unwrap() {
+            Ok(accepted) => wait(accepted),
+            Err(refused) => assert_eq!(refused, SubmitError::Closed),
+        }
+        wait(ours);
+        instance.join().unwrap();
+        assert_eq!(queue.depth(), 0);
+    });
+}
+
+/// An instance thread that answers with 1, and replaces its instance when told.
+fn serve_and_repair(queue: &Queue<Request>, now: Instant) {
+    let mut previous = None;
+    while let Some(taken) = queue.take(previous.take(), &|| now) {
+        if let Taken::Batch(batch) = taken {
+            batch.items.into_iter().for_each(|item| item.0.send(Ok(1)));
+            previous = Some(finished());
+        }
+    }
 }
 
 /// Blocks until the answer is there.

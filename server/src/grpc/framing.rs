@@ -74,6 +74,41 @@ pub(crate) struct Announced {
     pub(crate) len: usize,
 }
 
+/// A message as it travelled.
+#[derive(Debug)]
+pub(crate) struct Received {
+    bytes: Bytes,
+    compressed: bool,
+    encoding: Option<Encoding>,
+    max_bytes: usize,
+}
+
+impl Received {
+    /// Bytes as they travelled.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The message itself, decompressed if it is compressed. It may be many times as large: to be admitted first.
+    ///
+    /// Errors: `InvalidInput` if it is not what its encoding says; too large.
+    pub(crate) fn decompress(self) -> Result<Bytes, Failure> {
+        if !self.compressed {
+            return Ok(self.bytes);
+        }
+        let Some(encoding) = self.encoding else {
+            let message = "the message is compressed, but there is no grpc-encoding";
+            return Err(Refusal::invalid(message).into());
+        };
+        let max = self.max_bytes;
+        let message = encoding.decompress(&self.bytes, max);
+        message.map_err(|error| match error {
+            DecompressError::TooLarge => too_large(max + 1, max),
+            DecompressError::Broken { .. } => Refusal::invalid(format!("the message is {error}")).into(),
+        })
+    }
+}
+
 /// Bounds of reading a request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
@@ -144,40 +179,9 @@ where
         };
         let len = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
         if len > self.bounds.max_bytes {
-            return Err(self.too_large(len));
+            return Err(too_large(len, self.bounds.max_bytes));
         }
         Ok(Announced { compressed, len })
-    }
-
-    /// Reads the message that was announced; decompresses.
-    ///
-    /// Errors: `InvalidInput` if the request ends early or the message is not what its encoding says; too large;
-    /// `Overloaded`; see [`Self::next`].
-    pub(crate) async fn message(
-        &mut self,
-        announced: Announced,
-        arriving: &Arriving,
-    ) -> Result<Bytes, Failure> {
-        let whole = self.collect(announced, arriving).await?;
-        self.decompressed(announced, whole)
-    }
-
-    /// What was announced, decompressed if it is compressed.
-    ///
-    /// Errors: `InvalidInput` if it is not what its encoding says; too large.
-    pub(crate) fn decompressed(&self, announced: Announced, whole: Bytes) -> Result<Bytes, Failure> {
-        if !announced.compressed {
-            return Ok(whole);
-        }
-        let Some(encoding) = self.encoding else {
-            let message = "the message is compressed, but there is no grpc-encoding";
-            return Err(Refusal::invalid(message).into());
-        };
-        let max = self.bounds.max_bytes;
-        encoding.decompress(&whole, max).map_err(|error| match error {
-            DecompressError::TooLarge => self.too_large(max + 1),
-            DecompressError::Broken { .. } => Refusal::invalid(format!("the message is {error}")).into(),
-        })
     }
 
     /// Reads the end of a request that has no further message.
@@ -197,13 +201,24 @@ where
         }
     }
 
-    /// Reads what was announced, as it travels.
-    pub(crate) async fn collect(
+    /// Reads the message that was announced.
+    ///
+    /// Errors: `InvalidInput` if the request ends early; `Overloaded`; see [`Self::next`].
+    pub(crate) async fn message(
         &mut self,
         announced: Announced,
         arriving: &Arriving,
-    ) -> Result<Bytes, Failure> {
-        let len = announced.len;
+    ) -> Result<Received, Failure> {
+        Ok(Received {
+            bytes: self.collect(announced.len, arriving).await?,
+            compressed: announced.compressed,
+            encoding: self.encoding,
+            max_bytes: self.bounds.max_bytes,
+        })
+    }
+
+    /// Reads `len` bytes.
+    async fn collect(&mut self, len: usize, arriving: &Arriving) -> Result<Bytes, Failure> {
         if self.received.is_empty() && len > 0 {
             self.received = self.next().await?.ok_or_else(|| truncated("its message"))?;
         }
@@ -247,13 +262,12 @@ where
             }
         }
     }
+}
 
-    fn too_large(&self, len: usize) -> Failure {
-        let max = self.bounds.max_bytes;
-        Failure::too_large(format!(
-            "the message has {len} bytes or more; the server takes at most {max} (max_request_bytes)"
-        ))
-    }
+fn too_large(len: usize, max: usize) -> Failure {
+    Failure::too_large(format!(
+        "the message has {len} bytes or more; the server takes at most {max} (max_request_bytes)"
+    ))
 }
 
 fn truncated(what: &str) -> Failure {

@@ -18,10 +18,8 @@ use tokio::time::Sleep;
 use tokio_stream::Stream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::framing::{self, Bounds, Messages};
-use super::reply::{
-    Failure, MODEL_VERSION, REQUEST_ID, ReplyBody, clip, failed, identify, status, with_messages,
-};
+use super::framing::{self, Bounds, Messages, Received};
+use super::reply::{Failure, MODEL_VERSION, REQUEST_ID, ReplyBody, failed, identify, with_messages};
 use super::{decode, encode, head};
 use crate::admit::admit;
 use crate::encoding::Encoding;
@@ -98,7 +96,7 @@ impl Call {
 ///
 /// Between two of them a client may be silent; inside one it may pause as long as inside any request. A message that
 /// is arriving holds no permit, and is counted with all the others that are.
-fn messages<B>(call: Arc<Call>, body: B) -> impl Stream<Item = Result<Bytes, Failure>> + Send
+fn messages<B>(call: Arc<Call>, body: B) -> impl Stream<Item = Result<Received, Failure>> + Send
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
 {
@@ -119,7 +117,7 @@ where
     })
 }
 
-type Requests = dyn Stream<Item = Result<Bytes, Failure>> + Send;
+type Requests = dyn Stream<Item = Result<Received, Failure>> + Send;
 type Answer = Result<Vec<Bytes>, tonic::Status>;
 
 /// The answers of one call, framed, in request order. Dropping it drops the requests in flight, which cancels them.
@@ -211,7 +209,7 @@ impl Stream for Answers {
 }
 
 /// Answers one message, a refusal included; an error ends the stream.
-async fn answer(call: Arc<Call>, message: Bytes, arrived: Instant) -> Answer {
+async fn answer(call: Arc<Call>, message: Received, arrived: Instant) -> Answer {
     let service = &call.service;
     let mut scope = RequestScope::open(service, Protocol::GrpcStream, arrived);
     let id = scope.id();
@@ -223,13 +221,13 @@ async fn answer(call: Arc<Call>, message: Bytes, arrived: Instant) -> Answer {
     }
     let mut asked = Asked::default();
     let answer = answer_in_scope(&call, &mut scope, message, &mut asked).await;
-    let outcome = answer.as_ref().map_or_else(Outcome::from, |_| Outcome::Ok);
+    let outcome = answer.as_ref().map_or_else(Failure::outcome, |_| Outcome::Ok);
     scope.finish(outcome).await;
     match answer {
         Ok(pieces) => Ok(pieces),
-        Err(refusal) if call.errors_end_it => Err(status(refusal)),
-        Err(refusal) => {
-            let message = clip(refusal.message);
+        Err(failure) if call.errors_end_it => Err(failure.status()),
+        Err(failure) => {
+            let message = failure.status().message().to_owned();
             let parameters = parameters(id, None, asked.final_marker);
             Ok(encode::stream_error(message, asked.id, parameters))
         }
@@ -247,11 +245,13 @@ struct Asked {
 async fn answer_in_scope(
     call: &Call,
     scope: &mut RequestScope,
-    message: Bytes,
+    received: Received,
     asked: &mut Asked,
-) -> Result<Vec<Bytes>, Refusal> {
+) -> Result<Vec<Bytes>, Failure> {
     let service = &*call.service;
-    let _admitted = admit(service, scope, message.len())?;
+    let mut admitted = admit(service, scope, received.len())?;
+    let message = received.decompress()?;
+    admitted.resize(service, message.len())?;
     let mut message = decode::parse(message)?;
     asked.id.clone_from(&message.id);
     let request = decode::request(&mut message)
@@ -260,7 +260,7 @@ async fn answer_in_scope(
     let response = infer(service, scope, request).await?;
     let parameters = parameters(scope.id(), Some(response.version), asked.final_marker);
     let max_bytes = service.limits().max_request_bytes;
-    encode::streamed(&response, parameters, call.encoding, max_bytes)
+    Ok(encode::streamed(&response, parameters, call.encoding, max_bytes)?)
 }
 
 fn wants_final_marker(request: &InferRequest) -> bool {

@@ -81,13 +81,14 @@ where
     // An overloaded server refuses without reading; the permit is taken once the message is there, so that a slow
     // client holds none.
     foresee(service, scope, announced.len)?;
-    let whole = body.collect(announced, service.arriving()).await?;
-    // It stays counted while its end is waited for, and is decompressed only then.
-    let held = service.arriving().hold(whole.len())?;
+    let received = body.message(announced, service.arriving()).await?;
+    // It stays counted while its end is waited for.
+    let held = service.arriving().hold(received.len())?;
     body.end().await?;
-    let message = body.decompressed(announced, whole)?;
     drop(held);
-    let admitted = admit(service, scope, message.len())?;
+    let mut admitted = admit(service, scope, received.len())?;
+    let message = received.decompress()?;
+    admitted.resize(service, message.len())?;
     let mut message = decode::parse(message)?;
     let request = decode::request(&mut message)
         .inspect_err(|_| scope.note_target(&message.model_name, &message.model_version))?;

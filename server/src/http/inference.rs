@@ -16,7 +16,7 @@ use super::encoding;
 use super::reply::{BINARY, Failure, JSON, MODEL_VERSION, ReplyBody, identify};
 use super::routes::Model;
 use crate::admit::{admit, foresee};
-use crate::encoding::DecompressError;
+use crate::encoding::{DecompressError, Encoding};
 use crate::infer::infer;
 use crate::scope::{Outcome, RequestScope};
 use crate::status::Refusal;
@@ -82,8 +82,11 @@ async fn attempt(
         .exact()
         .and_then(|bytes| usize::try_from(bytes).ok());
     foresee(service, scope, announced.unwrap_or(0))?;
-    let body = read(front, headers, body, scope.deadline()).await?;
-    let _admitted = admit(service, scope, body.len())?;
+    let encoding = encoding::of_request(headers)?;
+    let body = received(front, body, scope.deadline()).await?;
+    let mut admitted = admit(service, scope, body.len())?;
+    let body = decompressed(body, encoding, service.limits().max_request_bytes)?;
+    admitted.resize(service, body.len())?;
 
     let Decoded { request, forms } = decode(model, &body, headers.get(HEADER_LENGTH))?;
     drop(body);
@@ -142,24 +145,30 @@ pub(super) async fn read(
     body: &mut Incoming,
     deadline: Option<Instant>,
 ) -> Result<Bytes, Failure> {
-    let limits = front.service.limits();
     let encoding = encoding::of_request(headers)?;
+    let body = received(front, body, deadline).await?;
+    decompressed(body, encoding, front.service.limits().max_request_bytes)
+}
+
+/// Reads a body as it travels.
+async fn received(front: &Front, body: &mut Incoming, deadline: Option<Instant>) -> Result<Bytes, Failure> {
+    let limits = front.service.limits();
     let bounds = Bounds {
         max_bytes: limits.max_request_bytes,
         idle: limits.body_idle_timeout,
         deadline,
     };
-    let body = body::read(body, bounds, front.service.arriving()).await?;
-    match encoding {
-        None => Ok(body),
-        Some(encoding) => {
-            let max = limits.max_request_bytes;
-            heavy(body.len(), || encoding.decompress(&body, max)).map_err(|error| match error {
-                DecompressError::TooLarge => Failure::TooLarge { max },
-                DecompressError::Broken { .. } => Refusal::invalid(format!("the request is {error}")).into(),
-            })
-        }
-    }
+    body::read(body, bounds, front.service.arriving()).await
+}
+
+fn decompressed(body: Bytes, encoding: Option<Encoding>, max: usize) -> Result<Bytes, Failure> {
+    let Some(encoding) = encoding else {
+        return Ok(body);
+    };
+    heavy(body.len(), || encoding.decompress(&body, max)).map_err(|error| match error {
+        DecompressError::TooLarge => Failure::TooLarge { max },
+        DecompressError::Broken { .. } => Refusal::invalid(format!("the request is {error}")).into(),
+    })
 }
 
 fn decode(model: &Model, body: &Bytes, header_length: Option<&HeaderValue>) -> Result<Decoded, Refusal> {

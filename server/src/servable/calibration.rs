@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use crossfade_batcher::{Batcher, BatcherOptions, Observer};
-use crossfade_models::ModelConfig;
+use crossfade_models::config::Warmup;
 use crossfade_runtimes_core::{
     Device, Instance, Model, ModelSignature, ModelSource, Outputs, Runtime, Tensor, TensorView,
 };
@@ -90,8 +90,8 @@ pub(super) struct Candidate {
     /// Gives a model whose runs stay on their calling threads.
     pub(super) single: ModelSource,
     pub(super) signature: Arc<ModelSignature>,
-    pub(super) config: Arc<ModelConfig>,
-    /// The model's, with its warm-up data.
+    pub(super) warmup: Vec<Warmup>,
+    /// The model's, with the data of its warm-up.
     pub(super) directory: PathBuf,
     pub(super) options: BatcherOptions,
     pub(super) observer: Arc<dyn Observer>,
@@ -144,12 +144,7 @@ impl Candidate {
             let model = self.single_model()?;
             let mut instances = self.instances(&model, self.cores)?;
             for instance in &mut instances {
-                warm_up::run(
-                    &self.signature,
-                    &self.config.warmup,
-                    &self.directory,
-                    &mut **instance,
-                )?;
+                warm_up::run(&self.signature, &self.warmup, &self.directory, &mut **instance)?;
             }
             Ok::<_, String>((model, instances))
         })
@@ -382,38 +377,4 @@ fn drop_alone(mut old: Arc<Running>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crossfade_runtimes_core::{Datatype, Dim, ShapeSpec, TensorSpec};
-    use crossfade_runtimes_fake::FakeModel;
-
-    #[test]
-    fn single_threads_must_be_clearly_better() {
-        for (shared, single, expected) in [(100.0, 104.0, false), (100.0, 106.0, true), (0.0, 0.0, false)] {
-            assert_eq!(Rates { shared, single }.prefer_single(), expected);
-        }
-    }
-
-    #[test]
-    fn both_ways_are_measured_until_the_version_is_gone() {
-        let spec = |name| {
-            let shape = ShapeSpec(vec![Dim::Any, Dim::Fixed(4)]);
-            TensorSpec::new(name, Datatype::Fp32, shape)
-        };
-        let signature = ModelSignature {
-            inputs: vec![spec("x")],
-            outputs: vec![spec("y")],
-            batched: true,
-            max_rows: None,
-        };
-        let model = FakeModel::identity(signature.clone());
-        let mut shared = [model.instance()];
-        let mut single = [model.instance(), model.instance()];
-        let rates = compare(&signature, &mut shared, &mut single, 8, &|| true).unwrap();
-        assert!(rates.shared > 0.0 && rates.single > 0.0, "{rates:?}");
-        let sizes = model.probe().batch_rows();
-        assert!(sizes.contains(&1) && sizes.contains(&8));
-        let gone = compare(&signature, &mut shared, &mut single, 8, &|| false);
-        assert_eq!(gone.unwrap_err(), "it was unloaded");
-    }
-}
+mod tests;

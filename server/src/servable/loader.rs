@@ -118,7 +118,7 @@ impl Loader for ServableLoader {
                 runtime: runtime.clone(),
                 single,
                 signature: signature.clone(),
-                config: config.clone(),
+                warmup: config.warmup.clone(),
                 directory: request.model_directory.clone(),
                 options,
                 observer,

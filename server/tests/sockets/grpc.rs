@@ -1,5 +1,7 @@
 //! What only gRPC has: metadata, streams, compression, message limits, health, reflection, draining.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use crossfade_proto::inference as wire;
 use crossfade_proto::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
@@ -7,7 +9,7 @@ use http::HeaderMap;
 use http_body_util::Full;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_stream::StreamExt;
 use tonic::codec::CompressionEncoding;
@@ -20,6 +22,9 @@ use tonic_reflection::pb::{v1, v1alpha};
 use wire::infer_parameter::ParameterChoice;
 
 use crate::harness::{ADD_ONE, Repository, Server};
+
+/// Longer than anything takes that happens at all.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 async fn serving_add() -> Server {
     let repository = Repository::new();
@@ -454,4 +459,61 @@ async fn an_idle_stream_is_told_that_the_server_drains() {
     let (end, ()) = tokio::join!(answers.next(), server.stop());
     assert_eq!(end.unwrap().unwrap_err().code(), Code::Unavailable);
     drop(requests);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_never_becomes_one_is_closed() {
+    let repository = Repository::new();
+    repository.add("add", 1, ADD_ONE, "");
+    let short = Duration::from_millis(1);
+    let server = Server::start_with(repository, |config| config.limits.header_timeout = short).await;
+    for said in ["", "P", "PRI * HTTP/2.0\r\n"] {
+        let mut stream = TcpStream::connect(server.app.grpc).await.unwrap();
+        stream.write_all(said.as_bytes()).await.unwrap();
+        let closed = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut Vec::new())).await;
+        assert!(closed.is_ok(), "still open after {said:?}");
+    }
+    server.stop().await;
+}
+
+/// A client may take its time to read; what the server holds for it meanwhile is the answers, not the permits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_not_read_holds_no_permits() {
+    const REQUESTS: usize = 5;
+    let server = serving_add().await;
+    let endpoint = Endpoint::from_shared(format!("http://{}", server.app.grpc)).unwrap();
+    // Room for less than one answer.
+    let channel = endpoint.initial_stream_window_size(1).connect().await.unwrap();
+    let requests = (0..REQUESTS).map(|index| request("add", &index.to_string(), &[1.0, 2.0]));
+    let (queue, waiting) = tokio::sync::mpsc::channel(REQUESTS);
+    for request in requests {
+        queue.send(request).await.unwrap();
+    }
+    let stream = tokio_stream::wrappers::ReceiverStream::new(waiting);
+    let mut answers = GrpcInferenceServiceClient::new(channel)
+        .model_stream_infer(stream)
+        .await
+        .unwrap()
+        .into_inner();
+    let all_answered = async {
+        loop {
+            let statistics = server.get("/v2/models/add/stats").await.json();
+            let done = &statistics["model_stats"][0]["inference_stats"]["success"]["count"];
+            if done.as_u64() == Some(REQUESTS as u64) && server.app.service.permits().requests() == 0 {
+                break;
+            }
+        }
+    };
+    let answered = tokio::time::timeout(PATIENCE, all_answered).await;
+    assert!(
+        answered.is_ok(),
+        "{} permits held",
+        server.app.service.permits().requests()
+    );
+    drop(queue);
+    for index in 0..REQUESTS {
+        let answer = answers.next().await.unwrap().unwrap().infer_response.unwrap();
+        assert_eq!(answer.id, index.to_string());
+    }
+    server.stop().await;
 }

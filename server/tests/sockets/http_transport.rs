@@ -256,6 +256,39 @@ async fn encodings_both_ways() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_body_counts_for_as_much_as_it_is_once_decompressed() {
+    let repository = Repository::new();
+    repository.add("m", 1, ADD_ONE, "[batching]\nmax_rows = 8\n");
+    let bytes = infer("large").len() + 100;
+    let server = Server::start_with(repository, |config| config.limits.max_in_flight_bytes = bytes).await;
+    server.wait_ready().await;
+    server.post("/v2/repository/models/m/unload", "").await;
+    let gate = Gate::closed();
+    server.fake.hold_runs(gate.clone());
+    assert_eq!(server.post("/v2/repository/models/m/load", "").await.status, 200);
+    let mut first = Wire::open(&server).await;
+    first.send(post(&infer("first"), "")).await;
+    gate.wait_for_arrivals(1);
+    let large = format!("{}{}", " ".repeat(10 * bytes), infer("large"));
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(large.as_bytes()).unwrap();
+    let compressed = encoder.finish().unwrap();
+    assert!(compressed.len() < infer("first").len() + 100);
+    let refused = server
+        .post_with(PATH, &[("content-encoding", "gzip")], &compressed)
+        .await;
+    assert_eq!(refused.status, 429, "{refused:?}");
+    assert!(
+        refused.error().contains("requests in flight would hold"),
+        "{refused:?}"
+    );
+    gate.open();
+    assert_eq!(first.answer().await.json()["id"], "first");
+    assert_eq!(server.app.service.permits().bytes(), 0);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn binary_tensors_in_and_out() {
     let server = server().await;
     let input = r#"{"name":"x","datatype":"FP32","shape":[1,2],"parameters":{"binary_data_size":8}}"#;
