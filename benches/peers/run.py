@@ -253,7 +253,8 @@ def parse():
         parser.error(f"no peer {', '.join(unknown)}; there are {', '.join(PEERS)}")
     # Ours runs in any case: there is nothing to compare without it.
     options.peers = [name for name in PEERS if not options.peers or name in options.peers or name == "crossfade"]
-    known = list(json.loads((options.target / "models" / "models.json").read_text()))
+    made = json.loads((options.target / "models" / "models.json").read_text())
+    known = [name for name, entry in made.items() if entry["compared"]]
     options.models = options.models.split(",") if options.models else known
     if unknown := [name for name in options.models if name not in known]:
         parser.error(f"no model {', '.join(unknown)}; there are {', '.join(known)}")

@@ -36,6 +36,8 @@ pub struct Plan {
     pub max_in_flight: u32,
     /// How long an answer is waited for, from the send.
     pub timeout: Duration,
+    /// What gRPC calls tell the server of the client's patience; HTTP requests have a header for it in their payload.
+    pub deadline: Option<Duration>,
     /// The seed of arrivals, mix and payloads.
     pub seed: u64,
     /// What is done to the server during the run.
@@ -140,6 +142,7 @@ impl Plan {
             // As many connections as an HTTP/1.1 server is asked to bear at worst, below the usual limit of 1024 files.
             max_in_flight: 900,
             timeout: Duration::from_secs(30),
+            deadline: None,
             seed: 1,
             during: Vec::new(),
             assertions: Vec::new(),

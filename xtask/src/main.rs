@@ -3,6 +3,7 @@
 mod checks;
 mod demo;
 mod fuzz;
+mod limits;
 mod onnxruntime;
 mod paths;
 mod peers;
@@ -33,6 +34,9 @@ usage: cargo xtask COMMAND
   peers [--quick] [PEER ...]
                the same models and load on crossfade and on other servers in turn, which are installed under target/;
                without --quick and names, writes benches/results and docs/benchmarks.md
+  limits [SCENARIO ...]
+               overload, bursts, loading and swapping beside serving, many connections, large tensors, start, the
+               runtime's ceiling; writes benches/results/limits.json
 ";
 
 fn main() -> ExitCode {
@@ -53,6 +57,7 @@ fn main() -> ExitCode {
         Some("fuzz") => fuzz::run_args(&rest),
         Some("bench") => suite::benches(),
         Some("peers") => peers::compare(&rest),
+        Some("limits") => limits::measure(&rest),
         Some("help" | "--help" | "-h") => {
             say(USAGE);
             Ok(())

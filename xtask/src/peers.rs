@@ -1,6 +1,7 @@
 //! `cargo xtask peers`: crossfade beside other servers, on the same models, under the same load.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::Result;
 
@@ -17,6 +18,27 @@ const TOOLS: &str = "tools";
 
 /// Prepares binaries, environments and models, then runs the driver with `args`: its flags, and the names of peers.
 pub(crate) fn compare(args: &[&str]) -> Result<()> {
+    let prepared = prepare()?;
+    let environments = prepared.place.join("venv");
+    for peer in ENVIRONMENTS.iter().filter(|peer| wanted(peer, args)) {
+        install(peer, &root().join(FOLDER), &environments);
+    }
+    run(prepared
+        .driver(&format!("{FOLDER}/run.py"))
+        .arg("--target")
+        .arg(&prepared.place)
+        .args(args))
+}
+
+/// What every driver needs.
+pub(crate) struct Prepared {
+    /// target/peers; `models` in it holds the models.
+    pub(crate) place: PathBuf,
+    python: PathBuf,
+}
+
+/// Builds the server and the load tester in release, and makes the models.
+pub(crate) fn prepare() -> Result<Prepared> {
     let library = onnxruntime::fetch()?;
     onnxruntime::place(&library, &target().join("release"))?;
     demo::build_release()?;
@@ -27,26 +49,26 @@ pub(crate) fn compare(args: &[&str]) -> Result<()> {
         "-p",
         "crossfade-loadtest",
     ]))?;
-
     let folder = root().join(FOLDER);
     let place = target().join("peers");
-    let environments = place.join("venv");
-    let tools = python::environment_in(&environments.join(TOOLS), &folder.join("requirements.txt"))?;
-    for peer in ENVIRONMENTS.iter().filter(|peer| wanted(peer, args)) {
-        install(peer, &folder, &environments);
-    }
-    run(command(&tools)
+    let python = python::environment_in(&place.join("venv").join(TOOLS), &folder.join("requirements.txt"))?;
+    run(command(&python)
         .arg(folder.join("models.py"))
         .arg(place.join("models")))?;
-    run(command(&tools)
-        .arg(folder.join("run.py"))
-        .arg("--server")
-        .arg(binary())
-        .arg("--loadtest")
-        .arg(target().join("release/crossfade-loadtest"))
-        .arg("--target")
-        .arg(&place)
-        .args(args))
+    Ok(Prepared { place, python })
+}
+
+impl Prepared {
+    /// A Python driver below the root, with the programs that it measures.
+    pub(crate) fn driver(&self, script: &str) -> Command {
+        let mut driver = command(&self.python);
+        driver.arg(root().join(script));
+        driver.arg("--server").arg(binary());
+        driver
+            .arg("--loadtest")
+            .arg(target().join("release/crossfade-loadtest"));
+        driver
+    }
 }
 
 /// Whether `args` name a peer of this environment, or none at all.

@@ -138,6 +138,9 @@ pub struct RunArgs {
     /// How long an answer is waited for.
     #[arg(long, default_value = "30s", value_parser = duration::parse, help_heading = "When it is sent")]
     timeout: Duration,
+    /// What the server is told of how long an answer is waited for: x-request-timeout-ms, or grpc-timeout.
+    #[arg(long, value_parser = duration::parse, help_heading = "When it is sent")]
+    deadline: Option<Duration>,
     /// The seed of arrivals, mix and payloads: the same seed sends the same.
     #[arg(long, default_value_t = 1, help_heading = "When it is sent")]
     seed: u64,
@@ -245,6 +248,7 @@ impl RunArgs {
         plan.threads = self.threads;
         plan.max_in_flight = self.max_in_flight;
         plan.timeout = self.timeout;
+        plan.deadline = self.deadline;
         plan.seed = self.seed;
         plan.server_pid = self.server_pid;
         for (name, value) in [
@@ -400,6 +404,16 @@ impl RunArgs {
         }
         if !payload.headers.is_empty() && self.protocol.is_grpc() {
             bail!("--header, --content-type and --accept are for HTTP protocols");
+        }
+        match (self.deadline, self.protocol) {
+            (Some(_), Protocol::GrpcStream) => {
+                bail!("--deadline: the requests of a gRPC stream have none of their own")
+            }
+            (Some(deadline), Protocol::HttpJson | Protocol::HttpBinary | Protocol::HttpRaw) => {
+                let millis = deadline.as_millis().max(1).to_string();
+                payload.headers.push(("x-request-timeout-ms".to_owned(), millis));
+            }
+            (Some(_), Protocol::Grpc) | (None, _) => {}
         }
         if let Some(path) = &self.body {
             payload.raw_body = std::fs::read(path).with_context(|| format!("--body {}", path.display()))?;

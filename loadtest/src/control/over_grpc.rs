@@ -26,7 +26,7 @@ async fn call<T: Message + Default>(target: &Target, method: &str, request: &imp
             target.url
         )
     })?;
-    let head = grpc::head(target, &format!("/inference.GRPCInferenceService/{method}"));
+    let head = grpc::head(target, &format!("/inference.GRPCInferenceService/{method}"), None);
     let (_, message) = grpc::call(send, head, request.encode_to_vec().into())
         .await
         .map_err(|failure| anyhow::anyhow!("{method}: {}", failure.name()))?;

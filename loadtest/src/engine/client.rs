@@ -73,7 +73,7 @@ impl Client {
                     slots.push(Mutex::new(Some(grpc::connect(&target).await.map_err(refused)?)));
                 }
                 Kind::Grpc {
-                    head: Box::new(grpc::head(&target, grpc::INFER)),
+                    head: Box::new(grpc::head(&target, grpc::INFER, plan.deadline)),
                     slots,
                 }
             }

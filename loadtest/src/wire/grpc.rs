@@ -1,5 +1,7 @@
 //! gRPC unary calls straight on HTTP/2: messages are bytes made beforehand and framed once.
 
+use std::time::Duration;
+
 use bytes::buf::Chain;
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use h2::client::SendRequest;
@@ -49,8 +51,8 @@ pub async fn connect(target: &Target) -> Result<SendRequest<Frame>, Failure> {
     Ok(send)
 }
 
-/// The head of a request to `path`.
-pub fn head(target: &Target, path: &str) -> Request<()> {
+/// The head of a request to `path`, with `deadline` as its `grpc-timeout`, in milliseconds.
+pub fn head(target: &Target, path: &str, deadline: Option<Duration>) -> Request<()> {
     let uri = http::Uri::builder()
         .scheme(target.scheme())
         .authority(target.authority.as_str())
@@ -68,6 +70,11 @@ pub fn head(target: &Target, path: &str) -> Request<()> {
         header::USER_AGENT,
         HeaderValue::from_static(concat!("crossfade-loadtest/", env!("CARGO_PKG_VERSION"))),
     );
+    // The protocol allows eight digits.
+    if let Some(millis) = deadline.map(|deadline| deadline.as_millis().clamp(1, 99_999_999)) {
+        let timeout = HeaderValue::try_from(format!("{millis}m")).expect("digits are a header value");
+        headers.insert("grpc-timeout", timeout);
+    }
     request
 }
 

@@ -45,7 +45,7 @@ impl Stream {
         let connection = grpc::connect(target).await?;
         let mut connection = connection.ready().await.map_err(|_| Failure::Connect)?;
         let (answer, send) = connection
-            .send_request(grpc::head(target, PATH), false)
+            .send_request(grpc::head(target, PATH, None), false)
             .map_err(|_| Failure::Connect)?;
         let waiting = Waiting::default();
         let reader = tokio::task::spawn_local({

@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc as StdArc;
-use std::sync::atomic::{AtomicUsize as StdAtomicUsize, Ordering};
+use std::sync::atomic::{AtomicIsize as StdAtomicIsize, AtomicUsize as StdAtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
@@ -48,13 +48,14 @@ fn settings(instances: usize, max_cost: usize, max_requests: usize) -> QueueSett
 }
 
 fn push(queue: &Queue<Request>, now: Instant) -> Result<Receiver<Result<usize, JobError>>, SubmitError> {
-    push_and_run(queue, now, false)
+    push_and_run(queue, now, &StdAtomicIsize::new(1), false)
 }
 
-/// As [`push`]; an instance that is lent `breaks` after its run.
+/// As [`push`], where `free` instances may be lent; one that is `breaks` after its run.
 fn push_and_run(
     queue: &Queue<Request>,
     now: Instant,
+    free: &StdAtomicIsize,
     breaks: bool,
 ) -> Result<Receiver<Result<usize, JobError>>, SubmitError> {
     let (sender, receiver) = reply();
@@ -69,7 +70,12 @@ fn push_and_run(
         Pushed::Queued => {}
         // The caller has an instance, and answers itself.
         Pushed::Lent(batch) => {
+            let left = free.fetch_sub(1, Ordering::SeqCst);
+            assert!(left > 0, "lent, and no instance is free");
             batch.items.into_iter().for_each(|item| item.0.send(Ok(0)));
+            if !breaks {
+                free.fetch_add(1, Ordering::SeqCst);
+            }
             queue.give_back(finished(), breaks);
         }
     }
@@ -219,104 +225,128 @@ fn a_leader_hears_that_its_batch_is_full() {
     });
 }
 
-/// A queue of one instance that lends it, because its runs are known to be short.
-fn lending(now: Instant) -> Arc<Queue<Request>> {
-    let mut settings = settings(1, 4, 8);
-    settings.lend_within = Some(Duration::from_micros(50));
-    let queue = Arc::new(Queue::new(settings));
-    for _ in 0..4 {
-        let _awaited = push(&queue, now).unwrap();
-        take(&queue, None, now).unwrap();
-        queue.finish(finished());
+/// A queue that lends its instances, because their runs are known to be short.
+struct Lending {
+    queue: Queue<Request>,
+    /// Instances that nobody has.
+    free: StdAtomicIsize,
+    now: Instant,
+}
+
+impl Lending {
+    fn new(instances: usize) -> Arc<Self> {
+        let now = Instant::now();
+        let mut settings = settings(instances, 4, 8);
+        settings.lend_within = Some(Duration::from_micros(50));
+        let queue = Queue::new(settings);
+        for _ in 0..4 {
+            let _awaited = push(&queue, now).unwrap();
+            take(&queue, None, now).unwrap();
+            queue.finish(finished());
+        }
+        let free = StdAtomicIsize::new(isize::try_from(instances).unwrap());
+        Arc::new(Self { queue, free, now })
     }
-    queue
+
+    fn push(&self, breaks: bool) -> Result<Receiver<Result<usize, JobError>>, SubmitError> {
+        push_and_run(&self.queue, self.now, &self.free, breaks)
+    }
+
+    /// An instance thread that answers with 1, and replaces its instance when told, if it `repairs`.
+    fn serve(&self, repairs: bool) {
+        let mut previous = None;
+        while let Some(taken) = self.queue.take(previous.take(), &|| self.now) {
+            match taken {
+                Taken::Batch(batch) => {
+                    // May go below zero: a thread that a close wakes waits, with its batch, for the instance that is lent.
+                    self.free.fetch_sub(1, Ordering::SeqCst);
+                    batch.items.into_iter().for_each(|item| item.0.send(Ok(1)));
+                    self.free.fetch_add(1, Ordering::SeqCst);
+                    previous = Some(finished());
+                }
+                Taken::Repair if repairs => _ = self.free.fetch_add(1, Ordering::SeqCst),
+                Taken::Repair => return,
+            }
+        }
+    }
 }
 
 /// While an instance is lent its thread sleeps, and nothing that is pushed meanwhile is forgotten when it is given back:
 /// both are answered without a close that would wake everyone.
 #[test]
 fn what_is_pushed_beside_a_loan_is_answered() {
-    loom::model(|| {
-        let now = Instant::now();
-        let queue = lending(now);
-        let instance = thread::spawn({
-            let queue = queue.clone();
-            move || {
-                let mut previous = None;
-                while let Some(batch) = take(&queue, previous.replace(finished()), now) {
-                    batch.items.into_iter().for_each(|item| item.0.send(Ok(1)));
-                }
-            }
-        });
-        let producer = thread::spawn({
-            let queue = queue.clone();
-            move || wait(push(&queue, now).unwrap())
-        });
-        wait(push(&queue, now).unwrap());
-        producer.join().unwrap();
-        queue.close();
-        instance.join().unwrap();
-    });
+    loom::model(|| beside_a_loan(false));
 }
 
 /// The thread of an instance that broke while it was lent hears of it and replaces it, and then answers what was
 /// pushed beside the loan; without a close that would wake everyone.
 #[test]
 fn an_instance_that_breaks_while_it_is_lent_is_replaced() {
-    loom::model(|| {
-        let now = Instant::now();
-        let queue = lending(now);
-        let instance = thread::spawn({
-            let queue = queue.clone();
-            move || serve_and_repair(&queue, now)
-        });
-        let producer = thread::spawn({
-            let queue = queue.clone();
-            move || wait(push_and_run(&queue, now, true).unwrap())
-        });
-        wait(push_and_run(&queue, now, true).unwrap());
-        producer.join().unwrap();
-        queue.close();
-        instance.join().unwrap();
-        assert_eq!(queue.depth(), 0);
+    loom::model(|| beside_a_loan(true));
+}
+
+fn beside_a_loan(breaks: bool) {
+    let lending = Lending::new(1);
+    let instance = thread::spawn({
+        let lending = lending.clone();
+        move || lending.serve(true)
     });
+    let producer = thread::spawn({
+        let lending = lending.clone();
+        move || wait(lending.push(breaks).unwrap())
+    });
+    wait(lending.push(breaks).unwrap());
+    producer.join().unwrap();
+    lending.queue.close();
+    instance.join().unwrap();
+    assert_eq!(lending.queue.depth(), 0);
 }
 
 /// A close beside a loan that breaks: what was accepted is answered, and the thread ends.
 #[test]
 fn a_loan_that_breaks_beside_a_close_loses_nothing() {
     loom::model(|| {
-        let now = Instant::now();
-        let queue = lending(now);
+        let lending = Lending::new(1);
         let instance = thread::spawn({
-            let queue = queue.clone();
-            move || serve_and_repair(&queue, now)
+            let lending = lending.clone();
+            move || lending.serve(true)
         });
         let producer = thread::spawn({
-            let queue = queue.clone();
-            move || push_and_run(&queue, now, true)
+            let lending = lending.clone();
+            move || lending.push(true)
         });
-        let ours = push_and_run(&queue, now, true).unwrap();
-        queue.close();
+        let ours = lending.push(true).unwrap();
+        lending.queue.close();
         match producer.join().unwrap() {
             Ok(accepted) => wait(accepted),
             Err(refused) => assert_eq!(refused, SubmitError::Closed),
         }
         wait(ours);
         instance.join().unwrap();
-        assert_eq!(queue.depth(), 0);
+        assert_eq!(lending.queue.depth(), 0);
     });
 }
 
-/// An instance thread that answers with 1, and replaces its instance when told.
-fn serve_and_repair(queue: &Queue<Request>, now: Instant) {
-    let mut previous = None;
-    while let Some(taken) = queue.take(previous.take(), &|| now) {
-        if let Taken::Batch(batch) = taken {
-            batch.items.into_iter().for_each(|item| item.0.send(Ok(1)));
-            previous = Some(finished());
+/// While one instance is replaced, however long that takes, another answers what is pushed.
+#[test]
+fn what_is_pushed_beside_a_repair_is_for_another_instance() {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(2);
+    model.check(|| {
+        let lending = Lending::new(2);
+        let instances: Vec<_> = (0..2)
+            .map(|_| {
+                let lending = lending.clone();
+                thread::spawn(move || lending.serve(false))
+            })
+            .collect();
+        wait(lending.push(true).unwrap());
+        wait(lending.push(false).unwrap());
+        lending.queue.close();
+        for instance in instances {
+            instance.join().unwrap();
         }
-    }
+    });
 }
 
 /// Blocks until the answer is there.

@@ -52,6 +52,22 @@ async fn a_plan_says_what_the_flags_say() {
 }
 
 #[tokio::test]
+async fn a_deadline_is_told_in_the_way_of_the_protocol() {
+    let told = async |protocol: &str| {
+        let line =
+            format!("--url http://127.0.0.1:1 --model m --rate 1 --deadline 250ms --protocol {protocol}");
+        let plan = plan(&line).await?;
+        let head = crate::wire::grpc::head(&plan.target, "/", plan.deadline);
+        Ok::<_, String>((plan.payload.headers, head.headers()["grpc-timeout"].clone()))
+    };
+    let (headers, timeout) = told("grpc").await.unwrap();
+    assert_eq!((headers, timeout.to_str().unwrap()), (Vec::new(), "250m"));
+    let (headers, _) = told("http-json").await.unwrap();
+    assert_eq!(headers, [("x-request-timeout-ms".to_owned(), "250".to_owned())]);
+    assert!(told("grpc-stream").await.unwrap_err().contains("--deadline"));
+}
+
+#[tokio::test]
 async fn mistakes_are_named_with_what_to_do() {
     let url = "--url http://127.0.0.1:1";
     for (line, part) in [
