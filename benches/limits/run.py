@@ -38,9 +38,9 @@ SCENARIOS = {
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--server", type=Path, required=True)
-    parser.add_argument("--loadtest", type=Path, required=True)
-    parser.add_argument("--models", type=Path, required=True, help="what benches/peers/models.py made")
+    parser.add_argument("--server", type=absolute, required=True)
+    parser.add_argument("--loadtest", type=absolute, required=True)
+    parser.add_argument("--models", type=absolute, required=True, help="what benches/peers/models.py made")
     parser.add_argument("--out", type=Path, required=True, help="where the figures are kept")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=", ".join(SCENARIOS))
@@ -61,6 +61,11 @@ def main():
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(known, indent=1) + "\n")
     print(f"\nwritten: {options.out}")
+
+
+def absolute(text):
+    """Servers run in folders of their own."""
+    return Path(text).absolute()
 
 
 if __name__ == "__main__":

@@ -63,25 +63,26 @@ fn serve(flags: Flags) -> Result<ExitCode> {
     let config = ServerConfig::resolve(flags, file)?;
     let log = telemetry::init(&config.log)?;
     raise_open_files();
+    // While there is no other thread yet: opening a library may set variables of the process.
+    let runtimes = Runtimes::open(&RuntimesOptions {
+        ort_library: config.runtimes.ort_library.clone(),
+        intra_threads: config.runtimes.cores,
+    });
+    tracing::info!(runtimes = runtimes.describe(), "runtimes");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.runtimes.cores.max(2))
         .thread_name("crossfade-io")
         .enable_all()
         .build()
         .context("cannot start the I/O threads")?;
-    let code = runtime.block_on(run(config, log))?;
+    let code = runtime.block_on(run(config, runtimes, log))?;
     runtime.shutdown_timeout(RUNTIME_SHUTDOWN);
     Ok(code)
 }
 
 /// Serves until SIGTERM or SIGINT, then drains; a second signal stops at once.
-async fn run(config: ServerConfig, log: LogControl) -> Result<ExitCode> {
+async fn run(config: ServerConfig, runtimes: Runtimes, log: LogControl) -> Result<ExitCode> {
     let mut signals = Signals::new()?;
-    let runtimes = Runtimes::open(&RuntimesOptions {
-        ort_library: config.runtimes.ort_library.clone(),
-        intra_threads: config.runtimes.cores,
-    });
-    tracing::info!(runtimes = runtimes.describe(), "runtimes");
     let (grace, exit_timeout) = (config.drain_grace, config.exit_timeout);
     let exit_on_error = config.repository.exit_on_error;
     let app = App::start(config, Arc::new(runtimes), log).await?;

@@ -29,6 +29,9 @@ use smallvec::SmallVec;
 
 use crate::error;
 
+/// The variable that the library looks at when it is opened.
+pub(crate) const TELEMETRY_SWITCH: &str = "ORT_DISABLE_TELEMETRY";
+
 /// A session and what each of its runs needs.
 pub(crate) struct Executable {
     session: Session,
@@ -258,6 +261,26 @@ impl Drop for GiveMemoryBack {
             libc::malloc_trim(0);
         }
     }
+}
+
+/// Keeps the library from sending usage data to its maker and from keeping a database of it in the user's cache, as its
+/// builds do from the moment they are opened, whatever the environment is told by the C API afterwards.
+///
+/// They read a variable of the process for that, which cannot be set safely while other threads may read variables:
+/// `false`, and nothing is set then. One that is set already is the operator's choice and stays.
+pub(crate) fn opt_out_of_telemetry() -> bool {
+    if std::env::var_os(TELEMETRY_SWITCH).is_some() {
+        return true;
+    }
+    let alone = std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1);
+    if alone {
+        #[expect(clippy::disallowed_methods, reason = "the library has no other switch")]
+        // SAFETY: this is the process's only thread, so nobody reads or writes the environment meanwhile.
+        unsafe {
+            std::env::set_var(TELEMETRY_SWITCH, "1");
+        }
+    }
+    alone
 }
 
 /// Tells a session builder to give scratch memory back after each run instead of keeping it.

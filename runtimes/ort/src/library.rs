@@ -10,6 +10,7 @@ use ort::LoadDynamicError;
 use ort::environment::{Environment, GlobalThreadPoolOptions};
 use ort::logging::LogLevel;
 
+use crate::convert;
 use crate::error::unavailable;
 use crate::{MINIMUM_VERSION, OrtOptions};
 
@@ -74,6 +75,10 @@ pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
 
 fn open(options: &OrtOptions) -> Result<Library, RuntimeError> {
     let path = &options.library;
+    if !convert::opt_out_of_telemetry() {
+        let set = convert::TELEMETRY_SWITCH;
+        tracing::debug!(set, "ONNX Runtime may send usage data: opened beside other threads, without this variable");
+    }
     // Nothing of `ort` may be called before this: any other call opens a library by its own rules, and panics
     // where there is none.
     let builder = ort::init_from(path).map_err(|error| refused(path, &error))?;

@@ -27,13 +27,13 @@ LISTENING = re.compile(r'\b(grpc|http|metrics)["\']?[=:]\s*"?([\w.:\[\]-]+:\d+)'
 class Server:
     """One server process. Its log is kept, and shown when something goes wrong."""
 
-    def __init__(self, repository, *flags):
+    def __init__(self, repository, *flags, environment=None):
         self.log = []
         command = [str(BINARY), "serve", "--model-repository", str(repository)]
         command += ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", *flags]
         self.started = time.monotonic()
         self.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
         )
         self._listening = threading.Event()
         self._addresses = {}

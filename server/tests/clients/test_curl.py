@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import re
 import shutil
 import socket
@@ -288,3 +289,14 @@ def test_metrics_are_text_that_prometheus_reads(server):
     text = body.decode()
     for name in ("crossfade_stage_duration_seconds_bucket", "crossfade_requests_total", "nv_inference_request_success"):
         assert name in text, name
+
+
+def test_nothing_is_kept_in_the_users_folders_and_nothing_sent_home(tmp_path):
+    """ONNX Runtime keeps usage data in the user's cache and sends it, unless it is told not to."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")}
+    server = harness.Server(harness.ZOO, environment={**environment, "HOME": str(tmp_path)})
+    server.wait_ready()
+    path, request, _ = pair("one-flower")
+    assert server.json("POST", path, request)["outputs"]
+    server.stop()
+    assert list(tmp_path.rglob("*")) == []
