@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use crossfade_batcher::assemble::{Gather, Member};
-use crossfade_batcher::policy::{Candidate, Limits, MergeRule, Waiting, decide};
+use crossfade_batcher::policy::{Candidate, Forecast, Limits, MergeRule, Waiting, decide};
 use crossfade_models::State;
 use crossfade_models::traffic::{RouteView, VersionSelector, route};
 use crossfade_proto::inference::ModelInferRequest;
@@ -138,7 +138,11 @@ fn batching(c: &mut Criterion) {
                 waiting,
                 cancelled: false,
             });
-            decide(candidates, black_box(&limits), Duration::from_micros(100), now)
+            let forecast = Forecast {
+                waiting: 64,
+                run: &|_| Duration::from_micros(100),
+            };
+            decide(candidates, black_box(&limits), forecast, now)
         });
     });
     let signature = signature();

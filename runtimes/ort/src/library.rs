@@ -77,7 +77,10 @@ fn open(options: &OrtOptions) -> Result<Library, RuntimeError> {
     let path = &options.library;
     if !convert::opt_out_of_telemetry() {
         let set = convert::TELEMETRY_SWITCH;
-        tracing::debug!(set, "ONNX Runtime may send usage data: opened beside other threads, without this variable");
+        tracing::debug!(
+            set,
+            "ONNX Runtime may send usage data: opened beside other threads, without this variable"
+        );
     }
     // Nothing of `ort` may be called before this: any other call opens a library by its own rules, and panics
     // where there is none.

@@ -18,7 +18,12 @@ pub(crate) struct CostModel {
     cost_seconds: f64,
     /// The longest batch, fading slowly.
     worst: f64,
+    /// The sum of the shares by which the estimates were wrong.
+    wrong: f64,
 }
+
+/// Estimates are not taken for worse than this: what is wrong by more is no guide at all.
+const MOST_WRONG: f64 = 1.0;
 
 /// How much the longest batch fades with each that follows: one that took ten times as long as usual counts for the
 /// next two hundred.
@@ -27,7 +32,14 @@ const WORST_FADING: f64 = 0.99;
 impl CostModel {
     /// Notes that a batch of `cost` kept an instance busy for `duration`.
     pub(crate) fn observe(&mut self, cost: usize, duration: Duration) {
+        let estimate = self.duration(1, cost).as_secs_f64();
         let (cost, seconds) = (float(cost), duration.as_secs_f64());
+        let wrong = if estimate > 0.0 {
+            (seconds / estimate - 1.0).abs().min(MOST_WRONG)
+        } else {
+            0.0
+        };
+        self.wrong = self.wrong * FADING + wrong;
         self.weight = self.weight * FADING + 1.0;
         self.cost = self.cost * FADING + cost;
         self.cost_squared = self.cost_squared * FADING + cost * cost;
@@ -47,6 +59,17 @@ impl CostModel {
     pub(crate) fn duration(&self, batches: usize, cost: usize) -> Duration {
         let (fixed, per_cost) = self.parts();
         Duration::try_from_secs_f64(fixed * float(batches) + per_cost * float(cost)).unwrap_or(Duration::MAX)
+    }
+
+    /// As [`duration`](Self::duration), and longer by as much as estimates were wrong on average: what runs that long is
+    /// late for hardly anyone who was told so.
+    pub(crate) fn surely(&self, batches: usize, cost: usize) -> Duration {
+        let duration = self.duration(batches, cost);
+        if self.weight == 0.0 {
+            return duration;
+        }
+        Duration::try_from_secs_f64(duration.as_secs_f64() * (1.0 + self.wrong / self.weight))
+            .unwrap_or(duration)
     }
 
     /// Seconds per batch and seconds per cost, neither negative.
@@ -93,6 +116,21 @@ mod tests {
             difference < Duration::from_micros(2),
             "{got:?}, expected {micros} µs"
         );
+    }
+
+    #[test]
+    fn an_estimate_that_was_wrong_is_made_longer() {
+        let steady = model(&[(8, 100); 20]);
+        close(steady.surely(1, 8), 100);
+        // Half of the batches take half as long again: each estimate is wrong by about a fifth.
+        let unsteady: Vec<(usize, u64)> = (0..40).map(|k| (8, if k % 2 == 0 { 100 } else { 150 })).collect();
+        let unsteady = model(&unsteady);
+        let longer = unsteady.surely(1, 8).as_secs_f64() / unsteady.duration(1, 8).as_secs_f64();
+        assert!((1.15..1.3).contains(&longer), "{longer}");
+        // What is out of all measure counts as wrong by one.
+        let wild = model(&[(8, 100), (8, 100_000)]);
+        assert!(wild.surely(1, 8) <= 2 * wild.duration(1, 8));
+        assert_eq!(CostModel::default().surely(3, 8), Duration::ZERO);
     }
 
     #[test]

@@ -52,6 +52,24 @@ pub struct Candidate<'a> {
     pub cancelled: bool,
 }
 
+impl Candidate<'_> {
+    /// Whether an answer after `run_time` would still be wanted.
+    fn makes_it(&self, run_time: Duration, now: Instant) -> bool {
+        self.waiting
+            .deadline
+            .is_none_or(|deadline| deadline >= now + run_time)
+    }
+}
+
+/// How long batches take, by recent experience.
+#[derive(Clone, Copy)]
+pub struct Forecast<'a> {
+    /// The cost of all that waits.
+    pub waiting: usize,
+    /// How long a batch of this cost takes.
+    pub run: &'a dyn Fn(usize) -> Duration,
+}
+
 /// What an idle instance does now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
@@ -74,26 +92,40 @@ const LOOK_AHEAD: usize = 1024;
 /// Decides what an idle instance does.
 ///
 /// * `candidates`: every waiting request in service order: by priority, then first come first served
-/// * `run_time`: how long a batch takes by recent experience; a batch stops waiting when a member has spent half
-///   of what its deadline leaves beside the run
+/// * `forecast`: a batch stops waiting when a member has spent half of what its deadline leaves beside the run
 ///
 /// The first live request is always in the batch, so none starves. Those of its shape behind it join while
 /// they fit, in order; one that does not fit ends the batch. Others are passed over, unless `in_order`.
 /// Cancelled and expired requests are never chosen.
 ///
+/// Under overload some of those that wait longest could be answered only too late: they are passed over as if they
+/// had expired, as long as there are others that the forecast gives a chance. Where all are short of time, the batch
+/// is as large as lets the first of them be in time.
+///
 /// Cost: linear in the requests looked at, at most 1024 behind the first live one.
 pub fn decide<'a>(
-    candidates: impl IntoIterator<Item = Candidate<'a>>,
+    candidates: impl Iterator<Item = Candidate<'a>> + Clone,
     limits: &Limits,
-    run_time: Duration,
+    forecast: Forecast<'_>,
     now: Instant,
 ) -> Decision {
-    let live = candidates
-        .into_iter()
+    let run_time = (forecast.run)(forecast.waiting.min(limits.max_cost));
+    let mut live = candidates
         .enumerate()
         .filter(|(_, candidate)| !candidate.cancelled && !is_past(candidate.waiting.deadline, now))
+        .take(LOOK_AHEAD);
+    let Some(time) = time_for(
+        live.clone().map(|(_, candidate)| candidate),
+        run_time,
+        forecast,
+        now,
+    ) else {
+        return Decision::Idle;
+    };
+    let mut live = live
+        .by_ref()
+        .filter(|(_, candidate)| candidate.makes_it(time.least, now))
         .map(|(position, candidate)| (position, candidate.waiting));
-    let mut live = live.take(LOOK_AHEAD);
     let Some((position, first)) = live.next() else {
         return Decision::Idle;
     };
@@ -107,13 +139,52 @@ pub fn decide<'a>(
         }
         if waiting.alone || waiting.key != first.key {
             batch.full |= limits.in_order;
-        } else if batch.cost + waiting.cost > limits.max_cost {
+        } else if batch.cost + waiting.cost > limits.max_cost
+            || time
+                .most
+                .is_some_and(|most| (forecast.run)(batch.cost + waiting.cost) > most)
+        {
             batch.full = true;
         } else {
             batch.add(position, waiting, limits, run_time);
         }
     }
     batch.decide(limits, now)
+}
+
+/// The time that a batch may take.
+struct Time {
+    /// Only those take part who can wait as long as this.
+    least: Duration,
+    /// It is no larger than can be run in this time.
+    most: Option<Duration>,
+}
+
+/// How long the next batch may take; `None` where nobody waits.
+///
+/// As long as a full one does, if anyone can wait for that; else as long as the first can wait who can wait for a run
+/// of its own. If nobody can, by the forecast, it may be wrong: then it is not asked.
+fn time_for<'a>(
+    live: impl Iterator<Item = Candidate<'a>> + Clone,
+    run_time: Duration,
+    forecast: Forecast<'_>,
+    now: Instant,
+) -> Option<Time> {
+    live.clone().next()?;
+    if live.clone().any(|candidate| candidate.makes_it(run_time, now)) {
+        return Some(Time {
+            least: run_time,
+            most: None,
+        });
+    }
+    let mut hurried =
+        live.filter(|candidate| candidate.makes_it((forecast.run)(candidate.waiting.cost), now));
+    let left = hurried.next().and_then(|candidate| candidate.waiting.deadline);
+    let left = left.map(|deadline| deadline.saturating_duration_since(now));
+    Some(Time {
+        least: left.unwrap_or_default(),
+        most: left,
+    })
 }
 
 /// Whether a deadline, where there is one, has come.

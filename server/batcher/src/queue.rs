@@ -14,7 +14,7 @@ use crate::adaptive::BatchCap;
 use crate::cost::CostModel;
 use crate::error::{JobError, SubmitError};
 use crate::options::QueuePolicy;
-use crate::policy::{self, Candidate, Decision, Limits, Waiting, is_past};
+use crate::policy::{self, Candidate, Decision, Forecast, Limits, Waiting, is_past};
 use crate::sync::{AtomicUsize, Condvar, Mutex, MutexGuard, Ordering, lock};
 
 mod admission;
@@ -349,9 +349,11 @@ impl<T: Item> Queue<T> {
             waiting: &entry.waiting,
             cancelled: entry.item.is_cancelled(),
         });
-        let limits = &state.limits;
-        let run_time = state.costs.duration(1, state.lanes.cost().min(limits.max_cost));
-        policy::decide(candidates, limits, run_time, now)
+        let forecast = Forecast {
+            waiting: state.lanes.cost(),
+            run: &|cost| state.costs.surely(1, cost),
+        };
+        policy::decide(candidates, &state.limits, forecast, now)
     }
 
     /// Waits as the leader, until told or until `timeout` is over.

@@ -44,7 +44,66 @@ fn decide_all(queue: &[Waiting], limits: &Limits, now: Instant) -> Decision {
         waiting,
         cancelled: false,
     });
-    decide(candidates, limits, Duration::ZERO, now)
+    decide(candidates, limits, forecast(&|_| Duration::ZERO), now)
+}
+
+/// As if more waited than fits into one batch.
+fn forecast(run: &dyn Fn(usize) -> Duration) -> Forecast<'_> {
+    Forecast {
+        waiting: usize::MAX,
+        run,
+    }
+}
+
+/// Decides where a row takes a millisecond, for requests of one row with this many milliseconds left.
+#[track_caller]
+fn check_left(left: &[u64], max_cost: usize, expected: &[usize]) {
+    let queue: Vec<Waiting> = left
+        .iter()
+        .map(|&left| Waiting {
+            deadline: (left > 0).then(|| start() + ms(left)),
+            ..waiting(1)
+        })
+        .collect();
+    let candidates = queue.iter().map(|waiting| Candidate {
+        waiting,
+        cancelled: false,
+    });
+    let forecast = Forecast {
+        waiting: queue.len(),
+        run: &|cost| ms(cost as u64),
+    };
+    let decision = decide(candidates, &limits(max_cost), forecast, start());
+    assert_eq!(decision, Decision::Run(expected.to_vec()), "{left:?}");
+}
+
+#[test]
+fn what_would_be_late_leaves_its_place_to_those_who_would_not() {
+    // A full batch takes 4 ms.
+    check_left(&[3, 9, 2, 9, 9, 9], 4, &[1, 3, 4, 5]);
+    check_left(&[3, 0, 2], 4, &[0, 1]);
+    check_left(&[2, 9], 2, &[0, 1]);
+    check_left(&[1, 0, 1], 2, &[1]);
+}
+
+#[test]
+fn where_all_are_short_of_time_the_batch_is_as_small_as_the_first_needs() {
+    check_left(&[3, 3, 3, 3, 3, 3], 8, &[0, 1, 2]);
+    check_left(&[2, 3, 3, 3, 3, 3], 8, &[0, 1]);
+}
+
+#[test]
+fn a_forecast_that_leaves_nobody_a_chance_is_not_believed() {
+    let queue = [1, 1].map(|left| Waiting {
+        deadline: Some(start() + ms(left)),
+        ..waiting(1)
+    });
+    let candidates = queue.iter().map(|waiting| Candidate {
+        waiting,
+        cancelled: false,
+    });
+    let decision = decide(candidates, &limits(8), forecast(&|_| ms(1000)), start());
+    assert_eq!(decision, Decision::Run(vec![0, 1]));
 }
 
 #[track_caller]
@@ -144,7 +203,7 @@ fn a_delay_ends_early_for_a_member_with_a_deadline() {
     });
     let until = start() + ms(8);
     assert_eq!(
-        decide(candidates, &limits, ms(4), start()),
+        decide(candidates, &limits, forecast(&|_| ms(4)), start()),
         Decision::Wait { until, enough: 4 }
     );
 }
@@ -193,11 +252,15 @@ proptest! {
         let run_time = ms(run);
         let at = |now| {
             let candidates = queue.iter().map(|(waiting, cancelled)| Candidate { waiting, cancelled: *cancelled });
-            decide(candidates, &limits, run_time, now)
+            decide(candidates, &limits, forecast(&|_| run_time), now)
         };
-        let live: Vec<usize> = (0..queue.len())
-            .filter(|&k| !queue[k].1 && queue[k].0.deadline.is_none_or(|deadline| deadline > now))
-            .collect();
+        let not_expired = |k: usize| !queue[k].1 && queue[k].0.deadline.is_none_or(|deadline| deadline > now);
+        let makes_it = |k: usize| queue[k].0.deadline.is_none_or(|deadline| deadline >= now + run_time);
+        let mut live: Vec<usize> = (0..queue.len()).filter(|&k| not_expired(k)).collect();
+        // Those who would be late do not count, unless all would be.
+        if live.iter().any(|&k| makes_it(k)) {
+            live.retain(|&k| makes_it(k));
+        }
         match at(now) {
             Decision::Idle => prop_assert!(live.is_empty()),
             Decision::Wait { until, enough } => {

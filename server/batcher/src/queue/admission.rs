@@ -33,13 +33,24 @@ impl<T: Item> Queue<T> {
         let wait = self.wait_ahead(state, level);
         if let Some(deadline) = waiting.deadline
             && !wait.is_zero()
-            && waiting.queued + wait + state.costs.duration(1, waiting.cost) > deadline
+            && waiting.queued + wait + state.costs.surely(1, self.batch_with(state, waiting, level))
+                > deadline
         {
             return Err(SubmitError::WouldBeLate {
                 ahead: state.lanes.len(),
             });
         }
         Ok(())
+    }
+
+    /// The cost of the batch that an item will be part of: under overload a full one, which takes longer than the item
+    /// alone.
+    fn batch_with(&self, state: &State<T>, waiting: &Waiting, level: usize) -> usize {
+        if !self.settings.merges || waiting.alone {
+            return waiting.cost;
+        }
+        let (_, ahead) = state.lanes.ahead_of(level);
+        waiting.cost.max(state.limits.max_cost.min(ahead + waiting.cost))
     }
 
     /// How long an item pushed now at `level` would wait for its run, by recent experience.
@@ -58,8 +69,8 @@ impl<T: Item> Queue<T> {
         } else {
             requests
         };
-        let queued = state.costs.duration(batches, cost);
-        let running = state.costs.duration(state.running, state.running_cost) / 2;
+        let queued = state.costs.surely(batches, cost);
+        let running = state.costs.surely(state.running, state.running_cost) / 2;
         (queued + running) / u32::try_from(state.healthy).unwrap_or(u32::MAX)
     }
 }

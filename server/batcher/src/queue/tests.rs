@@ -250,3 +250,69 @@ fn what_would_be_late_is_refused_and_what_would_not_is_taken() {
     );
     bench.push_until("in time", 0, Some(ms(36))).unwrap();
 }
+
+/// A request that only knows until when its answer is wanted.
+struct Timed(Instant);
+
+impl Item for Timed {
+    fn is_cancelled(&self) -> bool {
+        false
+    }
+
+    fn refuse(self, _: JobError) {}
+}
+
+/// The share of what one instance can answer that it answers in time, where three times as much is asked of it. A batch
+/// of n takes 10 + 5n ms, more or less by up to `noise` of that; capacity is eight in 50 ms.
+fn goodput(deadline: Duration, noise: f64) -> f64 {
+    const BATCHES: u32 = 400;
+    let bench = Bench::new(|_| {});
+    let settings = QueueSettings {
+        limits: Limits {
+            max_cost: 8,
+            ..bench.queue.settings.limits.clone()
+        },
+        max_requests: 10_000,
+        ..bench.queue.settings
+    };
+    let queue = Queue::new(settings);
+    let every = ms(50) / 24;
+    let (mut now, mut arrival) = (bench.now, bench.now);
+    let (mut previous, mut in_time, mut random) = (None, 0, 1u32);
+    for _ in 0..BATCHES {
+        while arrival <= now {
+            let waiting = Waiting {
+                cost: 1,
+                key: ShapeKey::default(),
+                alone: false,
+                queued: arrival,
+                deadline: Some(arrival + deadline),
+            };
+            drop(queue.push(Timed(arrival + deadline), waiting, 0, arrival));
+            arrival += every;
+        }
+        let Some(Taken::Batch(batch)) = queue.take(previous.take(), &|| now) else {
+            panic!("there is always something to run");
+        };
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let factor = 1.0 + noise * (f64::from(random >> 16) / 32_768.0 - 1.0);
+        let duration = ms(10 + 5 * batch.cost as u64).mul_f64(factor);
+        now += duration;
+        in_time += batch.items.iter().filter(|item| item.0 >= now).count();
+        previous = Some(Finished {
+            cost: batch.cost,
+            duration,
+            ok: true,
+        });
+    }
+    let capacity = 8.0 * (now - bench.now).as_secs_f64() / 0.05;
+    in_time as f64 / capacity
+}
+
+#[test]
+fn under_overload_nearly_all_that_runs_is_in_time() {
+    for (deadline, noise) in [(ms(200), 0.0), (ms(500), 0.0), (ms(200), 0.3), (ms(500), 0.5)] {
+        let share = goodput(deadline, noise);
+        assert!(share > 0.95, "{share} with {deadline:?} and {noise}");
+    }
+}
