@@ -17,7 +17,7 @@ def measure(tools):
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 2 * (IDLE + ACTIVE))), hard))
     rows, shown = [], []
     for protocol in ("http", "grpc"):
-        with tools.serving("mlp", flags=["--max-connections", str(2 * (IDLE + ACTIVE))]) as server:
+        with tools.serving("mlp") as server:
             before = server.resident_bytes()
             idle = [opened(server, protocol) for _ in range(IDLE)]
             time.sleep(2)
