@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::audit::AuditProblem;
 use crate::frame::{MAX_PAYLOAD_BYTES, Problem};
 use crate::hash::Head;
 use crate::header::{HeaderProblem, Purpose};
@@ -89,6 +90,18 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong.
         problem: &'static str,
+    },
+    /// An audit record is damaged, or does not say what its place in the chain says.
+    #[error("`{}`: audit record {seq} (line {line}): {problem}", path.display())]
+    Audit {
+        /// The export, or the file of the journal.
+        path: PathBuf,
+        /// The number of the first bad record.
+        seq: u64,
+        /// Its line in the export, counted from 1; in a journal the number of its record in what was read.
+        line: u64,
+        /// What is wrong with it.
+        problem: AuditProblem,
     },
 }
 

@@ -1,7 +1,8 @@
 //! Records that are on disk before they take effect, in one hash chain.
 //!
 //! A [`Journal`] is one file: [`Journal::append`] returns after the record is synced, and opening it again finds every
-//! record that was acknowledged. The rollout log, the audit and the inference log's manifest are journals.
+//! record that was acknowledged. The rollout log, the audit and the inference log's manifest are journals. [`audit`]
+//! says what an audit record is.
 //!
 //! What is absent: no clock, no thread, no server, no configuration. Times and identities are arguments. Nothing is
 //! cut off a file but the torn end that a crash leaves, and that is kept beside it. A failed write is never repeated
@@ -22,6 +23,10 @@ mod recovery;
 
 pub mod series;
 pub mod snapshot;
+
+pub mod keys;
+
+pub mod audit;
 
 pub use error::Error;
 pub use frame::{Problem, Record};
