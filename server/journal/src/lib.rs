@@ -2,7 +2,7 @@
 //!
 //! A [`Journal`] is one file: [`Journal::append`] returns after the record is synced, and opening it again finds every
 //! record that was acknowledged. The rollout log, the audit and the inference log's manifest are journals. [`audit`]
-//! says what an audit record is.
+//! and [`approval`] say what an audit record and an approval are.
 //!
 //! What is absent: no clock, no thread, no server, no configuration. Times and identities are arguments. Nothing is
 //! cut off a file but the torn end that a crash leaves, and that is kept beside it. A failed write is never repeated
@@ -26,6 +26,7 @@ pub mod snapshot;
 
 pub mod keys;
 
+pub mod approval;
 pub mod audit;
 
 pub use error::Error;
