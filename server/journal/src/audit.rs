@@ -152,7 +152,8 @@ pub fn records(
 
 /// Checks the whole audit in `folder`, and returns the place of its last record.
 ///
-/// `expected` is a head that was kept elsewhere; without it a missing end goes unseen.
+/// `expected` is a head that was kept elsewhere; without it a missing end goes unseen. While a server writes, the last
+/// record may be there in part, which is reported as [`crate::Problem::Short`]: verify an export then.
 ///
 /// Errors: [`Error::Broken`], [`Error::Base`], [`Error::Header`] for a damaged file, [`Error::Audit`] for a record that
 /// does not say what its place says, or for a missing end; each names the first bad record. [`Error::Io`].

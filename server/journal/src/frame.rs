@@ -16,7 +16,7 @@ pub const MAX_PAYLOAD_BYTES: usize = 1 << 20;
 pub(crate) const FRAME_HEAD_BYTES: usize = 84;
 /// Bytes of the largest frame.
 pub(crate) const MAX_FRAME_BYTES: usize = FRAME_HEAD_BYTES + MAX_PAYLOAD_BYTES;
-/// The first bytes of every frame.
+/// The first bytes of every frame. They are not UTF-8, so a payload of JSON never holds what looks like a frame.
 pub(crate) const MAGIC: [u8; 4] = *b"\xF0rec";
 
 /// One verified record.

@@ -37,7 +37,7 @@ pub struct Cut {
 }
 
 impl Journal {
-    /// Opens the journal at `path`, or creates it; its folder has to be there.
+    /// Opens the journal at `path`, or creates it; its folder has to be there, and its own name on disk.
     ///
     /// Returns what was cut off its end, if a crash had torn it: worth a warning.
     ///

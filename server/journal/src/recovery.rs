@@ -1,8 +1,8 @@
 //! What an existing file means when it is opened for writing: whole, torn at its end by a crash, or damaged.
 //!
 //! Appends are synced one by one, so a crash tears at most the last record. What is bad is taken for a torn tail only
-//! if no record can be found after it and it is no longer than one record; everything else is damage and is left as
-//! it is. A last record whose bytes were changed later cannot be told from a torn one, which is why what is cut off is
+//! if it is no longer than the one record and no record can be found in it; everything else is damage and is left as it
+//! is. A last record whose bytes were changed later cannot be told from a torn one, which is why what is cut off is
 //! kept beside the file.
 
 use std::io::{BufReader, Read};
@@ -84,13 +84,19 @@ fn torn(storage: &mut dyn Storage, path: &Path, size: u64, bad: Bad) -> Result<T
         return Err(Stop::Bad(bad).into_error(path));
     }
     let bytes = read_from(storage, path, bad.offset, MAX_FRAME_BYTES as u64)?;
-    if holds_a_record(&bytes) {
+    if is_more_than_its_frame(&bytes) || holds_a_record(&bytes) {
         return Err(Stop::Bad(bad).into_error(path));
     }
     Ok(Tail {
         bytes,
         problem: bad.problem,
     })
+}
+
+/// Whether something follows the frame that `bytes` begin with, as far as its head can be read.
+fn is_more_than_its_frame(bytes: &[u8]) -> bool {
+    let head = bytes.first_chunk().map(FrameHead::read);
+    matches!(head, Some(Ok(frame)) if bytes.len() > FRAME_HEAD_BYTES + frame.length)
 }
 
 /// Whether a whole frame begins anywhere after the first byte, or whether that would take too long to find out.

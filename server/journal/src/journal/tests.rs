@@ -160,6 +160,22 @@ fn a_tail_longer_than_a_record_is_damage() {
 }
 
 #[test]
+fn a_changed_record_before_a_torn_one_is_damage() {
+    let (_folder, path) = folder();
+    let mut bytes = bytes_of(&[b"one", b"two", b"three"]);
+    let offset = HEADER_BYTES + FRAME_HEAD_BYTES + 3;
+    bytes[offset + FRAME_HEAD_BYTES] ^= 1;
+    bytes.truncate(bytes.len() - 2);
+    std::fs::write(&path, &bytes).unwrap();
+    let error = Journal::open(&path, Purpose::Rollout).unwrap_err();
+    assert!(
+        matches!(error, Error::Broken { seq: 2, offset: at, problem: Problem::Crc, .. } if at == offset as u64),
+        "{error}"
+    );
+    assert_eq!(std::fs::read(&path).unwrap(), bytes);
+}
+
+#[test]
 fn any_changed_byte_is_found_in_its_record() {
     let whole = bytes_of(&[b"first", b"", b"third record"]);
     let begins = [

@@ -67,14 +67,11 @@ fn any_changed_byte_is_found_in_its_line() {
     let whole = export(&records());
     let mut line = 1;
     for at in 0..whole.len() {
-        for change in 1..=255_u8 {
+        for change in [0x01, 0x04, 0x20, 0x80] {
             let mut text = whole.clone();
             text[at] ^= change;
             let (seq, found, _) = check(&text, None).unwrap_err();
             assert_eq!((seq, found), (line, line), "byte {at} ^ {change}");
-            if line > 2 {
-                break; // the first two lines with every change, the others with one
-            }
         }
         line += u64::from(whole[at] == b'\n');
     }
