@@ -14,6 +14,7 @@ pub mod policy;
 pub mod state;
 
 pub mod approval;
+pub mod routing;
 
 pub use error::{PolicyError, RolloutError};
 pub use policy::Policy;
