@@ -16,6 +16,8 @@ pub mod state;
 pub mod approval;
 pub mod routing;
 
+pub mod ledger;
+
 pub use error::{PolicyError, RolloutError};
 pub use policy::Policy;
 pub use state::State;
