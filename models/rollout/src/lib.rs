@@ -18,6 +18,9 @@ pub mod routing;
 
 pub mod ledger;
 
+pub mod gate;
+pub mod plan;
+
 pub use error::{PolicyError, RolloutError};
 pub use policy::Policy;
 pub use state::State;
