@@ -106,7 +106,7 @@ impl Judge<'_> {
                     ..
                 },
             ) => {
-                self.distribution(&mut report, seen, warn_distance, max_psi);
+                self.distribution(&mut report, seen, warn_distance, max_psi)?;
             }
             (Tally::Flips(seen), Method::Flips { max_flip_rate }) => {
                 self.flips(&mut report, *seen, max_flip_rate)?;
@@ -152,20 +152,23 @@ impl Judge<'_> {
         seen: &Distribution,
         warn_distance: f64,
         max_psi: Option<f64>,
-    ) {
+    ) -> Result<(), RolloutError> {
         report.outcome = Outcome::Passed;
-        let Some(last) = seen.last else { return };
+        let Some(last) = seen.compare()? else {
+            return Ok(());
+        };
         report.units = last.outputs.canary;
         report.psi = Some(last.psi);
         report.distance = Some(last.distance);
         if last.outputs.canary.min(last.outputs.control) < ENOUGH_OUTPUTS {
-            return;
+            return Ok(());
         }
         if max_psi.is_some_and(|max| last.psi > max) {
             report.outcome = Outcome::Failed;
         } else if last.distance >= warn_distance && last.p < self.policy.alpha {
             report.outcome = Outcome::Warned;
         }
+        Ok(())
     }
 
     /// Fails by the lower bound of the rate, passes by the upper one (rollout.md §3).

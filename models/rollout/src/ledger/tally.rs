@@ -46,17 +46,26 @@ pub(super) struct Exceed {
 }
 
 /// The last window of outputs.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Distribution {
     classes: bool,
-    pub(super) last: Option<Window>,
+    last: Option<Window>,
 }
 
-/// The comparison of one window.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+/// The cells of one window. What follows from them is worked out at every look, so that nothing is rounded on the way
+/// through a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Window {
+    control: Vec<u64>,
+    canary: Vec<u64>,
+}
+
+/// What a window says.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Compared {
+    /// How many outputs there were.
     pub(super) outputs: Counts,
     pub(super) psi: f64,
     pub(super) distance: f64,
@@ -155,26 +164,40 @@ impl Tally {
     }
 
     pub(super) fn window(&mut self, control: &[u64], canary: &[u64]) -> Result<(), RolloutError> {
-        let Tally::Distribution(distribution) = self else {
-            return Ok(());
-        };
-        let test = if distribution.classes {
-            chi_squared
-        } else {
-            kolmogorov_smirnov
-        };
-        let compared = test(control, canary)?;
+        if let Tally::Distribution(distribution) = self {
+            let window = Window {
+                control: control.to_vec(),
+                canary: canary.to_vec(),
+            };
+            window.compare(distribution.classes)?;
+            distribution.last = Some(window);
+        }
+        Ok(())
+    }
+}
+
+impl Distribution {
+    /// What the last window says, if there was one.
+    pub(super) fn compare(&self) -> Result<Option<Compared>, RolloutError> {
+        let last = self.last.as_ref();
+        last.map(|window| window.compare(self.classes)).transpose()
+    }
+}
+
+impl Window {
+    fn compare(&self, classes: bool) -> Result<Compared, RolloutError> {
+        let test = if classes { chi_squared } else { kolmogorov_smirnov };
+        let compared = test(&self.control, &self.canary)?;
         let total = |cells: &[u64]| cells.iter().fold(0, |sum: u64, &cell| sum.saturating_add(cell));
-        distribution.last = Some(Window {
+        Ok(Compared {
             outputs: Counts {
-                canary: total(canary),
-                control: total(control),
+                canary: total(&self.canary),
+                control: total(&self.control),
             },
-            psi: stability_index(control, canary)?,
+            psi: stability_index(&self.control, &self.canary)?,
             distance: compared.effect,
             p: compared.p,
-        });
-        Ok(())
+        })
     }
 }
 

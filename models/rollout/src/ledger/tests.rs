@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::policy::{Built, RawPolicy};
 
@@ -391,4 +393,92 @@ fn snapshot_of_another_policy_is_refused() {
     );
     let sticky = policy(&ERRORS.replacen("[[", "[rollout]\nroute_key = [\"header:a\"]\n[[", 1));
     assert!(read.check_policy(&sticky).is_err());
+}
+
+/// Something that the server does with a ledger.
+#[derive(Debug, Clone)]
+enum Deed {
+    Request(Arm, u64, bool),
+    Wrong(Arm, u64),
+    Pair(u64, bool, bool, bool),
+    Batch(Arm, Vec<u64>),
+    Outputs(Vec<u64>, Vec<u64>),
+    Freeze(f64),
+    Look(u64),
+    Enter(Stage),
+    Resume,
+}
+
+fn deed() -> impl Strategy<Value = Deed> {
+    let arm = || prop::sample::select(vec![Arm::Canary, Arm::Control]);
+    let unit = || 0_u64..40;
+    let cells = || prop::collection::vec(0_u64..2000, 3);
+    let stages = vec![
+        Stage::Shadow,
+        Stage::Canary { step: 0 },
+        Stage::Canary { step: 2 },
+        Stage::Baking,
+    ];
+    prop_oneof![
+        8 => (arm(), unit(), any::<bool>()).prop_map(|(arm, unit, failed)| Deed::Request(arm, unit, failed)),
+        2 => (arm(), unit()).prop_map(|(arm, unit)| Deed::Wrong(arm, unit)),
+        4 => (unit(), any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(unit, a, b, c)| Deed::Pair(unit, a, b, c)),
+        4 => (arm(), prop::collection::vec(unit(), 0..3)).prop_map(|(arm, slow)| Deed::Batch(arm, slow)),
+        1 => (cells(), cells()).prop_map(|(control, canary)| Deed::Outputs(control, canary)),
+        1 => (0.0_f64..1.0).prop_map(Deed::Freeze),
+        4 => (0_u64..4000).prop_map(Deed::Look),
+        1 => prop::sample::select(stages).prop_map(Deed::Enter),
+        1 => Just(Deed::Resume),
+    ]
+}
+
+fn do_it(ledger: &mut Ledger, policy: &Policy, deed: &Deed) -> Option<Report> {
+    match deed {
+        Deed::Request(arm, unit, failed) => ledger.request(*arm, *unit, *failed),
+        Deed::Wrong(arm, unit) => ledger.event(Metric::Quality, *arm, *unit),
+        Deed::Pair(unit, candidate_failed, champion_failed, flipped) => {
+            let pair = Pair {
+                candidate_failed: *candidate_failed,
+                champion_failed: *champion_failed,
+                flipped: *flipped,
+            };
+            ledger.pair(*unit, pair);
+        }
+        Deed::Batch(arm, slow) => ledger.batch(*arm, slow),
+        // A window without outputs of one arm is refused; what was counted stays.
+        Deed::Outputs(control, canary) => drop(ledger.outputs(control, canary)),
+        Deed::Freeze(threshold) => ledger.freeze(*threshold),
+        Deed::Look(seconds) => {
+            return Some(
+                ledger
+                    .look(policy, &after(*seconds))
+                    .expect("every count is possible"),
+            );
+        }
+        Deed::Enter(stage) => ledger.enter(policy, *stage).expect("the stages exist"),
+        Deed::Resume => ledger.resume(),
+    }
+    None
+}
+
+proptest! {
+    /// Whatever is counted in whatever order, a look has an answer, and a ledger that is written down and read back
+    /// after every deed gives the same ones.
+    #[test]
+    fn snapshots_give_the_same_reports(deeds in prop::collection::vec(deed(), 0..150), sticky: bool) {
+        let key = if sticky { "route_key = [\"header:a\"]" } else { "" };
+        let policy = policy(&format!(
+            "risk = \"medium\"\n[gates.quality]\ndata = \"val.parquet\"\n[rollout]\n{key}\n\
+             [[rollout.check]]\nmetric = \"quality\""
+        ));
+        let mut straight = ledger(&policy);
+        let mut restarted = ledger(&policy);
+        for deed in &deeds {
+            prop_assert_eq!(do_it(&mut straight, &policy, deed), do_it(&mut restarted, &policy, deed));
+            let written = serde_json::to_string(&restarted).expect("it is plain data");
+            restarted = serde_json::from_str(&written).expect("it was just written");
+            prop_assert_eq!(restarted.check_policy(&policy), Ok(()));
+        }
+        prop_assert_eq!(straight, restarted);
+    }
 }
