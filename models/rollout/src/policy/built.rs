@@ -1,0 +1,89 @@
+//! What of the design exists: a policy that asks for more is refused, not half obeyed.
+
+use std::collections::BTreeSet;
+
+/// A part of the design that a preset or a policy can ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Element {
+    /// The artifact's digest must be pinned.
+    PinnedDigest,
+    /// The artifact must be signed.
+    Signature,
+    /// Golden rows.
+    GoldenGate,
+    /// A sudden drop of quality (G1).
+    QualityGate,
+    /// Slow degradation (G2).
+    TrendGate,
+    /// The gates per slice.
+    SliceGate,
+    /// Latency and memory before traffic.
+    PerformanceGate,
+    /// Copies of requests.
+    Shadow,
+    /// Counting differing decisions in shadow.
+    Flips,
+    /// The distribution of an output.
+    OutputDistribution,
+    /// Labels that come after the answer.
+    LiveQuality,
+    /// Signed approvals.
+    Approval,
+}
+
+impl Element {
+    /// Every element.
+    pub const ALL: [Element; 12] = [
+        Element::PinnedDigest,
+        Element::Signature,
+        Element::GoldenGate,
+        Element::QualityGate,
+        Element::TrendGate,
+        Element::SliceGate,
+        Element::PerformanceGate,
+        Element::Shadow,
+        Element::Flips,
+        Element::OutputDistribution,
+        Element::LiveQuality,
+        Element::Approval,
+    ];
+
+    /// What to call it.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Element::PinnedDigest => "pinning of digests",
+            Element::Signature => "verification of signatures",
+            Element::GoldenGate => "the golden gate",
+            Element::QualityGate => "the quality gate",
+            Element::TrendGate => "the trend gate",
+            Element::SliceGate => "gates per slice",
+            Element::PerformanceGate => "the performance gate",
+            Element::Shadow => "shadow traffic",
+            Element::Flips => "counting of flips",
+            Element::OutputDistribution => "the check of output distributions",
+            Element::LiveQuality => "the check of live quality",
+            Element::Approval => "approval",
+        }
+    }
+}
+
+/// The elements that the server has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Built(BTreeSet<Element>);
+
+impl Built {
+    /// Exactly these.
+    pub fn new(elements: impl IntoIterator<Item = Element>) -> Self {
+        Built(elements.into_iter().collect())
+    }
+
+    /// The whole design.
+    pub fn all() -> Self {
+        Built::new(Element::ALL)
+    }
+
+    /// Whether this one is there.
+    pub fn has(&self, element: Element) -> bool {
+        self.0.contains(&element)
+    }
+}

@@ -1,0 +1,115 @@
+//! Who may do what to a release (rollout.md §10).
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::RolloutError;
+
+/// What a token is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Starts, pauses and resumes releases.
+    Deploy,
+    /// Skips what is left of a path.
+    Promote,
+    /// Ends releases and goes back to earlier versions.
+    Rollback,
+    /// Agrees to a step.
+    Approve,
+    /// Does what the rules forbid, with a reason.
+    Override,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Role::Deploy => "deploy",
+            Role::Promote => "promote",
+            Role::Rollback => "rollback",
+            Role::Approve => "approve",
+            Role::Override => "override",
+        })
+    }
+}
+
+/// What a person asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Start a release.
+    Create,
+    /// Start one in the place of the active one.
+    Supersede,
+    /// Release a quarantined digest, or at once to everyone.
+    Force,
+    /// Freeze the share.
+    Pause,
+    /// Go on.
+    Resume,
+    /// Skip what is left of the path.
+    Promote,
+    /// End the release.
+    Abort,
+    /// Agree.
+    Approve,
+    /// Go on without the approvals that are missing.
+    BypassApproval,
+    /// Go back from a live version.
+    Rollback,
+}
+
+impl Action {
+    /// The role that may.
+    pub fn role(self) -> Role {
+        match self {
+            Action::Create | Action::Supersede | Action::Pause | Action::Resume => Role::Deploy,
+            Action::Promote => Role::Promote,
+            Action::Abort | Action::Rollback => Role::Rollback,
+            Action::Approve => Role::Approve,
+            Action::Force | Action::BypassApproval => Role::Override,
+        }
+    }
+
+    /// Whether it must say why.
+    pub fn needs_reason(self) -> bool {
+        self.role() == Role::Override
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Action::Create => "create",
+            Action::Supersede => "supersede",
+            Action::Force => "force",
+            Action::Pause => "pause",
+            Action::Resume => "resume",
+            Action::Promote => "promote",
+            Action::Abort => "abort",
+            Action::Approve => "approve",
+            Action::BypassApproval => "bypass_approval",
+            Action::Rollback => "rollback",
+        })
+    }
+}
+
+/// Whether a caller with these roles may do it; what breaks the rules must say why.
+///
+/// Errors: `Role`, `NoReason`.
+pub fn permit(action: Action, roles: &[Role], reason: &str) -> Result<(), RolloutError> {
+    let role = action.role();
+    if !roles.contains(&role) {
+        return Err(RolloutError::Role {
+            action: action.to_string(),
+            role,
+        });
+    }
+    if action.needs_reason() && reason.trim().is_empty() {
+        return Err(RolloutError::NoReason {
+            action: action.to_string(),
+        });
+    }
+    Ok(())
+}
