@@ -53,7 +53,7 @@ pub enum Refusal {
     Author,
     /// None of the approver's groups may.
     Group,
-    /// The approver shares a group with the author.
+    /// The approver shares a group with the author, or is in none.
     NotIndependent,
 }
 
@@ -112,7 +112,8 @@ fn refusal(rules: &Approval, author: &Person, subject: &Subject, given: &Given) 
     if !rules.groups.is_empty() && rules.groups.is_disjoint(&by.groups) {
         return Some(Refusal::Group);
     }
-    if rules.independent && !by.groups.is_disjoint(&author.groups) {
+    // Who is in no group cannot be shown to be in another one.
+    if rules.independent && (by.groups.is_empty() || !by.groups.is_disjoint(&author.groups)) {
         return Some(Refusal::NotIndependent);
     }
     None
@@ -170,6 +171,7 @@ mod tests {
         check(false, false, &[], &all, &["ann", "bob", "eve"]);
         check(true, false, &[], &all, &["bob", "eve"]);
         check(true, true, &[], &all, &["eve"]);
+        check(true, true, &[], &[given("zoe", &[])], &[]);
         check(false, false, &["risk"], &all, &["eve"]);
         check(true, false, &["ml"], &all, &["bob"]);
         check(false, false, &[], &[bob.clone(), bob.clone(), bob], &["bob"]);

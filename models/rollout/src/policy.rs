@@ -110,7 +110,7 @@ pub struct Approval {
     pub quorum: u32,
     /// The author's does not count.
     pub not_author: bool,
-    /// An approver must not share a group with the author.
+    /// An approver must be in a group, and share none with the author.
     pub independent: bool,
     /// Only members of these groups count; empty: everyone.
     pub groups: BTreeSet<String>,
