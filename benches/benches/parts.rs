@@ -88,6 +88,7 @@ fn routing(c: &mut Criterion) {
         versions: &versions,
         chosen: &[2],
         labels: &labels,
+        division: None,
     };
     let mut group = c.benchmark_group("route");
     for text in ["", "1", "stable"] {

@@ -222,6 +222,9 @@ fn check_model(model: &ModelDirectory, options: &CheckOptions, probe: Probe<'_>,
         return report.error(None, format!("{}{advice}", LayoutError::NoVersions));
     }
     let Some(config) = config else { return };
+    if let Err(error) = config.policy() {
+        report.config_error(error);
+    }
     let chosen = match config.version_policy() {
         Ok(policy) => policy.choose(&versions.found),
         Err(error) => return report.config_error(error),

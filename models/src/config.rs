@@ -8,6 +8,7 @@ pub mod duration;
 mod effective;
 pub mod json;
 pub mod pbtxt;
+mod policy;
 mod raw;
 mod schema;
 pub mod toml;
@@ -17,6 +18,7 @@ pub use effective::{
     Batching, ConfigTensor, Instances, ModelConfig, Optimise, QueuePolicy, TimeoutAction, Warmup, WarmupData,
     WarmupInput,
 };
+pub use policy::built;
 pub use raw::{DeviceChoice, RawConfig, RuntimeChoice};
 
 /// The name nearest to a wrong one, if any is near enough to be what was meant.

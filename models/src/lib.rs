@@ -26,7 +26,8 @@ pub use config::{Completion, ModelConfig, RawConfig, RuntimeChoice};
 pub use error::{ConfigError, LayoutError, LoadError, RegistryError, RouteError};
 pub use lifecycle::State;
 pub use registry::{
-    AtStart, ControlMode, IndexEntry, LoadParameters, LoadRequest, Loaded, Loader, Registry, RegistryOptions,
-    Routed,
+    AtStart, Choice, Conductor, ControlMode, Found, IndexEntry, LoadParameters, LoadRequest, Loaded, Loader,
+    Registry, RegistryOptions, Routed,
 };
+pub use traffic::{Division, Wish};
 pub use version::VersionPolicy;

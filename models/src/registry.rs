@@ -23,6 +23,7 @@ use crate::config::json;
 use crate::error::{LayoutError, RegistryError, RouteError};
 use crate::layout;
 use crate::scan::{Snapshot, diff};
+use crate::traffic::{Division, Wish};
 
 use control::{Control, Job};
 use operation::{Call, Done, Operation};
@@ -30,9 +31,10 @@ use table::{Reap, Table};
 use threads::Threads;
 
 pub use options::{
-    AtStart, ControlMode, IndexEntry, LoadParameters, LoadRequest, Loaded, Loader, RegistryOptions,
+    AtStart, Conductor, ControlMode, Found, IndexEntry, LoadParameters, LoadRequest, Loaded, Loader,
+    RegistryOptions,
 };
-pub use table::Routed;
+pub use table::{Choice, Routed};
 
 /// Told of readiness.
 type Listener = Box<dyn Fn(bool) + Send>;
@@ -78,6 +80,36 @@ impl<L: Loader> Registry<L> {
     /// The answer keeps the version alive until it is dropped. Cost: no lock, no allocation on success.
     pub fn route(&self, model: &str, selector: &str) -> Result<Routed<L::Servable>, RouteError> {
         self.table.load().route(model, selector)
+    }
+
+    /// Finds the version that answers a request, by what it wishes for and, where it wishes for none, by how the
+    /// model's requests are divided.
+    ///
+    /// Cost: one load of the table, at most one hash; no lock, no allocation on success.
+    pub fn choose(&self, model: &str, wish: &Wish<'_>) -> Result<Choice<L::Servable>, RouteError> {
+        self.table.load().choose(model, wish)
+    }
+
+    /// Divides the requests of a model from here on; `None`: the version policy alone decides again.
+    ///
+    /// When it returns, no new request is routed by the former division. Errors: the model is not known.
+    pub fn divide(&self, name: &str, division: Option<Division>) -> Result<(), RegistryError> {
+        let mut control = self.locked();
+        let slot = control.models.get_mut(name);
+        let slot = slot.ok_or_else(|| RegistryError::NotFound(format!("model `{name}` is not loaded")))?;
+        slot.division = division.map(Arc::new);
+        self.publish(&control, name);
+        Ok(())
+    }
+
+    /// Has it found out again which versions of a model shall be loaded; for the conductor.
+    pub fn refresh(&self, name: &str) {
+        let operation = Operation::Sync {
+            call: None,
+            done: None,
+        };
+        // At the end of the process nothing is loaded any more.
+        let _stopping = self.enqueue(name, operation).is_some();
     }
 
     /// Loads or reloads a model.

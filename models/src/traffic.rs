@@ -1,8 +1,73 @@
-//! What a request's version text means, and which version answers it. Pure, so that traffic splits can join later.
+//! What a request's version text means, and which version answers it; how the requests that name none are divided
+//! while a version is being released. Pure.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crossfade_rollout::routing::{Drawn, Traffic};
 
 use crate::lifecycle::State;
+
+/// What a request says about the version that shall answer it, and what chance may choose by.
+#[derive(Clone, Copy)]
+pub struct Wish<'a> {
+    /// The version in its path, message or header: empty, a number or a label.
+    pub selector: &'a str,
+    /// Looks a header up by its lower-case name.
+    pub header: &'a (dyn Fn(&str) -> Option<&'a [u8]> + Sync),
+    /// Its id.
+    pub id: &'a [u8],
+}
+
+/// How the requests of a model that name no version are divided among its versions.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Division {
+    /// The release that is active.
+    pub release: Option<Arc<str>>,
+    /// The live version alone, or beside the one that is being released.
+    pub traffic: Traffic,
+    /// Differs from that of every division before it.
+    pub epoch: u64,
+    /// Headers whose value is the routing key, lower case; the first that a request has counts.
+    pub key_headers: Vec<String>,
+}
+
+impl Division {
+    /// The version that is live.
+    pub fn champion(&self) -> Option<u64> {
+        match &self.traffic {
+            Traffic::Only(version)
+            | Traffic::Canary {
+                champion: version, ..
+            } => Some(*version),
+            Traffic::Weighted { .. } => None,
+        }
+    }
+
+    /// The version that is being released.
+    pub fn candidate(&self) -> Option<u64> {
+        match &self.traffic {
+            Traffic::Canary { candidate, .. } => Some(*candidate),
+            Traffic::Only(_) | Traffic::Weighted { .. } => None,
+        }
+    }
+
+    /// Chooses for a request that names no version. Cost: at most one hash.
+    pub fn draw(&self, wish: &Wish<'_>) -> Drawn {
+        let mut keys = self.key_headers.iter();
+        let key = keys.find_map(|name| (wish.header)(name).filter(|value| !value.is_empty()));
+        self.traffic.draw(key, wish.id)
+    }
+
+    /// What a label means that the model itself does not define.
+    fn label(&self, label: &str) -> Option<u64> {
+        match label {
+            "stable" => self.champion(),
+            "candidate" => self.candidate(),
+            _ => None,
+        }
+    }
+}
 
 /// A request's version text, read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +113,8 @@ pub struct RouteView<'a> {
     pub chosen: &'a [u64],
     /// Labels and the versions they point at.
     pub labels: &'a BTreeMap<String, u64>,
+    /// How requests are divided, for a model whose versions are released.
+    pub division: Option<&'a Division>,
 }
 
 /// The outcome of routing.
@@ -70,16 +137,24 @@ pub fn route(selector: VersionSelector<'_>, view: &RouteView<'_>) -> Route {
     match selector {
         VersionSelector::Default => default_version(view).map_or(Route::NoneReady, Route::Ready),
         VersionSelector::Version(version) => exact(version, view),
-        VersionSelector::Label(label) => view
-            .labels
-            .get(label)
-            .map_or(Route::Invalid, |&version| exact(version, view)),
+        VersionSelector::Label(label) => {
+            let defined = view.labels.get(label).copied();
+            defined
+                .or_else(|| view.division?.label(label))
+                .map_or(Route::Invalid, |version| exact(version, view))
+        }
     }
 }
 
-/// The version that answers when a request names none: the highest ready one that the policy chooses; while an
-/// update is failing, the highest one that still serves.
+/// The version that answers when a request names none: the live one of a model whose versions are released, else the
+/// highest ready one that the policy chooses; while an update is failing, the highest one that still serves.
 pub fn default_version(view: &RouteView<'_>) -> Option<u64> {
+    let champion = view.division.and_then(Division::champion);
+    if let Some(champion) =
+        champion.filter(|version| matches!(view.versions.get(version), Some(State::Ready)))
+    {
+        return Some(champion);
+    }
     let ready = || {
         view.versions
             .iter()
@@ -103,6 +178,7 @@ fn exact(version: u64, view: &RouteView<'_>) -> Route {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crossfade_rollout::routing::{Portion, Purpose, RouteReason, Salt};
 
     #[test]
     fn version_texts_are_numbers_labels_or_invalid() {
@@ -130,6 +206,7 @@ mod tests {
             versions: &versions,
             chosen: &[1, 5],
             labels: &labels,
+            division: None,
         };
         let check = |text: &str, expected| {
             let selector = VersionSelector::parse(text).expect("the test's texts are readable");
@@ -150,5 +227,70 @@ mod tests {
             ..nothing
         };
         assert_eq!(route(VersionSelector::Default, &empty), Route::NoneReady);
+    }
+
+    #[test]
+    fn a_release_gives_names_to_its_versions() {
+        let versions = BTreeMap::from([(1, State::Ready), (2, State::Ready), (3, State::Loading)]);
+        let labels = BTreeMap::from([("mine".to_owned(), 2)]);
+        let check = |candidate, text: &str, expected| {
+            let division = Division {
+                release: Some("r".into()),
+                epoch: 1,
+                traffic: Traffic::Canary {
+                    champion: 1,
+                    candidate,
+                    portion: Portion::percent(50.0),
+                    salt: Salt::of("r"),
+                },
+                key_headers: Vec::new(),
+            };
+            let view = RouteView {
+                versions: &versions,
+                chosen: &[1, 2, 3],
+                labels: &labels,
+                division: Some(&division),
+            };
+            let selector = VersionSelector::parse(text).expect("the test's texts are readable");
+            assert_eq!(route(selector, &view), expected, "{text}");
+        };
+        check(2, "", Route::Ready(1));
+        check(2, "stable", Route::Ready(1));
+        check(2, "candidate", Route::Ready(2));
+        check(3, "candidate", Route::NotReady(3));
+        check(3, "mine", Route::Ready(2));
+        check(3, "other", Route::Invalid);
+    }
+
+    #[test]
+    fn the_first_header_with_a_value_is_the_key() {
+        let division = Division {
+            release: None,
+            epoch: 1,
+            traffic: Traffic::Canary {
+                champion: 1,
+                candidate: 2,
+                portion: Portion::percent(50.0),
+                salt: Salt::of("r"),
+            },
+            key_headers: vec!["x-user-id".into(), "x-session".into()],
+        };
+        let check = |headers: &[(&str, &str)], reason, key: &str| {
+            let header = |name: &str| {
+                let found = headers.iter().find(|(other, _)| *other == name);
+                found.map(|(_, value)| value.as_bytes())
+            };
+            let wish = Wish {
+                selector: "",
+                header: &header,
+                id: b"id",
+            };
+            let drawn = division.draw(&wish);
+            assert_eq!(drawn.reason, reason, "{headers:?}");
+            assert_eq!(drawn.unit, Salt::of("r").draw(Purpose::Route, key.as_bytes()));
+        };
+        check(&[("x-session", "s"), ("x-user-id", "u")], RouteReason::Hash, "u");
+        check(&[("x-session", "s"), ("x-user-id", "")], RouteReason::Hash, "s");
+        check(&[("x-other", "o")], RouteReason::Random, "id");
     }
 }

@@ -1,6 +1,7 @@
 //! The composition root: builds every part, names every thread, fixes the order of shutdown.
 
 mod check;
+mod effective;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -17,9 +18,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::config::file::RawConfig;
-use crate::config::{Command, ControlMode, Flags, ServerConfig};
+use crate::config::{Command, ConfigCommand, ControlMode, Flags, ServerConfig};
 use crate::control::settings::LogSettings;
 use crate::metrics::{self, Metrics};
+use crate::release::Releases;
 use crate::servable::ServableLoader;
 use crate::service::Service;
 use crate::telemetry::{self, LogControl};
@@ -35,6 +37,7 @@ const RUNTIME_SHUTDOWN: Duration = Duration::from_secs(2);
 pub fn main(command: Command) -> ExitCode {
     let result = match command {
         Command::Check(args) => return check::run(&args),
+        Command::Config(ConfigCommand::Effective(args)) => effective::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Serve(flags) => serve(*flags),
     };
     match result {
@@ -152,7 +155,19 @@ impl App {
         let loader = ServableLoader::new(runtimes, counters.clone(), &config.limits, config.runtimes.cores);
         let log = LogSettings::new(log, &config.log.filter);
         let options = registry_options(&config)?;
-        let service = Service::new(config.limits, log, config.log.access, counters, options, loader);
+        let releases = Releases::new(&config.data_dir);
+        let service = Service::new(
+            config.limits,
+            log,
+            config.log.access,
+            counters,
+            options,
+            releases.clone(),
+            loader,
+        );
+        if let Some(every) = config.release_looks {
+            releases.start(every);
+        }
 
         let (stop, stopped) = watch::channel(false);
         let mut listeners = JoinSet::new();
@@ -192,8 +207,14 @@ impl App {
         self.listeners.shutdown().await;
         self.scrapes.shutdown().await;
         let registry = self.service.registry().clone();
+        let releases = self.service.releases().clone();
         // Joins load threads and instances; they may be in the middle of a run.
-        let joined = tokio::task::spawn_blocking(move || registry.shutdown()).await;
+        let down = move || {
+            registry.shutdown();
+            // Last: what the registry still tells of is noted.
+            releases.close();
+        };
+        let joined = tokio::task::spawn_blocking(down).await;
         if let Err(error) = joined {
             tracing::error!(%error, "the registry did not shut down");
         }
@@ -250,6 +271,7 @@ fn registry_options(config: &ServerConfig) -> Result<RegistryOptions> {
         default_max_batch_size: repository.default_max_batch_size,
         overrides,
         auto_complete: repository.auto_complete,
+        conductor: None,
     })
 }
 

@@ -13,11 +13,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::service::Limits;
-pub use flags::{CheckArgs, Cli, Command, Flags};
+pub use flags::{CheckArgs, Cli, Command, ConfigCommand, EffectiveArgs, Flags};
 
 /// What the code may rely on.
 #[derive(Debug, Clone)]
 pub struct ServerConfig {
+    /// Where the server keeps what must outlive it.
+    pub data_dir: PathBuf,
+    /// The time between two looks at a release; `None`: nobody looks but who calls.
+    pub release_looks: Option<Duration>,
     /// Where HTTP listens.
     pub http: SocketAddr,
     /// Where gRPC listens.
@@ -182,6 +186,8 @@ impl ServerConfig {
             SocketAddr::new(over.unwrap_or(file.ip()), port.unwrap_or(file.port()))
         };
         Ok(Self {
+            data_dir: flags.data_dir.unwrap_or(file.data_dir),
+            release_looks: Some(Duration::from_secs(1)),
             http: listen(flags.http_address, flags.http_port, file.http.listen),
             grpc: listen(flags.grpc_address, flags.grpc_port, file.grpc.listen),
             metrics: listen(flags.metrics_address, flags.metrics_port, file.metrics.listen),

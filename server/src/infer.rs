@@ -3,6 +3,7 @@
 mod classification;
 mod parameters;
 mod raw_body;
+mod trigger;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,12 +11,20 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use crossfade_batcher::{Answer, Job, JobError, SubmitError};
+use crossfade_models::{Routed, Wish};
 use crossfade_runtimes_core::{InputError, RuntimeError, Tensor};
 
-use crate::scope::RequestScope;
+use crate::scope::{Chosen, RequestScope};
+use crate::servable::Servable;
 use crate::service::Service;
 use crate::status::{Refusal, Status};
+use http::{HeaderMap, HeaderValue};
 use parameters::Reserved;
+
+/// The header with the version: of a request the wished one, of an answer the one that made it.
+pub const MODEL_VERSION: &str = "x-model-version";
+/// The header of an answer with the release that was active.
+pub const RELEASE_ID: &str = "x-release-id";
 
 /// An inference request, decoded from either protocol.
 #[derive(Debug, Clone, Default)]
@@ -93,14 +102,16 @@ pub struct InferResponse {
 /// The version and the batcher's timings are noted in `scope`; reserved parameters (`timeout`, `priority`) are
 /// read here. Dropping the future cancels the request: queued, it never reaches the runtime.
 ///
+/// * `headers`: the request's, which gRPC calls metadata; `x-model-version` and routing keys are read here
+///
 /// Errors: every row of the status table except Unsupported; never panics on input.
 pub async fn infer(
     service: &Service,
     scope: &mut RequestScope,
+    headers: &HeaderMap,
     request: InferRequest,
 ) -> Result<InferResponse, Refusal> {
-    let routed = service.registry().route(&request.model, &request.version)?;
-    scope.routed(routed.series());
+    let routed = route(service, scope, headers, &request)?;
     let signature = routed.signature();
 
     let reserved = Reserved::read(&request.parameters)?;
@@ -128,17 +139,23 @@ pub async fn infer(
         arrived: scope.arrived(),
     };
     let pending = routed.running().batcher.submit(job)?;
-    let Answer {
-        outputs: tensors,
-        timings,
-    } = match scope.deadline() {
-        None => pending.await?,
+    let answer = match scope.deadline() {
+        None => pending.await,
         // While every instance is busy nobody looks at the queue, so the wait ends here; dropping `pending`
         // takes the job out of the queue.
         Some(deadline) => tokio::time::timeout_at(deadline.into(), pending)
             .await
-            .map_err(|_| Refusal::from(JobError::DeadlineExceeded))??,
+            .unwrap_or(Err(JobError::DeadlineExceeded)),
     };
+    if scope.is_canary()
+        && let Some(trigger) = trigger::of(&answer)
+    {
+        scope.trigger(trigger);
+    }
+    let Answer {
+        outputs: tensors,
+        timings,
+    } = answer?;
     scope.answered(timings, rows);
 
     let mut answers = Vec::with_capacity(tensors.len());
@@ -161,6 +178,38 @@ pub async fn infer(
         id: request.id,
         outputs: answers,
     })
+}
+
+/// Chooses the version that answers, and notes it in `scope`.
+///
+/// The version in the path or the message counts before the header.
+fn route(
+    service: &Service,
+    scope: &mut RequestScope,
+    headers: &HeaderMap,
+    request: &InferRequest,
+) -> Result<Routed<Servable>, Refusal> {
+    let id = scope.id();
+    let header = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
+    let selector = match headers.get(MODEL_VERSION) {
+        Some(version) if request.version.is_empty() => version
+            .to_str()
+            .map_err(|_| Refusal::invalid(format!("header `{MODEL_VERSION}` is not text")))?,
+        _ => &request.version,
+    };
+    let wish = Wish {
+        selector,
+        header: &header,
+        id: id.as_bytes(),
+    };
+    let choice = service.registry().choose(&request.model, &wish)?;
+    let chosen = Chosen {
+        reason: choice.reason,
+        unit: choice.unit,
+        division: choice.division,
+    };
+    scope.routed(choice.routed.series(), chosen);
+    Ok(choice.routed)
 }
 
 impl From<InputError> for Refusal {

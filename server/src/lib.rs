@@ -24,6 +24,8 @@ pub mod infer;
 
 pub mod servable;
 
+pub mod release;
+
 pub mod control;
 pub mod fuzzing;
 pub mod metrics;

@@ -72,11 +72,12 @@ impl Metrics {
     }
 
     /// Everything, in Prometheus' text format. `loaded` are the versions that serve now; only their series, and
-    /// that of unknown models, are shown.
-    pub fn render(&self, loaded: &[Loaded]) -> String {
+    /// that of unknown models, are shown. `released` are the models whose versions are released.
+    pub fn render(&self, loaded: &[Loaded], released: &[Released]) -> String {
         self.gauge(names::RESIDENT_BYTES).set(resident_bytes() as f64);
         let mut out = self.handle.render();
         render::versions(&mut out, loaded, &self.unknown);
+        render::releases(&mut out, released);
         out
     }
 }
@@ -96,6 +97,38 @@ pub struct Loaded {
     pub batch_cap: usize,
     /// Bytes held by weights and instances.
     pub memory_bytes: u64,
+}
+
+/// The releases of a model as a scrape sees them.
+pub struct Released {
+    /// The model.
+    pub model: Arc<str>,
+    /// Where its last release stands.
+    pub state: Option<&'static str>,
+    /// Share of the candidate.
+    pub percent: f64,
+    /// Requests of the stage: canary, control.
+    pub units: [u64; 2],
+    /// What the checks said at the last look.
+    pub checks: Vec<CheckValues>,
+    /// Requests that were not counted.
+    pub lost: u64,
+    /// Versions that became live.
+    pub promotions: u64,
+    /// Versions that were sent back, by reason.
+    pub rollbacks: BTreeMap<String, u64>,
+    /// Earlier versions at hand.
+    pub warm: usize,
+}
+
+/// What a check said at the last look.
+pub struct CheckValues {
+    /// Its metric.
+    pub name: &'static str,
+    /// ln E.
+    pub log_e: Option<f64>,
+    /// Events: canary, control.
+    pub events: [u64; 2],
 }
 
 /// The names of the process-level gauges.

@@ -4,9 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossfade_batcher::Timings;
+use crossfade_models::Division;
+use crossfade_rollout::ledger::HardTrigger;
+use crossfade_rollout::routing::{RouteReason, Traffic};
+use crossfade_statistics::Arm;
 
 pub use self::id::RequestId;
 use crate::metrics::Series;
+use crate::release::Count;
 use crate::service::Service;
 use crate::status::{Refusal, Status};
 
@@ -52,6 +57,25 @@ impl From<&Refusal> for Outcome {
     }
 }
 
+/// The version that a request was routed to, as its answer names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Served {
+    /// The version.
+    pub version: u64,
+    /// The release that is active.
+    pub release: Option<Arc<str>>,
+}
+
+/// How a request's version was chosen.
+pub(crate) struct Chosen {
+    /// What decided.
+    pub(crate) reason: RouteReason,
+    /// The draw, where chance decided.
+    pub(crate) unit: u64,
+    /// How the model's requests are divided.
+    pub(crate) division: Option<Arc<Division>>,
+}
+
 /// One request from its head to its answer. Dropping it unfinished records `Cancelled`.
 pub struct RequestScope {
     service: Arc<Service>,
@@ -62,6 +86,8 @@ pub struct RequestScope {
     client_id: Option<Box<str>>,
     target: Option<(Box<str>, Box<str>)>,
     routed: Option<Arc<Series>>,
+    chosen: Option<Chosen>,
+    trigger: Option<HardTrigger>,
     submitted: Option<Instant>,
     answered: Option<(Timings, usize)>,
     finished: bool,
@@ -79,6 +105,8 @@ impl RequestScope {
             client_id: None,
             target: None,
             routed: None,
+            chosen: None,
+            trigger: None,
             submitted: None,
             answered: None,
             finished: false,
@@ -119,10 +147,67 @@ impl RequestScope {
         self.deadline
     }
 
-    /// Notes the version that will answer.
-    pub(crate) fn routed(&mut self, series: &Arc<Series>) {
+    /// Notes the version that will answer, and why this one.
+    pub(crate) fn routed(&mut self, series: &Arc<Series>, chosen: Chosen) {
         series.enter();
         self.routed = Some(series.clone());
+        self.chosen = Some(chosen);
+    }
+
+    /// The version that the request was routed to, if it came that far.
+    pub fn served(&self) -> Option<Served> {
+        let division = self.chosen.as_ref().and_then(|chosen| chosen.division.as_ref());
+        Some(Served {
+            version: self.routed.as_ref()?.version?,
+            release: division.and_then(|division| division.release.clone()),
+        })
+    }
+
+    /// Whether the request counts for the version that is being released.
+    pub(crate) fn is_canary(&self) -> bool {
+        self.counted().is_some_and(|(_, arm)| arm == Arm::Canary)
+    }
+
+    /// Notes what takes the version that is being released back at once.
+    pub(crate) fn trigger(&mut self, trigger: HardTrigger) {
+        self.trigger = Some(trigger);
+    }
+
+    /// The release that the request counts for, and on which side: only what chance divided counts, or what goes to the
+    /// only version while it bakes.
+    fn counted(&self) -> Option<(&Arc<str>, Arm)> {
+        let chosen = self.chosen.as_ref()?;
+        let division = chosen.division.as_ref()?;
+        let release = division.release.as_ref()?;
+        let version = self.routed.as_ref()?.version;
+        let counts = match division.traffic {
+            Traffic::Only(only) => chosen.reason == RouteReason::Only && version == Some(only),
+            Traffic::Canary { .. } | Traffic::Weighted { .. } => chosen.reason.is_randomised(),
+        };
+        let control =
+            matches!(division.traffic, Traffic::Canary { champion, .. } if version == Some(champion));
+        counts.then_some((release, if control { Arm::Control } else { Arm::Canary }))
+    }
+
+    /// Counts the request for its release.
+    fn count(&self, outcome: Outcome) {
+        let (Some((release, arm)), Some(chosen)) = (self.counted(), &self.chosen) else {
+            return;
+        };
+        let failed = matches!(
+            outcome,
+            Outcome::Refused(Status::Internal | Status::NotReady | Status::DeadlineExceeded)
+        );
+        let timings = self.answered.as_ref().map(|(timings, _)| timings);
+        let count = Count {
+            epoch: chosen.division.as_ref().map_or(0, |division| division.epoch),
+            arm,
+            unit: chosen.unit,
+            failed,
+            trigger: self.trigger.filter(|_| arm == Arm::Canary),
+            batch: timings.and_then(|timings| Some((timings.started?, timings.compute))),
+        };
+        self.service.releases().count(release, count);
     }
 
     /// Notes that the request goes to the batcher now: the `decode` stage ends.
@@ -143,6 +228,7 @@ impl RequestScope {
     fn end(&mut self, outcome: Outcome) {
         self.finished = true;
         let total = self.arrived.elapsed();
+        self.count(outcome);
         let series = self.routed.take();
         if let Some(series) = &series {
             series.leave();
@@ -191,6 +277,7 @@ impl RequestScope {
             protocol = self.protocol.name(),
             model = %series.model,
             version = series.version,
+            route_reason = self.chosen.as_ref().map(|chosen| chosen.reason.name()),
             status,
             rows = self.answered.as_ref().map(|(_, rows)| rows),
             batch_rows = timings.map(|timings| timings.batch_rows),

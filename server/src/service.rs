@@ -11,6 +11,7 @@ use crate::admit::Permits;
 use crate::arriving::Arriving;
 use crate::control::settings::LogSettings;
 use crate::metrics::{self, Loaded, Metrics, Series};
+use crate::release::Releases;
 use crate::servable::ServableLoader;
 
 /// The shared heart of the server; front ends hold it in an `Arc`.
@@ -20,6 +21,7 @@ pub struct Service {
     arriving: Arriving,
     metrics: Arc<Metrics>,
     registry: Arc<Registry<ServableLoader>>,
+    releases: Arc<Releases>,
     pub(crate) log: LogSettings,
     access_log: bool,
     draining: AtomicBool,
@@ -74,16 +76,20 @@ impl Service {
         log: LogSettings,
         access_log: bool,
         metrics: Arc<Metrics>,
-        options: RegistryOptions,
+        mut options: RegistryOptions,
+        releases: Arc<Releases>,
         loader: ServableLoader,
     ) -> Arc<Self> {
+        options.conductor = Some(releases.clone());
         let registry = Registry::new(options, loader);
+        releases.attach(&registry);
         let service = Arc::new(Self {
             arriving: Arriving::new(limits.max_in_flight_bytes),
             limits,
             permits: Arc::default(),
             metrics,
             registry,
+            releases,
             log,
             access_log,
             draining: AtomicBool::new(false),
@@ -121,6 +127,11 @@ impl Service {
     /// The models.
     pub fn registry(&self) -> &Arc<Registry<ServableLoader>> {
         &self.registry
+    }
+
+    /// The releases.
+    pub fn releases(&self) -> &Arc<Releases> {
+        &self.releases
     }
 
     /// Whether the access log is on: one line per request.
@@ -190,6 +201,6 @@ impl Service {
                 memory_bytes: version.memory_bytes(),
             })
             .collect();
-        self.metrics.render(&loaded)
+        self.metrics.render(&loaded, &self.releases.values())
     }
 }

@@ -22,7 +22,7 @@ pub struct RawConfig {
 }
 
 /// Keys that Triton's configuration does not have (protocols.md §10.4).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct OwnKeys {
     pub(crate) runtime: Option<RuntimeChoice>,
     pub(crate) instance_count: Option<u32>,
@@ -33,6 +33,8 @@ pub(crate) struct OwnKeys {
     pub(crate) warmup_data: Option<super::WarmupData>,
     pub(crate) warmup_rows: Option<u32>,
     pub(crate) labels: Option<BTreeMap<String, u64>>,
+    /// What it says of releases: `risk`, `rollout`, `gates`, `decision`.
+    pub(crate) release: toml::Table,
 }
 
 /// Which runtime a configuration asks for.
@@ -105,7 +107,10 @@ impl RawConfig {
             }
             (over, under) => over.or(under),
         };
+        let mut release = under.own.release;
+        super::policy::merge(over.own.release, &mut release);
         let own = OwnKeys {
+            release,
             runtime: over.own.runtime.or(under.own.runtime),
             instance_count: over.own.instance_count.or(under.own.instance_count),
             device: over.own.device.or(under.own.device),
@@ -283,6 +288,7 @@ impl RawConfig {
             let mut bare = config.clone();
             bare.fields.remove("version_policy");
             bare.own.labels = None;
+            bare.own.release.clear();
             bare.warnings.clear();
             bare
         };

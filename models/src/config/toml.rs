@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use toml::{Table, Value as Toml};
 
 use super::raw::{DeviceChoice, OwnKeys, RawConfig, RuntimeChoice};
-use super::{Optimise, WarmupData, duration};
+use super::{Optimise, WarmupData, duration, policy};
 use crate::error::ConfigError;
 use crossfade_runtimes_core::Datatype;
 
@@ -62,7 +62,9 @@ fn model_keys(section: &mut Section, raw: &mut RawConfig) -> Result<(), ConfigEr
             .insert("default_model_filename".to_owned(), file.into());
     }
     section.later("source")?;
-    section.later("risk")?;
+    if let Some(risk) = section.take("risk") {
+        raw.own.release.insert("risk".to_owned(), risk);
+    }
     if let Some(mut parameters) = section.section("parameters")? {
         let entries = parameters.entries()?;
         let entries = entries
@@ -109,9 +111,13 @@ fn sections(root: &mut Section, raw: &mut RawConfig) -> Result<(), ConfigError> 
         section.finish()?;
         raw.own.warmup_data.get_or_insert(WarmupData::Zero);
     }
-    for key in ["rollout", "gates", "log", "decision"] {
-        root.later(key)?;
+    for table in policy::TABLES {
+        if let Some(value) = root.take(table) {
+            raw.own.release.insert(table.to_owned(), value);
+        }
     }
+    policy::read(&raw.own.release)?;
+    root.later("log")?;
     Ok(())
 }
 

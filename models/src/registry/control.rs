@@ -10,6 +10,7 @@ use super::table::{Live, ModelRoutes, Table};
 use crate::config::RawConfig;
 use crate::lifecycle::{Event, State};
 use crate::scan::{Fingerprint, Snapshot};
+use crate::traffic::Division;
 
 /// Everything under the lock.
 pub(super) struct Control<S> {
@@ -60,6 +61,8 @@ pub(super) struct Slot<S> {
     pub(super) call_labels: BTreeMap<String, u64>,
     /// Labels in force.
     pub(super) labels: BTreeMap<String, u64>,
+    /// How requests are divided, once the conductor has said so.
+    pub(super) division: Option<Arc<Division>>,
     /// Why nothing of it could be loaded.
     pub(super) failure: Option<Arc<str>>,
     pub(super) over: Option<Arc<Override>>,
@@ -246,6 +249,7 @@ impl<S> Slot<S> {
             file_labels: BTreeMap::new(),
             call_labels: BTreeMap::new(),
             labels: BTreeMap::new(),
+            division: None,
             failure: None,
             over: None,
             due: false,
@@ -264,6 +268,12 @@ impl<S> Slot<S> {
         self.versions
             .get(&version)
             .is_some_and(|entry| entry.live.is_some())
+    }
+
+    /// The versions that answer.
+    pub(super) fn live_versions(&self) -> BTreeSet<u64> {
+        let live = self.versions.iter().filter(|(_, entry)| entry.live.is_some());
+        live.map(|(version, _)| *version).collect()
     }
 
     /// A model that is unloaded, or was never loaded, is unknown to requests.
@@ -291,6 +301,7 @@ impl<S> Slot<S> {
             live: live.collect(),
             chosen: self.chosen.clone(),
             labels: self.labels.clone(),
+            division: self.division.clone(),
             failure: self.failure.clone(),
         }
     }
@@ -316,6 +327,7 @@ impl<S> Slot<S> {
         self.due = false;
         self.failure = None;
         self.over = None;
+        self.division = None;
         self.chosen.clear();
         self.labels.clear();
         self.file_labels.clear();

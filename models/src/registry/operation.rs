@@ -99,7 +99,7 @@ impl<L: Loader> Registry<L> {
                 (over, call.labels)
             }
         };
-        let plan = match self.plan(name, over.as_deref()) {
+        let plan = match self.plan(name, over.as_deref(), explicit) {
             Ok(plan) => plan,
             Err(no_plan) => return self.without_plan(name, epoch, no_plan),
         };
@@ -110,7 +110,12 @@ impl<L: Loader> Registry<L> {
                 failures.push(format!("version {version}: {reason}"));
             }
         }
-        self.conclude(name, epoch, &plan, over, labels, failures)
+        let result = self.conclude(name, epoch, &plan, over, labels, failures);
+        if let Some(conductor) = &self.options.conductor {
+            let live = slot_at(&mut self.locked(), name, epoch)?.live_versions();
+            conductor.settled(name, &live);
+        }
+        result
     }
 
     /// Nothing can be loaded: what serves goes on, unless it was removed from the disk.
@@ -144,6 +149,12 @@ impl<L: Loader> Registry<L> {
                     model: name.to_string(),
                     reason,
                 })
+            }
+            NoPlan::Refused(error) => {
+                if let RegistryError::LoadFailed { reason, .. } = &error {
+                    slot.failure = Some(reason.as_str().into());
+                }
+                Err(error)
             }
         };
         self.publish(&control, name);

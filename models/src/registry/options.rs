@@ -1,14 +1,15 @@
 //! What a registry is made with, and what it asks of the one that loads.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crossfade_rollout::Policy;
 use crossfade_runtimes_core::ModelSignature;
 
 use crate::config::{Completion, ModelConfig, RawConfig};
-use crate::error::{ConfigError, LayoutError, LoadError};
+use crate::error::{ConfigError, LayoutError, LoadError, RegistryError};
 use crate::layout;
 use crate::lifecycle::State;
 
@@ -82,6 +83,38 @@ pub struct Loaded<S> {
     pub config: Arc<ModelConfig>,
 }
 
+/// What a model has when it is found out which of its versions shall be loaded.
+pub struct Found<'a> {
+    /// The model.
+    pub model: &'a str,
+    /// The rules of its releases.
+    pub policy: &'a Policy,
+    /// Its directory.
+    pub directory: &'a Path,
+    /// The versions that are there.
+    pub on_disk: &'a BTreeSet<u64>,
+    /// Those that the version policy chooses, ascending.
+    pub chosen: &'a [u64],
+    /// A load call asks, rather than a scan.
+    pub called: bool,
+}
+
+/// Decides which versions of a model are loaded and who answers, for models whose versions are released.
+///
+/// Called on load threads, for one model by one thread at a time, without any lock of the registry: it may call
+/// [`divide`](super::Registry::divide).
+pub trait Conductor: Send + Sync {
+    /// Which versions shall be loaded; `None`: the version policy decides alone.
+    ///
+    /// Errors: `Conflict` for a call that does not fit the active release, which then changes nothing.
+    fn plan(&self, found: &Found<'_>) -> Result<Option<Vec<u64>>, RegistryError>;
+
+    /// Every version that was planned is live or has failed.
+    ///
+    /// * `live`: the versions that answer
+    fn settled(&self, model: &str, live: &BTreeSet<u64>);
+}
+
 /// How a registry works.
 pub struct RegistryOptions {
     /// Repositories: a name, by default the path's last component, and the path.
@@ -100,6 +133,8 @@ pub struct RegistryOptions {
     pub auto_complete: bool,
     /// `[model.NAME]` of the server's file: stands above the model's own files.
     pub overrides: BTreeMap<String, RawConfig>,
+    /// Who releases versions; without one each is put in at once.
+    pub conductor: Option<Arc<dyn Conductor>>,
 }
 
 impl Default for RegistryOptions {
@@ -114,6 +149,7 @@ impl Default for RegistryOptions {
             default_max_batch_size: 32,
             auto_complete: true,
             overrides: BTreeMap::new(),
+            conductor: None,
         }
     }
 }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use super::control::Identity;
 use super::overrides::Override;
-use super::{Loader, Registry};
+use super::{Found, Loader, Registry};
 use crate::config::RawConfig;
-use crate::error::LayoutError;
+use crate::error::{LayoutError, RegistryError};
 use crate::layout::{self, ConfigFiles};
 use crate::scan;
 
@@ -28,11 +28,15 @@ pub(super) enum NoPlan {
     Absent,
     /// It is there and unusable; the versions that are still on disk, where they could be listed.
     Broken(String, Option<BTreeSet<u64>>),
+    /// It does not fit the active release.
+    Refused(RegistryError),
 }
 
 impl<L: Loader> Registry<L> {
     /// Looks at the disk. Takes no lock.
-    pub(super) fn plan(&self, name: &str, over: Option<&Override>) -> Result<Plan, NoPlan> {
+    ///
+    /// * `called`: a load call asks
+    pub(super) fn plan(&self, name: &str, over: Option<&Override>, called: bool) -> Result<Plan, NoPlan> {
         let broken = |error: String| NoPlan::Broken(error, None);
         let directory = match over.and_then(Override::path) {
             Some(directory) => directory,
@@ -48,7 +52,13 @@ impl<L: Loader> Registry<L> {
             return Err(broken(LayoutError::NoVersions.to_string()));
         }
         let files = match over {
-            Some(over) => over.config.clone(),
+            // A call may replace how the model runs, but not the rules by which its versions are released.
+            Some(over) => {
+                let home = self.find(name).unwrap_or_else(|_| directory.clone());
+                let files = ConfigFiles::read(&home, self.options.model_config_name.as_deref());
+                let files = files.map(ConfigFiles::merged).unwrap_or_default();
+                over.config.clone().with_release_of(files)
+            }
             None => ConfigFiles::read(&directory, self.options.model_config_name.as_deref())
                 .map_err(|error| broken(error.to_string()))?
                 .merged(),
@@ -61,7 +71,19 @@ impl<L: Loader> Registry<L> {
         let label_files = Arc::new(
             layout::read_label_files(&directory, &config).map_err(|error| broken(error.to_string()))?,
         );
-        let chosen = policy.choose(&on_disk.iter().copied().collect::<Vec<_>>());
+        let mut chosen = policy.choose(&on_disk.iter().copied().collect::<Vec<_>>());
+        if let Some(conductor) = &self.options.conductor {
+            let found = Found {
+                model: name,
+                policy: &config.policy().map_err(|error| broken(error.to_string()))?,
+                directory: &directory,
+                on_disk: &on_disk,
+                chosen: &chosen,
+                called,
+            };
+            let directed = conductor.plan(&found).map_err(NoPlan::Refused)?;
+            chosen = directed.unwrap_or(chosen);
+        }
         if chosen.is_empty() {
             return Err(broken(format!(
                 "version_policy chooses none of the versions {on_disk:?}"

@@ -8,7 +8,8 @@ use std::sync::mpsc::Sender;
 use crate::config::ModelConfig;
 use crate::error::RouteError;
 use crate::lifecycle::State;
-use crate::traffic::{Route, RouteView, VersionSelector, default_version, route};
+use crate::traffic::{Division, Route, RouteView, VersionSelector, Wish, default_version, route};
+use crossfade_rollout::routing::RouteReason;
 
 /// All models that have something to say to a request.
 pub(super) struct Table<S> {
@@ -32,6 +33,8 @@ pub(super) struct ModelRoutes<S> {
     pub(super) live: BTreeMap<u64, Arc<Live<S>>>,
     pub(super) chosen: Vec<u64>,
     pub(super) labels: BTreeMap<String, u64>,
+    /// How requests are divided, for a model whose versions are released.
+    pub(super) division: Option<Arc<Division>>,
     /// Why nothing of it could be loaded.
     pub(super) failure: Option<Arc<str>>,
 }
@@ -118,6 +121,18 @@ impl<S> Routed<S> {
     }
 }
 
+/// A version chosen for a request, and why.
+pub struct Choice<S> {
+    /// The version that answers.
+    pub routed: Routed<S>,
+    /// What decided.
+    pub reason: RouteReason,
+    /// The draw, where chance decided.
+    pub unit: u64,
+    /// How the model's requests are divided.
+    pub division: Option<Arc<Division>>,
+}
+
 impl<S> Clone for Routed<S> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
@@ -140,22 +155,31 @@ impl<S> std::fmt::Debug for Routed<S> {
 
 impl<S> Table<S> {
     pub(super) fn route(&self, model: &str, selector: &str) -> Result<Routed<S>, RouteError> {
+        self.model(model)?.route(selector)
+    }
+
+    pub(super) fn choose(&self, model: &str, wish: &Wish<'_>) -> Result<Choice<S>, RouteError> {
         let routes = self.model(model)?;
-        let invalid = || RouteError::InvalidVersion {
-            model: routes.name.clone(),
-            selector: selector.chars().take(64).collect(),
+        let choice = |routed, reason, unit| Choice {
+            routed,
+            reason,
+            unit,
+            division: routes.division.clone(),
         };
-        let selector = VersionSelector::parse(selector).ok_or_else(invalid)?;
-        match route(selector, &routes.view()) {
-            Route::Ready(version) => routes.live(version),
-            Route::NotReady(version) => Err(routes.not_ready(Some(version))),
-            Route::Unknown(version) => Err(RouteError::UnknownVersion {
-                model: routes.name.clone(),
-                version,
-            }),
-            Route::Invalid => Err(invalid()),
-            Route::NoneReady => Err(routes.not_ready(None)),
+        if let (true, Some(division)) = (wish.selector.is_empty(), &routes.division) {
+            let drawn = division.draw(wish);
+            // A version that is gone is not waited for: the live one answers, and nothing is counted.
+            if let Some(live) = routes.live.get(&drawn.version) {
+                return Ok(choice(Routed(Arc::clone(live)), drawn.reason, drawn.unit));
+            }
         }
+        let routed = routes.route(wish.selector)?;
+        let reason = match VersionSelector::parse(wish.selector) {
+            Some(VersionSelector::Version(_)) => RouteReason::Pin,
+            Some(VersionSelector::Label(_)) => RouteReason::Label,
+            Some(VersionSelector::Default) | None => RouteReason::Only,
+        };
+        Ok(choice(routed, reason, 0))
     }
 
     pub(super) fn all(&self) -> Vec<Routed<S>> {
@@ -187,6 +211,25 @@ impl<S> ModelRoutes<S> {
             versions: &self.states,
             chosen: &self.chosen,
             labels: &self.labels,
+            division: self.division.as_deref(),
+        }
+    }
+
+    fn route(&self, selector: &str) -> Result<Routed<S>, RouteError> {
+        let invalid = || RouteError::InvalidVersion {
+            model: self.name.clone(),
+            selector: selector.chars().take(64).collect(),
+        };
+        let selector = VersionSelector::parse(selector).ok_or_else(invalid)?;
+        match route(selector, &self.view()) {
+            Route::Ready(version) => self.live(version),
+            Route::NotReady(version) => Err(self.not_ready(Some(version))),
+            Route::Unknown(version) => Err(RouteError::UnknownVersion {
+                model: self.name.clone(),
+                version,
+            }),
+            Route::Invalid => Err(invalid()),
+            Route::NoneReady => Err(self.not_ready(None)),
         }
     }
 

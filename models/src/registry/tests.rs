@@ -960,3 +960,69 @@ fn shutdown_lets_go_of_everything_and_refuses_what_comes_later() {
     drop(last);
     assert_eq!(world.dropped().0, "a1");
 }
+
+fn wish<'a>(
+    selector: &'a str,
+    header: &'a (dyn Fn(&str) -> Option<&'a [u8]> + Sync),
+    id: &'a [u8],
+) -> Wish<'a> {
+    Wish { selector, header, id }
+}
+
+#[test]
+fn requests_are_divided_among_the_versions_of_a_release() {
+    use crossfade_rollout::routing::{Portion, RouteReason, Salt, Traffic};
+    let files = [
+        ("a/1/model.onnx", "one"),
+        ("a/2/model.onnx", "two"),
+        ("a/model.toml", "[versions]\nall = true\n"),
+    ];
+    let world = world(ControlMode::None, &files);
+    world.settled();
+    let choose = |selector: &str, id: u64| {
+        let none = |_: &str| None;
+        let id = id.to_be_bytes();
+        let choice = world.registry.choose("a", &wish(selector, &none, &id)).unwrap();
+        (choice.routed.version(), choice.reason)
+    };
+    assert_eq!(
+        choose("", 0),
+        (2, RouteReason::Only),
+        "the version policy decides"
+    );
+    let canary = |percent| {
+        let division = Division {
+            release: Some("r".into()),
+            epoch: 1,
+            traffic: Traffic::Canary {
+                champion: 1,
+                candidate: 2,
+                portion: Portion::percent(percent),
+                salt: Salt::of("r"),
+            },
+            key_headers: Vec::new(),
+        };
+        world.registry.divide("a", Some(division)).unwrap();
+        (0..1000)
+            .filter(|id| choose("", *id) == (2, RouteReason::Random))
+            .count()
+    };
+    assert_eq!((canary(0.0), canary(100.0)), (0, 1000));
+    // Four standard deviations of the binomial distribution.
+    let some = canary(10.0);
+    assert!((62..=138).contains(&some), "{some} of 1000 at 10 %");
+    assert_eq!(choose("2", 0), (2, RouteReason::Pin));
+    assert_eq!(choose("stable", 0), (1, RouteReason::Label));
+    assert_eq!(choose("candidate", 0), (2, RouteReason::Label));
+    assert_eq!(
+        world.answer("a", "").unwrap().0,
+        1,
+        "what names no version means the live one"
+    );
+    world.registry.divide("a", None).unwrap();
+    assert_eq!(choose("", 0), (2, RouteReason::Only));
+    assert!(matches!(
+        world.registry.divide("b", None),
+        Err(RegistryError::NotFound(_))
+    ));
+}

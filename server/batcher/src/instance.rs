@@ -406,5 +406,6 @@ fn timings(report: &BatchReport, submitted: Instant, start: Instant) -> Timings 
         scatter: report.scatter,
         batch_rows: report.rows,
         batch_requests: report.requests,
+        started: Some(start),
     }
 }

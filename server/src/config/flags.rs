@@ -7,6 +7,9 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 use super::{ControlMode, LogFormat};
 
+/// Where the data is when nothing else is said.
+pub(super) const DEFAULT_DATA_DIR: &str = "./crossfade-data";
+
 /// A model inference server: ONNX models over the Open Inference Protocol (KServe V2), gRPC and HTTP.
 #[derive(Debug, Parser)]
 #[command(name = "crossfade", version, max_term_width = 110)]
@@ -23,6 +26,34 @@ pub enum Command {
     Serve(Box<Flags>),
     /// Explain what is wrong with a model repository; exit code 1 if anything is
     Check(CheckArgs),
+    /// Show configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// What of the configuration is shown.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print the rules of a model's releases, with all that the preset of its tier adds
+    Effective(EffectiveArgs),
+}
+
+/// Flags of `crossfade config effective`.
+#[derive(Debug, Args)]
+pub struct EffectiveArgs {
+    /// The model
+    pub model: String,
+    /// Directory of models; by default those of the configuration file
+    #[arg(
+        long,
+        env = "CROSSFADE_MODEL_REPOSITORY",
+        value_delimiter = ',',
+        value_name = "DIR"
+    )]
+    pub model_repository: Vec<PathBuf>,
+    /// Configuration file, whose [model.NAME] stands above model.toml
+    #[arg(long, env = "CROSSFADE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// Flags of `crossfade check`.
@@ -45,6 +76,9 @@ pub struct Flags {
     /// Configuration file [default: crossfade.toml, if it exists]
     #[arg(long, env = "CROSSFADE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Folder of what must outlive the server, such as the state of releases; one server per folder
+    #[arg(long, env = "CROSSFADE_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
     /// Directory of models; may be given more than once
     #[arg(
         long,

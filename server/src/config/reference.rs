@@ -63,6 +63,7 @@ const SERVER: &[Key] = &[
         Some(cores) => number(cores),
         None => text("the machine's cores"),
     }),
+    key("data_dir", &["data-dir"], "", |c| quoted(c.data_dir.display())),
     key("exit_timeout", &["exit-timeout-secs"], "How long in-flight requests may take after SIGTERM and the grace", |c| quoted(c.exit_timeout)),
     key("drain_grace", &["drain-grace-secs"], "Time between \"not ready\" and closing the listeners after SIGTERM, for load balancers to notice", |c| quoted(c.drain_grace)),
     key("limits.max_request_bytes", &[], "Largest request, after decompression", |c| number(c.limits.max_request_bytes)),

@@ -13,13 +13,12 @@ use tokio_stream::Stream as _;
 use super::framing::ACCEPTED;
 use super::stream::Answers;
 use crate::encoding::Encoding;
-use crate::scope::{Outcome, RequestId};
+use crate::infer::{MODEL_VERSION, RELEASE_ID};
+use crate::scope::{Outcome, RequestId, Served};
 use crate::status::{Refusal, Status};
 
 /// The header with the server's own id of a request.
 pub(super) const REQUEST_ID: &str = "x-request-id";
-/// The header with the version that answered.
-pub(super) const MODEL_VERSION: &str = "x-model-version";
 
 /// A longer status message may exceed what clients accept as headers.
 const MAX_MESSAGE: usize = 2048;
@@ -121,6 +120,20 @@ pub(super) fn identify(headers: &mut HeaderMap, id: RequestId) {
     let value =
         HeaderValue::from_maybe_shared(text.freeze()).expect("an id is hexadecimal digits and dashes");
     headers.insert(HeaderName::from_static(REQUEST_ID), value);
+}
+
+/// Names the version that answered, or failed to, and the release that was active.
+pub(super) fn name_version(headers: &mut HeaderMap, served: Option<&Served>) {
+    let Some(Served { version, release }) = served else {
+        return;
+    };
+    headers.insert(
+        HeaderName::from_static(MODEL_VERSION),
+        HeaderValue::from(*version),
+    );
+    if let Some(release) = release.as_ref().and_then(|id| HeaderValue::from_str(id).ok()) {
+        headers.insert(HeaderName::from_static(RELEASE_ID), release);
+    }
 }
 
 /// The body of any response.

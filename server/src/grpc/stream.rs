@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crossfade_proto::inference::InferParameter;
 use crossfade_proto::inference::infer_parameter::ParameterChoice;
 use futures_util::stream::{self, FuturesOrdered};
-use http::request;
+use http::{HeaderMap, request};
 use http_body::Body;
 use tokio::task::JoinHandle;
 use tokio::time::Sleep;
@@ -19,12 +19,12 @@ use tokio_stream::Stream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::framing::{self, Bounds, Messages, Received};
-use super::reply::{Failure, MODEL_VERSION, REQUEST_ID, ReplyBody, failed, identify, with_messages};
+use super::reply::{Failure, REQUEST_ID, ReplyBody, failed, identify, with_messages};
 use super::{decode, encode, head};
 use crate::admit::admit;
 use crate::encoding::Encoding;
-use crate::infer::{InferRequest, Parameter, infer};
-use crate::scope::{Outcome, Protocol, RequestId, RequestScope};
+use crate::infer::{InferRequest, MODEL_VERSION, Parameter, RELEASE_ID, infer};
+use crate::scope::{Outcome, Protocol, RequestId, RequestScope, Served};
 use crate::service::Service;
 use crate::status::Refusal;
 
@@ -68,6 +68,8 @@ where
 struct Call {
     service: Arc<Service>,
     client_id: Option<Box<str>>,
+    /// The call's metadata, which holds for each of its requests.
+    headers: HeaderMap,
     errors_end_it: bool,
     deadline: Option<Instant>,
     /// How requests are compressed.
@@ -83,6 +85,7 @@ impl Call {
         let request_encoding = framing::of_request(headers)?;
         Ok(Self {
             client_id: head::client_id(headers).map(Into::into),
+            headers: headers.clone(),
             errors_end_it: head::errors_end_the_stream(headers),
             deadline: timeout.and_then(|timeout| arrived.checked_add(timeout)),
             request_encoding,
@@ -222,13 +225,14 @@ async fn answer(call: Arc<Call>, message: Received, arrived: Instant) -> Answer 
     let mut asked = Asked::default();
     let answer = answer_in_scope(&call, &mut scope, message, &mut asked).await;
     let outcome = answer.as_ref().map_or_else(Failure::outcome, |_| Outcome::Ok);
+    let served = scope.served();
     scope.finish(outcome).await;
     match answer {
         Ok(pieces) => Ok(pieces),
         Err(failure) if call.errors_end_it || failure.is_oversize() => Err(failure.status()),
         Err(failure) => {
             let message = failure.status().message().to_owned();
-            let parameters = parameters(id, None, asked.final_marker);
+            let parameters = parameters(id, served, asked.final_marker);
             Ok(encode::stream_error(message, asked.id, parameters))
         }
     }
@@ -256,8 +260,8 @@ async fn answer_in_scope(
     let request = decode::request(&mut message)
         .inspect_err(|_| scope.note_target(&message.model_name, &message.model_version))?;
     asked.final_marker = wants_final_marker(&request);
-    let response = infer(service, scope, request).await?;
-    let parameters = parameters(scope.id(), Some(response.version), asked.final_marker);
+    let response = infer(service, scope, &call.headers, request).await?;
+    let parameters = parameters(scope.id(), scope.served(), asked.final_marker);
     let max_bytes = service.limits().max_request_bytes;
     Ok(encode::streamed(&response, parameters, call.encoding, max_bytes)?)
 }
@@ -267,11 +271,14 @@ fn wants_final_marker(request: &InferRequest) -> bool {
 }
 
 /// What unary calls say in headers, and the mark of the last response.
-fn parameters(id: RequestId, version: Option<u64>, final_marker: bool) -> BTreeMap<String, InferParameter> {
+fn parameters(id: RequestId, served: Option<Served>, final_marker: bool) -> BTreeMap<String, InferParameter> {
     let text = |value: String| ParameterChoice::StringParam(value);
+    let version = served.as_ref().map(|served| served.version);
+    let release = served.and_then(|served| served.release);
     [
         Some((REQUEST_ID, text(id.to_string()))),
         version.map(|version| (MODEL_VERSION, text(version.to_string()))),
+        release.map(|release| (RELEASE_ID, text(release.to_string()))),
         final_marker.then_some(("triton_final_response", ParameterChoice::BoolParam(true))),
     ]
     .into_iter()

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, request};
+use http::{HeaderMap, request};
 use http_body::Body;
 
 use super::framing::{self, Bounds, Messages};
-use super::reply::{Failure, MODEL_VERSION, ReplyBody, answered, failed, identify};
+use super::reply::{Failure, ReplyBody, answered, failed, identify, name_version};
 use super::{decode, encode, head};
 use crate::admit::{Admitted, admit, foresee};
 use crate::encoding::Encoding;
@@ -20,8 +20,7 @@ use crate::service::Service;
 struct Answer {
     pieces: Vec<Bytes>,
     encoding: Option<Encoding>,
-    version: u64,
-    _admitted: Admitted,
+    admitted: Admitted,
 }
 
 /// Answers one ModelInfer call whose head was read at `arrived`.
@@ -38,18 +37,15 @@ where
     let id = scope.id();
     let answer = answer(&service, &mut scope, &head.headers, body).await;
     let outcome = answer.as_ref().map_or_else(Failure::outcome, |_| Outcome::Ok);
+    let served = scope.served();
     scope.finish(outcome).await;
-    let mut response = match answer {
-        Ok(answer) => {
-            let mut response = answered(answer.pieces, answer.encoding);
-            response
-                .headers_mut()
-                .insert(MODEL_VERSION, HeaderValue::from(answer.version));
-            response
-        }
-        Err(failure) => failed(failure),
+    // The permit is held until the answer is on its way.
+    let (mut response, _permit) = match answer {
+        Ok(answer) => (answered(answer.pieces, answer.encoding), Some(answer.admitted)),
+        Err(failure) => (failed(failure), None),
     };
     identify(response.headers_mut(), id);
+    name_version(response.headers_mut(), served.as_ref());
     response
 }
 
@@ -91,12 +87,11 @@ where
     let mut message = decode::parse(message)?;
     let request = decode::request(&mut message)
         .inspect_err(|_| scope.note_target(&message.model_name, &message.model_version))?;
-    let response = infer(service, scope, request).await?;
+    let response = infer(service, scope, headers, request).await?;
     let pieces = encode::unary(&response, encoding, max_bytes)?;
     Ok(Answer {
         pieces,
         encoding,
-        version: response.version,
-        _admitted: admitted,
+        admitted,
     })
 }

@@ -13,7 +13,7 @@ use super::Front;
 use super::binary::{self, Decoded, HEADER_LENGTH};
 use super::body::{self, Bounds};
 use super::encoding;
-use super::reply::{BINARY, Failure, JSON, MODEL_VERSION, ReplyBody, identify};
+use super::reply::{BINARY, Failure, JSON, ReplyBody, identify, name_version};
 use super::routes::Model;
 use crate::admit::{admit, foresee};
 use crate::encoding::{DecompressError, Encoding};
@@ -45,12 +45,14 @@ pub(super) async fn answer(
             failure.outcome()
         }
     };
+    let served = scope.served();
     scope.finish(outcome).await;
     let mut response = match answer {
         Ok(response) => response,
         Err(failure) => refuse(&failure, &head.headers, body).await,
     };
     identify(&mut response, id);
+    name_version(&mut response, served.as_ref());
     response
 }
 
@@ -90,7 +92,7 @@ async fn attempt(
 
     let Decoded { request, forms } = decode(model, &body, headers.get(HEADER_LENGTH))?;
     drop(body);
-    let response = infer(service, scope, request).await?;
+    let response = infer(service, scope, headers, request).await?;
 
     let text: usize = response
         .outputs
@@ -117,7 +119,6 @@ async fn attempt(
             JSON
         },
     );
-    headers.insert(MODEL_VERSION, HeaderValue::from(response.version));
     if let Some(length) = encoded.header_length {
         headers.insert(HEADER_LENGTH, HeaderValue::from(length));
     }

@@ -11,13 +11,12 @@ use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 
 use super::json::response::push_string;
-use crate::scope::{Outcome, RequestId};
+use crate::infer;
+use crate::scope::{Outcome, RequestId, Served};
 use crate::status::{REPOSITORY_CONFLICT, Refusal, Status};
 
 /// The server's id of a request, on every response.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// The version that answered.
-pub(super) const MODEL_VERSION: HeaderName = HeaderName::from_static("x-model-version");
 pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub(super) const BINARY: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
@@ -195,6 +194,18 @@ pub(super) fn json(status: StatusCode, body: Vec<u8>) -> Response<ReplyBody> {
 pub(super) fn identify(response: &mut Response<ReplyBody>, id: RequestId) {
     let id = HeaderValue::from_maybe_shared(Bytes::from(id.to_string())).expect("a UUID is a header value");
     response.headers_mut().insert(REQUEST_ID, id);
+}
+
+/// Names the version that answered, or failed to, and the release that was active.
+pub(super) fn name_version(response: &mut Response<ReplyBody>, served: Option<&Served>) {
+    let Some(Served { version, release }) = served else {
+        return;
+    };
+    let headers = response.headers_mut();
+    headers.insert(infer::MODEL_VERSION, HeaderValue::from(*version));
+    if let Some(release) = release.as_ref().and_then(|id| HeaderValue::from_str(id).ok()) {
+        headers.insert(infer::RELEASE_ID, release);
+    }
 }
 
 /// Leaves out the body, as the answer to HEAD does, but not its length.

@@ -104,6 +104,65 @@ pub(super) const NV_DURATIONS: [Name; 5] = [
     ),
 ];
 
+pub(super) const ROLLOUT_STATE: Name = name(
+    "crossfade_rollout_state",
+    "gauge",
+    "1 for the state of a model's last release",
+);
+pub(super) const ROLLOUT_PERCENT: Name = name(
+    "crossfade_rollout_percent",
+    "gauge",
+    "Share of the requests that go to the version being released",
+);
+pub(super) const ROLLOUT_LOG_E: Name = name(
+    "crossfade_rollout_log_e",
+    "gauge",
+    "Evidence of a check that the version being released is worse, ln E at the last look",
+);
+pub(super) const ROLLOUT_UNITS: Name = name(
+    "crossfade_rollout_units_total",
+    "counter",
+    "Requests that count for a release, by arm; begins again with every stage",
+);
+pub(super) const ROLLOUT_EVENTS: Name = name(
+    "crossfade_rollout_events_total",
+    "counter",
+    "Events of a check by arm; begins again with every release",
+);
+pub(super) const ROLLOUT_LOST: Name = name(
+    "crossfade_rollout_lost_total",
+    "counter",
+    "Requests of releases that were not counted, because too many waited for it",
+);
+pub(super) const ROLLBACKS: Name = name(
+    "crossfade_rollbacks_total",
+    "counter",
+    "Versions that were sent back, by reason",
+);
+pub(super) const PROMOTIONS: Name = name(
+    "crossfade_promotions_total",
+    "counter",
+    "Versions that became live by a release",
+);
+pub(super) const WARM_VERSIONS: Name = name(
+    "crossfade_warm_versions",
+    "gauge",
+    "Earlier versions that can be live again at once",
+);
+
+/// Every series of a model's releases.
+pub(super) const RELEASES: [&Name; 9] = [
+    &ROLLOUT_STATE,
+    &ROLLOUT_PERCENT,
+    &ROLLOUT_LOG_E,
+    &ROLLOUT_UNITS,
+    &ROLLOUT_EVENTS,
+    &ROLLOUT_LOST,
+    &ROLLBACKS,
+    &PROMOTIONS,
+    &WARM_VERSIONS,
+];
+
 /// Whether the server is ready.
 pub const READY: &str = "crossfade_ready";
 /// Open connections of all listeners.

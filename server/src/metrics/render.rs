@@ -4,9 +4,9 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::Loaded;
 use super::names::{self, Name};
 use super::series::{Series, Stage};
+use super::{Loaded, Released};
 use crate::scope::Protocol;
 use crate::status::Status;
 
@@ -85,6 +85,66 @@ pub(super) fn versions(out: &mut String, loaded: &[Loaded], unknown: &Arc<Series
     triton(&mut text, loaded, &used);
 }
 
+/// Appends the series of releases; nothing where no model is released.
+pub(super) fn releases(out: &mut String, released: &[Released]) {
+    if released.is_empty() {
+        return;
+    }
+    let mut text = Text { out };
+    for name in names::RELEASES {
+        text.head(name);
+        for release in released {
+            let model = format!("model=\"{}\"", escape(&release.model));
+            let mut sample = |label: &str, value: f64| {
+                let comma = if label.is_empty() { "" } else { "," };
+                text.sample(name.name, &format!("{model}{comma}{label}"), value);
+            };
+            release.samples(name, &mut sample);
+        }
+    }
+}
+
+impl Released {
+    /// The values of one series, with the labels besides the model's.
+    fn samples(&self, name: &Name, sample: &mut dyn FnMut(&str, f64)) {
+        let arms = |units: [u64; 2]| [("canary", units[0]), ("control", units[1])];
+        match name.name {
+            n if n == names::ROLLOUT_STATE.name => {
+                if let Some(state) = self.state {
+                    sample(&format!("state=\"{state}\""), 1.0);
+                }
+            }
+            n if n == names::ROLLOUT_PERCENT.name => sample("", self.percent),
+            n if n == names::ROLLOUT_LOG_E.name => {
+                for check in &self.checks {
+                    let label = format!("check=\"{}\"", check.name);
+                    check.log_e.into_iter().for_each(|value| sample(&label, value));
+                }
+            }
+            n if n == names::ROLLOUT_UNITS.name => {
+                for (arm, units) in arms(self.units) {
+                    sample(&format!("arm=\"{arm}\""), units as f64);
+                }
+            }
+            n if n == names::ROLLOUT_EVENTS.name => {
+                for check in &self.checks {
+                    for (arm, events) in arms(check.events) {
+                        sample(&format!("arm=\"{arm}\",check=\"{}\"", check.name), events as f64);
+                    }
+                }
+            }
+            n if n == names::ROLLOUT_LOST.name => sample("", self.lost as f64),
+            n if n == names::ROLLBACKS.name => {
+                for (reason, count) in &self.rollbacks {
+                    sample(&format!("reason=\"{reason}\""), *count as f64);
+                }
+            }
+            n if n == names::PROMOTIONS.name => sample("", self.promotions as f64),
+            _ => sample("", self.warm as f64),
+        }
+    }
+}
+
 /// Triton's series, so that its dashboards work.
 fn triton(text: &mut Text<'_>, loaded: &[Loaded], used: &[&Series]) {
     text.head(&names::NV_SUCCESS);
@@ -149,12 +209,16 @@ fn reason(status: Status) -> usize {
     }
 }
 
-fn labels(series: &Series) -> String {
-    let model = series
-        .model
+/// A label's value as the format wants it.
+fn escape(value: &str) -> String {
+    value
         .replace('\\', "\\\\")
         .replace('"', "\\\"")
-        .replace('\n', "\\n");
+        .replace('\n', "\\n")
+}
+
+fn labels(series: &Series) -> String {
+    let model = escape(&series.model);
     match series.version {
         Some(version) => format!("model=\"{model}\",version=\"{version}\""),
         None => format!("model=\"{model}\",version=\"\""),
@@ -205,6 +269,9 @@ impl Text<'_> {
 pub(super) fn markdown() -> String {
     let mut out = String::from("| series | kind | meaning |\n|---|---|---|\n");
     for Name { name, kind, help } in names::versioned() {
+        writeln!(out, "| `{name}` | {kind} | {help} |").expect("a String takes any text");
+    }
+    for Name { name, kind, help } in names::RELEASES {
         writeln!(out, "| `{name}` | {kind} | {help} |").expect("a String takes any text");
     }
     for (name, help) in names::PROCESS {

@@ -164,6 +164,11 @@ impl Series {
         self.in_flight.fetch_sub(1, Relaxed);
     }
 
+    /// Requests that were routed and have not ended.
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight.load(Relaxed)
+    }
+
     /// Requests with this status, over all protocols; `None` is `ok`.
     pub fn requests(&self, status: Option<Status>) -> u64 {
         let index = status.map_or(0, |status| 1 + status as usize);

@@ -41,6 +41,11 @@ impl RequestId {
         let tail = [high, low, b0, b1, b2, b3, b4, b5, b6, b7];
         Self(Builder::from_unix_timestamp_millis(millis, &tail).into_uuid())
     }
+
+    /// Its sixteen bytes: what chance draws by for a request without a routing key.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
 }
 
 /// The next of this thread's random numbers (SplitMix64: G. L. Steele, D. Lea, C. H. Flood, "Fast splittable

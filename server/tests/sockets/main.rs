@@ -12,3 +12,4 @@ mod http_transport;
 mod life;
 mod parity;
 mod process;
+mod release;

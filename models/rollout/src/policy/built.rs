@@ -29,11 +29,15 @@ pub enum Element {
     LiveQuality,
     /// Signed approvals.
     Approval,
+    /// Routing by the value of an input.
+    InputKey,
+    /// What turns outputs into decisions.
+    Decision,
 }
 
 impl Element {
     /// Every element.
-    pub const ALL: [Element; 12] = [
+    pub const ALL: [Element; 14] = [
         Element::PinnedDigest,
         Element::Signature,
         Element::GoldenGate,
@@ -46,6 +50,8 @@ impl Element {
         Element::OutputDistribution,
         Element::LiveQuality,
         Element::Approval,
+        Element::InputKey,
+        Element::Decision,
     ];
 
     /// What to call it.
@@ -63,6 +69,8 @@ impl Element {
             Element::OutputDistribution => "the check of output distributions",
             Element::LiveQuality => "the check of live quality",
             Element::Approval => "approval",
+            Element::InputKey => "routing by an input",
+            Element::Decision => "the decision layer",
         }
     }
 }

@@ -298,6 +298,18 @@ fn check_built(policy: &Policy, built: &Built) -> Result<(), PolicyError> {
             " = 0",
         ),
     ];
+    if let Some(KeySource::Input(name)) = policy
+        .route_key
+        .iter()
+        .find(|source| matches!(source, KeySource::Input(_)))
+        && !built.has(Element::InputKey)
+    {
+        let advice = format!("leave out `input:{name}`, and name a header instead");
+        return Err(not_built("rollout.route_key", Element::InputKey, &advice));
+    }
+    if policy.decision.is_some() && !built.has(Element::Decision) {
+        return Err(not_built("decision", Element::Decision, "leave the table out"));
+    }
     for (asked, key, element, without) in asked {
         if asked && !built.has(element) {
             return Err(not_built(

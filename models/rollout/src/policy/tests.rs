@@ -355,7 +355,10 @@ fn from_medium_up_something_looks_at_predictions() {
 #[test]
 fn what_is_not_built_is_named() {
     let text = format!("risk = \"high\"\n{DATA}{LIMITS}");
-    let used = |element: Element| !matches!(element, Element::PinnedDigest | Element::LiveQuality);
+    let used = |element: Element| {
+        use Element::{Decision, InputKey, LiveQuality, PinnedDigest};
+        !matches!(element, PinnedDigest | LiveQuality | InputKey | Decision)
+    };
     for missing in Element::ALL.into_iter().filter(|element| used(*element)) {
         let built = Built::new(Element::ALL.into_iter().filter(|element| *element != missing));
         let refused = Policy::new(read(&text), &built).expect_err("one element is missing");
@@ -373,6 +376,27 @@ fn what_is_not_built_is_named() {
         refused.to_string(),
         "`rollout.check.output`: the check of output distributions is not built yet; add `[[rollout.check]]` with \
          `metric = \"output\"` and `enabled = false` to do without"
+    );
+}
+
+#[test]
+fn keys_without_their_element_are_refused() {
+    let check = |text: &str, element: Element, key: &str| {
+        let text = format!("risk = \"low\"\n{text}");
+        assert!(Policy::new(read(&text), &Built::all()).is_ok(), "{text}");
+        let built = Built::new(Element::ALL.into_iter().filter(|other| *other != element));
+        let refused = Policy::new(read(&text), &built).expect_err("the element is missing");
+        assert!(refused.to_string().starts_with(key), "{refused}");
+    };
+    check(
+        "[rollout]\nroute_key = [\"header:a\", \"input:b\"]",
+        Element::InputKey,
+        "`rollout.route_key`",
+    );
+    check(
+        "[decision]\noutput = \"y\"\nkind = \"argmax\"",
+        Element::Decision,
+        "`decision`",
     );
 }
 

@@ -32,6 +32,19 @@ impl RouteReason {
     pub fn is_randomised(self) -> bool {
         matches!(self, RouteReason::Hash | RouteReason::Random)
     }
+
+    /// Its name, as logs have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            RouteReason::Pin => "pin",
+            RouteReason::Label => "label",
+            RouteReason::Rule => "rule",
+            RouteReason::Hash => "hash",
+            RouteReason::Random => "random",
+            RouteReason::Fallback => "fallback",
+            RouteReason::Only => "only",
+        }
+    }
 }
 
 /// Sends requests with a certain header to a certain version.
@@ -182,32 +195,67 @@ impl RouteTable {
         if let Some(rule) = rules.find(|rule| rule.matches(request)) {
             return exactly(rule.version, RouteReason::Rule);
         }
-        let (version, reason) = self.traffic.draw(request);
+        let Drawn { version, reason, .. } = self.traffic.draw(request.key, request.id);
         exactly(version, reason)
     }
 }
 
+/// What chance chose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drawn {
+    /// The version that answers.
+    pub version: u64,
+    /// What decided.
+    pub reason: RouteReason,
+    /// The draw: one number per key, or per request without a key; 0 where nothing was drawn.
+    pub unit: u64,
+}
+
 impl Traffic {
-    fn draw(&self, request: &Request<'_>) -> (u64, RouteReason) {
-        let (key, reason) = match request.key {
+    /// Chooses for a request that wishes for nothing.
+    ///
+    /// * `key`: its routing key, if it has one
+    /// * `id`: its id
+    ///
+    /// Cost: one hash, or none.
+    pub fn draw(&self, key: Option<&[u8]>, id: &[u8]) -> Drawn {
+        let (key, reason) = match key {
             Some(key) => (key, RouteReason::Hash),
-            None => (request.id, RouteReason::Random),
+            None => (id, RouteReason::Random),
         };
         match self {
-            Traffic::Only(version) => (*version, RouteReason::Only),
+            Traffic::Only(version) => Drawn {
+                version: *version,
+                reason: RouteReason::Only,
+                unit: 0,
+            },
             Traffic::Canary {
                 champion,
                 candidate,
                 portion,
                 salt,
             } => {
-                let admitted = portion.holds(salt.draw(Purpose::Route, key));
-                (if admitted { *candidate } else { *champion }, reason)
+                let unit = salt.draw(Purpose::Route, key);
+                let version = if portion.holds(unit) {
+                    *candidate
+                } else {
+                    *champion
+                };
+                Drawn {
+                    version,
+                    reason,
+                    unit,
+                }
             }
             Traffic::Weighted { split, salt } => {
-                let picked = split.pick(salt.draw(Purpose::Route, key));
+                let unit = salt.draw(Purpose::Route, key);
                 // The intervals cover every draw.
-                (picked.unwrap_or_default(), reason)
+                let version = split.pick(unit).unwrap_or_default();
+                Drawn {
+                    version,
+                    reason,
+                    unit,
+                }
             }
         }
     }

@@ -61,6 +61,29 @@ const KEYS: &[ModelKey] = &[
     key("[labels]", "", "stable = 1", "", "Names for versions, which requests may use in place of a number"),
     key("[warmup]", "data", "\"zero\"", "(model_warmup)", "What runs on every instance before the version answers: `zero`, `random`, or a file under `warmup/`; without this table nothing"),
     key("[warmup]", "rows", "1", "model_warmup.batch_size", "Rows of the warm-up"),
+    key("[model]", "risk", "\"low\"", "", "The tier whose preset the rules of [releases](releases.md) begin with; without it a new version is put in at once. `medium` and `high` ask for parts that are not built yet"),
+    key("[rollout]", "on_new_version", "\"canary\"", "", "`immediate`: put in at once; `canary`: released; `hold`: waits for someone. By default `canary` with a `risk`, else `immediate`"),
+    key("[rollout]", "route_key", "[\"header:x-user-id\"]", "", "Headers whose value keeps a client on one version, the first that a request has; by default each request is divided by itself"),
+    key("[rollout]", "alpha", "0.01", "", "Probability of sending a good version back, per release"),
+    key("[rollout]", "alpha_pass", "0.05", "", "Probability of taking a check for passed that is not"),
+    key("[rollout]", "keep_warm", "1", "", "Earlier versions that stay loaded"),
+    key("[rollout]", "bake", "\"0s\"", "", "How long hard triggers still send back a version that already has all requests"),
+    key("[rollout]", "on_inconclusive", "\"hold\"", "", "After a step's `max` with nothing shown: `hold`, `promote` or `rollback`"),
+    key("[rollout]", "strict", "false", "", "Whether warnings keep a step from passing"),
+    key("[rollout]", "hard_limit_ms", "500", "", "A 99th percentile of compute time above this sends the version back; by default none"),
+    key("[rollout]", "warmup", "1000", "", "Requests of the live version before a step's latency threshold is set"),
+    key("[[rollout.step]]", "percent", "10", "", "Share of the requests; steps grow, and all of them replace the preset's"),
+    key("[[rollout.step]]", "min", "\"1m\"", "", "The least time of the step"),
+    key("[[rollout.step]]", "max", "\"30m\"", "", "When `on_inconclusive` holds; by default 12 × `min`, at least 30m"),
+    key("[[rollout.step]]", "min_units", "100", "", "The fewest requests, or keys, of the new version"),
+    key("[[rollout.check]]", "metric", "\"errors\"", "", "`errors` or `latency`; changes the preset's check of that name"),
+    key("[[rollout.check]]", "enabled", "true", "", "Whether it is watched at all"),
+    key("[[rollout.check]]", "critical", "true", "", "Whether it sends back and has to pass, or only warns"),
+    key("[[rollout.check]]", "tolerance", "1.5", "", "So many times as many events are acceptable; 1 for errors, 1.5 for latency"),
+    key("[[rollout.check]]", "margin", "2", "", "It passes when fewer than so many times as many events are shown"),
+    key("[[rollout.check]]", "abs_ok", "0.005", "", "It passes when the rate is shown to be at most this; .005 for errors, .03 for latency"),
+    key("[gates]", "signature", "\"recorded\"", "", "The digest of a version's files is recorded; more is not built yet"),
+    key("[gates.golden]", "enabled", "false", "", "The golden gate is not built yet, so that a released model has to say this"),
 ];
 
 /// Appends the table.
@@ -89,8 +112,9 @@ pub(super) fn write(out: &mut String) {
         );
     }
     out.push_str(
-        "\nThe tables `[rollout]`, `[gates]`, `[log]` and `[decision]` and the keys `source` and `risk` belong to later \
-         milestones: a file that has them is refused rather than half obeyed.\n",
+        "\nThe table `[log]`, the key `source`, and what else the tables `[rollout]`, `[gates]` and `[decision]` will hold \
+         belong to later milestones: a file that asks for them is refused rather than half obeyed. \
+         `crossfade config effective MODEL` prints the rules of releases with all that the tier adds.\n",
     );
 }
 
@@ -112,12 +136,15 @@ mod tests {
             table, key, example, ..
         } in KEYS
         {
-            let name = if table.starts_with("[[") && *key != "name" {
-                "name = \"x\"\n"
-            } else {
-                ""
+            let others = match *table {
+                "[[input]]" | "[[output]]" if *key != "name" => "name = \"x\"\n",
+                "[[rollout.step]]" if *key == "percent" => "min = \"1m\"\n",
+                "[[rollout.step]]" if *key == "min" => "percent = 10\n",
+                "[[rollout.step]]" => "percent = 10\nmin = \"1m\"\n",
+                "[[rollout.check]]" if *key != "metric" => "metric = \"errors\"\n",
+                _ => "",
             };
-            let text = format!("{table}\n{name}{}\n", assignment(key, example));
+            let text = format!("{table}\n{others}{}\n", assignment(key, example));
             if let Err(error) = crossfade_models::config::toml::read(&text) {
                 panic!("{text}is refused: {error}");
             }

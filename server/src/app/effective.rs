@@ -1,0 +1,102 @@
+//! `crossfade config effective MODEL`: the rules of a model's releases, with all that the preset of its tier adds.
+
+use anyhow::{Context, Result, bail};
+use crossfade_models::config::{RawConfig as ModelFile, toml};
+use crossfade_models::layout::ConfigFiles;
+
+use crate::config::EffectiveArgs;
+use crate::config::file::RawConfig;
+
+/// Prints the rules as JSON.
+pub(super) fn run(args: &EffectiveArgs) -> Result<()> {
+    say(&effective(args)?);
+    Ok(())
+}
+
+fn effective(args: &EffectiveArgs) -> Result<String> {
+    let model = &args.model;
+    let server = match &args.config {
+        Some(path) => RawConfig::read(path)?,
+        None => RawConfig::default(),
+    };
+    let repositories = match args.model_repository.as_slice() {
+        [] => &server.repository.paths,
+        named => named,
+    };
+    let Some(folder) = repositories
+        .iter()
+        .map(|path| path.join(model))
+        .find(|path| path.is_dir())
+    else {
+        bail!("model `{model}` is in no repository; name its repository with --model-repository");
+    };
+    let files = ConfigFiles::read(&folder, None).with_context(|| format!("model `{model}`"))?;
+    let over = match server.model.get(model) {
+        Some(table) => {
+            toml::from_table(table.clone()).with_context(|| format!("configuration file: [model.{model}]"))?
+        }
+        None => ModelFile::default(),
+    };
+    let policy = ModelFile::merge(over, files.merged()).policy();
+    let policy = policy.with_context(|| format!("model `{model}`"))?;
+    Ok(serde_json::to_string_pretty(&policy)?)
+}
+
+#[expect(clippy::print_stdout, reason = "the rules are the command's output")]
+fn say(text: &str) {
+    println!("{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a tier asks for and is not built yet, left out.
+    const WITHOUT: &str =
+        "[gates.golden]\nenabled = false\n[[rollout.check]]\nmetric = 'output'\nenabled = false\n";
+
+    fn of(text: &str) -> Result<String> {
+        let root = tempfile::tempdir()?;
+        std::fs::create_dir(root.path().join("m"))?;
+        std::fs::write(root.path().join("m/model.toml"), text)?;
+        effective(&EffectiveArgs {
+            model: "m".into(),
+            model_repository: vec![root.path().to_owned()],
+            config: None,
+        })
+    }
+
+    #[test]
+    fn the_preset_is_printed_with_what_the_file_changes() {
+        let text = of(&format!(
+            "[model]\nrisk = 'low'\n[rollout]\nkeep_warm = 2\n{WITHOUT}"
+        ))
+        .unwrap();
+        let policy: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let expected = serde_json::json!({
+            "risk": "low", "on_new_version": "canary", "route_key": [], "alpha": 0.01, "alpha_pass": 0.05,
+            "keep_warm": 2, "bake": "0us", "on_inconclusive": "hold", "strict": false, "hard_limit": null,
+            "warmup": 1000, "shadow": null, "decision": null,
+            "steps": [{ "percent": 10.0, "min": "1m", "max": "30m", "min_units": 100 }],
+            "checks": [
+                { "metric": "errors", "test": "events", "tolerance": 1.0, "margin": 2.0, "abs_ok": 0.005, "critical": true },
+                { "metric": "latency", "test": "exceed", "tolerance": 1.5, "margin": 2.0, "abs_ok": 0.03, "critical": true },
+            ],
+        });
+        for (key, value) in expected.as_object().unwrap() {
+            assert_eq!(policy.get(key), Some(value), "{key} of\n{text}");
+        }
+    }
+
+    #[test]
+    fn tiers_that_ask_for_more_than_there_is_are_refused_by_name() {
+        let check = |text: &str, expected: &str| {
+            let error = format!("{:#}", of(text).unwrap_err());
+            assert!(error.contains(expected), "{text}: {error}");
+        };
+        check("[model]\nrisk = 'low'\n", "gates.golden");
+        let data = "[gates.quality]\ndata = 'val.parquet'\n[gates.performance]\nmax_p99 = '1s'\n";
+        check(&format!("[model]\nrisk = 'medium'\n{data}"), "not built yet");
+        check(&format!("[model]\nrisk = 'high'\n{data}"), "not built yet");
+    }
+}

@@ -1,0 +1,70 @@
+//! What an answer of a version that is being released must not be (rollout.md §4).
+
+use crossfade_batcher::{Answer, JobError};
+use crossfade_rollout::ledger::HardTrigger;
+use crossfade_runtimes_core::{Datatype, RuntimeError, Tensor};
+use half::{bf16, f16};
+
+/// The hard trigger that an answer is, if it is one: a panic, an output that does not fit the signature, or one with a
+/// number that is NaN or infinite.
+///
+/// Cost: reads every floating-point output once.
+pub(super) fn of(answer: &Result<Answer, JobError>) -> Option<HardTrigger> {
+    match answer {
+        Ok(answer) => {
+            let broken = answer.outputs.iter().any(|tensor| !is_finite(tensor));
+            broken.then_some(HardTrigger::InvalidOutput)
+        }
+        Err(JobError::Runtime(error)) => match **error {
+            RuntimeError::Panicked { .. } => Some(HardTrigger::Panic),
+            RuntimeError::Output { .. } => Some(HardTrigger::InvalidOutput),
+            RuntimeError::Unavailable { .. }
+            | RuntimeError::Load { .. }
+            | RuntimeError::Unsupported { .. }
+            | RuntimeError::Parameter { .. }
+            | RuntimeError::InvalidInput { .. }
+            | RuntimeError::Run { .. } => None,
+        },
+        Err(_) => None,
+    }
+}
+
+fn is_finite(tensor: &Tensor) -> bool {
+    let data = &tensor.data;
+    match tensor.datatype {
+        Datatype::Fp16 => all(data, |bytes| f16::from_le_bytes(bytes).is_finite()),
+        Datatype::Bf16 => all(data, |bytes| bf16::from_le_bytes(bytes).is_finite()),
+        Datatype::Fp32 => all(data, |bytes| f32::from_le_bytes(bytes).is_finite()),
+        Datatype::Fp64 => all(data, |bytes| f64::from_le_bytes(bytes).is_finite()),
+        _ => true,
+    }
+}
+
+fn all<const N: usize>(data: &[u8], is_finite: impl Fn([u8; N]) -> bool) -> bool {
+    let (elements, _) = data.as_chunks();
+    elements.iter().all(|bytes| is_finite(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crossfade_runtimes_core::Shape;
+
+    #[test]
+    fn a_number_that_is_none_is_found() {
+        let check = |datatype, data: &[u8], expected: bool| {
+            let tensor = Tensor {
+                datatype,
+                shape: Shape::from([1]),
+                data: data.to_vec().into(),
+            };
+            assert_eq!(is_finite(&tensor), expected, "{datatype:?}");
+        };
+        check(Datatype::Fp16, &f16::NAN.to_le_bytes(), false);
+        check(Datatype::Bf16, &bf16::INFINITY.to_le_bytes(), false);
+        check(Datatype::Fp32, &f32::NAN.to_le_bytes(), false);
+        check(Datatype::Fp32, &1f32.to_le_bytes(), true);
+        check(Datatype::Fp64, &f64::NEG_INFINITY.to_le_bytes(), false);
+        check(Datatype::Int32, &u32::MAX.to_le_bytes(), true);
+    }
+}

@@ -1,0 +1,288 @@
+//! What people may ask of releases: start one, see it, hold it, end it, go back.
+
+use std::sync::{Arc, Mutex};
+
+use crossfade_rollout::RolloutError;
+use crossfade_rollout::state::{Action, Application, Event, Reason, Role, State, admit, permit};
+use serde_json::{Value, json};
+
+use super::desk::Desk;
+use super::record::Run;
+use super::{Releases, digest, lock, now};
+
+/// Who asks.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// Their name.
+    pub actor: String,
+    /// What they may do.
+    pub roles: Vec<Role>,
+}
+
+/// A wish to start a release.
+#[derive(Debug, Clone)]
+pub struct CreateRelease {
+    /// The version, which lies in the repository.
+    pub version: u64,
+    /// The active release gives way.
+    pub supersede: bool,
+    /// Why; needed where the rules are broken.
+    pub reason: Option<String>,
+}
+
+/// What may be done to an active release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReleaseAction {
+    /// Freeze the share.
+    Pause,
+    /// Go on.
+    Resume,
+    /// Skip what is left of the path.
+    Promote,
+    /// End it.
+    Abort,
+}
+
+/// Why a wish is not fulfilled.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ControlError {
+    /// There is no such model, version or release.
+    #[error("{0}")]
+    Unknown(String),
+    /// It does not fit the state.
+    #[error("{0}")]
+    Conflict(String),
+    /// It makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// The caller may not.
+    #[error("{0}")]
+    Forbidden(String),
+    /// It cannot be done now.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+impl Releases {
+    /// Starts a release. A digest that was rolled back needs the role `override` and a reason.
+    ///
+    /// Errors: every one of [`ControlError`].
+    pub fn create(&self, call: &Caller, model: &str, request: CreateRelease) -> Result<Value, ControlError> {
+        let reason = request.reason.as_deref().unwrap_or_default();
+        allowed(Action::Create, call, reason)?;
+        let desk = self.known(model)?;
+        let mut desk = lock(&desk);
+        let version = request.version;
+        if !desk.on_disk.contains(&version) {
+            return Err(ControlError::Unknown(format!(
+                "model `{model}` has no version {version}"
+            )));
+        }
+        let Some(champion) = desk.book.champion.filter(|champion| *champion != version) else {
+            return Err(ControlError::Conflict(format!("version {version} is live")));
+        };
+        let folder = desk.directory.join(version.to_string());
+        let digest = digest::of(&folder).map_err(|error| ControlError::Unavailable(error.to_string()))?;
+        let active = desk.book.active().map(|run| run.created.id.clone());
+        let application = Application {
+            digest: &digest,
+            active: active.as_deref(),
+            supersede: request.supersede,
+            force: permit(Action::Force, &call.roles, reason).is_ok(),
+        };
+        admit(&application, &desk.book.quarantine).map_err(conflict)?;
+        let at = now();
+        if active.is_some() {
+            let superseded = Event::Failed {
+                reason: Reason::Superseded,
+            };
+            let why = Some(format!("version {version} takes its place"));
+            desk.advance(&self.world, superseded, &call.actor, why, at)
+                .map_err(ControlError::Unavailable)?;
+            // Its last requests end by themselves; the counters of the new release are its own.
+            if matches!(
+                desk.book.active().map(|run| &run.state),
+                Some(State::RollingBack { .. })
+            ) {
+                desk.advance(&self.world, Event::Drained, &call.actor, None, at)
+                    .map_err(ControlError::Unavailable)?;
+            }
+        }
+        desk.create(
+            &self.world,
+            version,
+            champion,
+            digest,
+            &call.actor,
+            request.reason,
+            at,
+        )
+        .map_err(ControlError::Unavailable)?;
+        self.world.refresh(model);
+        Ok(view(&desk, desk.book.runs.last()))
+    }
+
+    /// The releases of a model, or of all, oldest first.
+    ///
+    /// Errors: `Unknown`.
+    pub fn list(&self, model: Option<&str>) -> Result<Value, ControlError> {
+        let desks: Vec<Arc<Mutex<Desk>>> = match model {
+            Some(model) => vec![self.known(model)?],
+            None => lock(&self.desks).values().cloned().collect(),
+        };
+        let mut all = Vec::new();
+        for desk in desks {
+            let desk = lock(&desk);
+            all.extend(desk.book.runs.iter().map(|run| view(&desk, Some(run))));
+        }
+        Ok(Value::Array(all))
+    }
+
+    /// One release.
+    ///
+    /// Errors: `Unknown`.
+    pub fn get(&self, model: &str, id: &str) -> Result<Value, ControlError> {
+        let desk = self.known(model)?;
+        let desk = lock(&desk);
+        let run = desk.book.runs.iter().find(|run| run.created.id == id);
+        match run {
+            Some(_) => Ok(view(&desk, run)),
+            None => Err(unknown(model, id)),
+        }
+    }
+
+    /// Holds, lets go, promotes or ends a release.
+    ///
+    /// Errors: every one of [`ControlError`].
+    pub fn act(
+        &self,
+        call: &Caller,
+        model: &str,
+        id: &str,
+        action: ReleaseAction,
+        reason: Option<&str>,
+    ) -> Result<Value, ControlError> {
+        let (right, event) = match action {
+            ReleaseAction::Pause => (Action::Pause, Event::Paused),
+            ReleaseAction::Resume => (Action::Resume, Event::Resumed),
+            ReleaseAction::Promote => (Action::Promote, Event::Promoted),
+            ReleaseAction::Abort => (
+                Action::Abort,
+                Event::Failed {
+                    reason: Reason::Aborted,
+                },
+            ),
+        };
+        allowed(right, call, reason.unwrap_or_default())?;
+        let desk = self.known(model)?;
+        let mut desk = lock(&desk);
+        let Some(run) = desk.book.runs.iter().find(|run| run.created.id == id) else {
+            return Err(unknown(model, id));
+        };
+        if !run.state.is_active() {
+            let message = format!("release {id} has ended: {}", run.state);
+            return Err(ControlError::Conflict(message));
+        }
+        let next = run.created.path.next(&run.state, &event);
+        next.map_err(conflict)?;
+        let why = reason.map(str::to_owned);
+        desk.advance(&self.world, event, &call.actor, why, now())
+            .map_err(ControlError::Unavailable)?;
+        Ok(view(&desk, desk.book.runs.last()))
+    }
+
+    /// Goes back: ends the active release, or makes an earlier version live again.
+    ///
+    /// * `to`: the version, which must be at hand; by default the one that was live before
+    ///
+    /// Errors: every one of [`ControlError`].
+    pub fn rollback(
+        &self,
+        call: &Caller,
+        model: &str,
+        to: Option<u64>,
+        reason: &str,
+    ) -> Result<Value, ControlError> {
+        allowed(Action::Rollback, call, reason)?;
+        if reason.trim().is_empty() {
+            return Err(ControlError::Invalid("going back needs a reason".to_owned()));
+        }
+        let desk = self.known(model)?;
+        let mut desk = lock(&desk);
+        let why = Some(reason.to_owned());
+        if let Some(run) = desk.book.active().cloned() {
+            if to.is_some_and(|to| to != run.created.champion) {
+                let message = format!("release {} is active; end it first", run.created.id);
+                return Err(ControlError::Conflict(message));
+            }
+            let event = Event::Failed {
+                reason: Reason::Manual,
+            };
+            run.created.path.next(&run.state, &event).map_err(conflict)?;
+            desk.advance(&self.world, event, &call.actor, why, now())
+                .map_err(ControlError::Unavailable)?;
+            return Ok(view(&desk, desk.book.runs.last()));
+        }
+        let at_hand = &desk.book.warm;
+        let Some(version) = to.or(at_hand.first().copied()) else {
+            return Err(ControlError::Conflict(format!(
+                "model `{model}` has no earlier version"
+            )));
+        };
+        if !at_hand.contains(&version) || self.world.series(model, version).is_none() {
+            return Err(ControlError::Conflict(format!("version {version} is not loaded")));
+        }
+        desk.restore(&self.world, version, &call.actor, reason, now())
+            .map_err(ControlError::Unavailable)?;
+        Ok(json!({ "model": model, "live": version }))
+    }
+
+    fn known(&self, model: &str) -> Result<Arc<Mutex<Desk>>, ControlError> {
+        let missing = || {
+            ControlError::Unknown(format!(
+                "model `{model}` is unknown, or its versions are not released"
+            ))
+        };
+        self.desk(model).ok_or_else(missing)
+    }
+}
+
+fn allowed(action: Action, call: &Caller, reason: &str) -> Result<(), ControlError> {
+    permit(action, &call.roles, reason).map_err(|error| ControlError::Forbidden(error.to_string()))
+}
+
+fn conflict(error: RolloutError) -> ControlError {
+    ControlError::Conflict(error.to_string())
+}
+
+fn unknown(model: &str, id: &str) -> ControlError {
+    ControlError::Unknown(format!("model `{model}` has no release {id}"))
+}
+
+/// A release as people see it.
+fn view(desk: &Desk, run: Option<&Run>) -> Value {
+    let Some(run) = run else {
+        return Value::Null;
+    };
+    let last = desk
+        .book
+        .runs
+        .last()
+        .is_some_and(|last| last.created.id == run.created.id);
+    json!({
+        "id": run.created.id,
+        "model": &*desk.model,
+        "version": run.created.version,
+        "champion": run.created.champion,
+        "live": desk.book.champion,
+        "state": run.state,
+        "percent": if last { desk.percent() } else { 0.0 },
+        "why": run.why,
+        "actor": run.created.actor,
+        "artifact_sha256": run.created.digest,
+        "created": run.created.at,
+        "since": run.since,
+        "lost_counts": if last { desk.lost } else { 0 },
+        "report": desk.report.as_ref().filter(|_| last),
+    })
+}

@@ -1,0 +1,765 @@
+//! One model's releases while the server runs: its book, its log, the counts of the active release, and the one place
+//! where a release moves on.
+//!
+//! The order of a move never changes: it is written down, then noted, then it takes effect. Only a move that takes
+//! requests away from a candidate takes effect even if it cannot be written.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use crossfade_models::{Division, Found, RegistryError};
+use crossfade_rollout::ledger::{HardTrigger, Latency, Ledger, Look, Report, Stage};
+use crossfade_rollout::policy::KeySource;
+use crossfade_rollout::routing::{Portion, Salt, Traffic};
+use crossfade_rollout::state::{Arrival, Event, Reason, arrival};
+use crossfade_rollout::{Policy, State};
+use crossfade_statistics::Arm;
+
+use super::digest;
+use super::log::{Counts, Log, Marker};
+use super::record::{Book, Created, Record, Run};
+use super::tally::{Batches, Count, Tail, Tally};
+use super::world::World;
+use crate::metrics::{CheckValues, Released, Series};
+use crate::scope::RequestId;
+
+/// Who acts where no person does.
+pub(super) const SERVER: &str = "crossfade";
+/// Unclean ends with the same release, within [`CRASH_WINDOW`], after which it is taken back (rollout.md §10).
+const CRASHES: usize = 2;
+/// Seconds.
+const CRASH_WINDOW: u64 = 600;
+
+/// One model.
+pub(super) struct Desk {
+    pub(super) model: Arc<str>,
+    /// The rules in force: those that the active release began with, or that the process found at its start.
+    pub(super) policy: Policy,
+    pub(super) book: Book,
+    log: Log,
+    /// Where the versions lie, and which there are.
+    pub(super) directory: PathBuf,
+    pub(super) on_disk: BTreeSet<u64>,
+    counting: Option<Counting>,
+    /// Of the last look.
+    pub(super) report: Option<Report>,
+    epoch: u64,
+    /// Requests that were not counted for want of room.
+    pub(super) lost: u64,
+    pub(super) promotions: u64,
+    rollbacks: BTreeMap<String, u64>,
+}
+
+/// The counts of the active release.
+struct Counting {
+    ledger: Ledger,
+    tally: Arc<Tally>,
+    waiting: Receiver<Count>,
+    batches: Batches,
+    control: Tail,
+    canary: Tail,
+    triggers: Vec<HardTrigger>,
+    /// Looks until the counts are kept again.
+    unkept: usize,
+    /// The candidate's counters, once it was loaded.
+    series: Option<Arc<Series>>,
+}
+
+impl Counting {
+    fn new(ledger: Ledger) -> Self {
+        let (tally, waiting) = Tally::new();
+        Self {
+            ledger,
+            tally: Arc::new(tally),
+            waiting,
+            batches: Batches::default(),
+            control: Tail::default(),
+            canary: Tail::default(),
+            triggers: Vec::new(),
+            unkept: 0,
+            series: None,
+        }
+    }
+
+    /// Another stage begins.
+    fn restart(&mut self) {
+        self.batches.clear();
+        self.control = Tail::default();
+        self.canary = Tail::default();
+        self.triggers.clear();
+    }
+
+    /// Takes in what has ended since the last look.
+    fn collect(&mut self, epoch: u64) {
+        while let Ok(count) = self.waiting.try_recv() {
+            self.triggers.extend(count.trigger);
+            if count.epoch != epoch {
+                continue;
+            }
+            self.ledger.request(count.arm, count.unit, count.failed);
+            if let Some((began, compute)) = count.batch {
+                match count.arm {
+                    Arm::Canary => self.canary.add(compute),
+                    Arm::Control => self.control.add(compute),
+                }
+                self.batches.add(count.arm, began, compute, count.unit);
+            }
+        }
+        let threshold = self.ledger.threshold();
+        for batch in self.batches.look() {
+            let slow = threshold.is_some_and(|limit| batch.compute.as_secs_f64() > limit);
+            let units = if slow { batch.units.as_slice() } else { &[] };
+            self.ledger.batch(batch.arm, units);
+        }
+    }
+}
+
+impl Desk {
+    /// Opens the log of a model and takes up its release where it stood.
+    ///
+    /// * `now`: seconds since 1970
+    ///
+    /// Errors: a log that cannot be used.
+    pub(super) fn open(world: &World, model: &str, policy: &Policy, now: u64) -> Result<Self, String> {
+        let (log, book) = Log::open(&world.folder, model)?;
+        let mut desk = Desk {
+            model: model.into(),
+            policy: policy.clone(),
+            book,
+            log,
+            directory: PathBuf::new(),
+            on_disk: BTreeSet::new(),
+            counting: None,
+            report: None,
+            epoch: 0,
+            lost: 0,
+            promotions: 0,
+            rollbacks: BTreeMap::new(),
+        };
+        if let Some(run) = desk.book.active().cloned() {
+            tracing::info!(model, release = run.created.id, state = %run.state, "a release is taken up again");
+            desk.begin_counting(world, &run);
+            desk.count_crashes(world, &run, now);
+        }
+        Ok(desk)
+    }
+
+    /// The breaker: a release with which the process ended uncleanly too often is taken back.
+    fn count_crashes(&mut self, world: &World, run: &Run, now: u64) {
+        let found = self
+            .log
+            .marker()
+            .filter(|marker| marker.release == run.created.id);
+        let unclean = found.is_some();
+        let mut marker = found.unwrap_or_else(|| Marker {
+            release: run.created.id.clone(),
+            unclean: Vec::new(),
+        });
+        marker.unclean.extend(unclean.then_some(now));
+        marker
+            .unclean
+            .retain(|at| now.saturating_sub(*at) <= CRASH_WINDOW);
+        let crashes = marker.unclean.len();
+        self.warn_unless(self.log.mark(&marker));
+        if crashes < CRASHES || matches!(run.state, State::RollingBack { .. }) {
+            return;
+        }
+        let why = format!("the process ended uncleanly {crashes} times within ten minutes");
+        let failed = Event::Failed {
+            reason: Reason::CrashLoop,
+        };
+        self.advance_or_warn(world, failed, SERVER, Some(why), now);
+    }
+
+    /// The counts of a release: as they were at the last look, or none.
+    fn begin_counting(&mut self, world: &World, run: &Run) {
+        let stage = stage_of(&run.state);
+        let kept = self.log.counts(&run.created.id).filter(|ledger| {
+            ledger.check_policy(&self.policy).is_ok() && stage.is_none_or(|stage| ledger.stage() == stage)
+        });
+        let ledger = match kept {
+            Some(ledger) => Ok(ledger),
+            None => Ledger::new(&self.policy).and_then(|mut ledger| {
+                if let Some(stage) = stage {
+                    ledger.enter(&self.policy, stage)?;
+                }
+                Ok(ledger)
+            }),
+        };
+        match ledger {
+            Ok(ledger) => {
+                let counting = Counting::new(ledger);
+                world.listen(&run.created.id, &counting.tally);
+                self.counting = Some(counting);
+            }
+            Err(error) => tracing::error!(model = %self.model, %error, "a release cannot be counted"),
+        }
+    }
+
+    /// Which versions shall be loaded, given what is on disk; a new one may become the candidate.
+    ///
+    /// Errors: `Conflict` for a call that brings a new version while a release is active.
+    pub(super) fn plan(
+        &mut self,
+        world: &World,
+        found: &Found<'_>,
+        now: u64,
+    ) -> Result<Vec<u64>, RegistryError> {
+        self.directory = found.directory.to_owned();
+        self.on_disk.clone_from(found.on_disk);
+        if self.book.active().is_none() {
+            self.policy = found.policy.clone();
+        }
+        let Some(champion) = self.champion(world, found, now) else {
+            return Ok(Vec::new());
+        };
+        if self
+            .book
+            .candidate()
+            .is_some_and(|candidate| !found.on_disk.contains(&candidate))
+        {
+            let why = Some("its files are gone".to_owned());
+            self.advance_or_warn(world, failed(Reason::Aborted), SERVER, why, now);
+        }
+        self.arrivals(world, found, champion, now)?;
+        if matches!(self.book.active().map(|run| &run.state), Some(State::Verifying)) {
+            self.advance_or_warn(world, Event::Verified, SERVER, None, now);
+        }
+        self.divide(world);
+        Ok(self.wanted(found))
+    }
+
+    /// The live version; where it is gone from the disk, or there never was one, another takes its place.
+    fn champion(&mut self, world: &World, found: &Found<'_>, now: u64) -> Option<u64> {
+        let there = |version: &u64| found.on_disk.contains(version);
+        if let Some(champion) = self.book.champion.filter(there) {
+            return Some(champion);
+        }
+        let good = |version: &&u64| !self.book.barred.contains(version);
+        let next = self.book.warm.iter().find(|version| there(version));
+        let next = next.or_else(|| found.chosen.iter().rev().find(good));
+        let version = *next.or(found.chosen.last())?;
+        if self.book.active().is_some() {
+            let why = Some("the live version's files are gone".to_owned());
+            self.advance_or_warn(world, failed(Reason::Aborted), SERVER, why, now);
+        }
+        let record = Record::Adopted {
+            version,
+            seen: found.chosen.iter().copied().collect(),
+            at: now,
+        };
+        tracing::info!(model = %self.model, version, "live without a release");
+        let written = self.log.append(&record);
+        self.warn_unless(written);
+        self.note(&record);
+        Some(version)
+    }
+
+    /// A version that the version policy chooses and that nobody has seen yet, or that failed to load and has changed
+    /// or is asked for again.
+    fn arrivals(
+        &mut self,
+        world: &World,
+        found: &Found<'_>,
+        champion: u64,
+        now: u64,
+    ) -> Result<(), RegistryError> {
+        let unseen = |version: &&u64| !self.book.seen.contains(version);
+        let failed_before = |version: &&u64| self.book.failed(**version).is_some();
+        let arrived = found.chosen.iter().rev().find(unseen);
+        let again = || found.chosen.iter().rev().find(failed_before);
+        let Some(&version) = arrived.or_else(|| again().filter(|_| self.book.active().is_none())) else {
+            return Ok(());
+        };
+        if let Some(run) = self.book.active() {
+            let message = format!(
+                "release {} of version {} is active; version {version} waits until it has ended",
+                run.created.id, run.created.version
+            );
+            if found.called {
+                return Err(RegistryError::Conflict(message));
+            }
+            tracing::info!(model = %self.model, version, "{message}");
+            return Ok(());
+        }
+        let folder = found.directory.join(version.to_string());
+        let model = self.model.clone();
+        let failed = |reason: String| RegistryError::LoadFailed {
+            model: model.to_string(),
+            reason: format!("version {version}: {reason}"),
+        };
+        let digest = digest::of(&folder).map_err(|error| failed(error.to_string()))?;
+        let unchanged = |earlier: &Created| earlier.digest == digest && !found.called;
+        if self.book.failed(version).is_some_and(unchanged) {
+            return Ok(());
+        }
+        let quarantined = self.book.quarantine.contains(&digest);
+        match arrival(found.policy.on_new_version, quarantined, false) {
+            Arrival::Release => self
+                .create(world, version, champion, digest, SERVER, None, now)
+                .map_err(failed),
+            Arrival::Immediate | Arrival::Wait | Arrival::Registered => {
+                tracing::info!(model = %self.model, version, quarantined, "registered; it waits until someone deploys it");
+                Ok(())
+            }
+        }
+    }
+
+    /// Starts a release; the registry has to be refreshed to load the candidate.
+    #[expect(clippy::too_many_arguments, reason = "they are the record that is written")]
+    pub(super) fn create(
+        &mut self,
+        world: &World,
+        version: u64,
+        champion: u64,
+        digest: String,
+        actor: &str,
+        why: Option<String>,
+        now: u64,
+    ) -> Result<(), String> {
+        let id = RequestId::new().to_string();
+        // Before the candidate is loaded: a process that dies of loading it must know why.
+        self.log.mark(&Marker {
+            release: id.clone(),
+            unclean: Vec::new(),
+        })?;
+        let record = Record::Created(Created {
+            id: id.clone(),
+            version,
+            champion,
+            digest,
+            path: self.policy.path(true),
+            actor: actor.to_owned(),
+            why,
+            at: now,
+        });
+        self.log.append(&record)?;
+        self.note(&record);
+        tracing::info!(model = %self.model, release = id, version, champion, actor, "a release begins");
+        if let Some(run) = self.book.active().cloned() {
+            self.begin_counting(world, &run);
+        }
+        self.advance(world, Event::Verified, SERVER, None, now)
+    }
+
+    /// The versions to load: the live one, the candidate, those kept at hand, and what the version policy chooses
+    /// besides and was not taken back.
+    fn wanted(&self, found: &Found<'_>) -> Vec<u64> {
+        let rolling = matches!(
+            self.book.active().map(|run| &run.state),
+            Some(State::RollingBack { .. })
+        );
+        let baking = matches!(self.book.active().map(|run| &run.state), Some(State::Baking));
+        let warm = self.policy.keep_warm.max(usize::from(baking));
+        let candidate = self.book.candidate().filter(|_| !rolling);
+        let beside = found.chosen.iter().copied();
+        let beside =
+            beside.filter(|version| self.book.seen.contains(version) && !self.book.barred.contains(version));
+        let wanted: BTreeSet<u64> = self
+            .book
+            .champion
+            .into_iter()
+            .chain(candidate)
+            .chain(self.book.warm.iter().copied().take(warm))
+            .chain(beside)
+            .filter(|version| found.on_disk.contains(version))
+            .collect();
+        wanted.into_iter().collect()
+    }
+
+    /// What was planned is loaded, or is not.
+    pub(super) fn settled(&mut self, world: &World, live: &BTreeSet<u64>, now: u64) {
+        let Some(run) = self.book.active().cloned() else {
+            return self.divide(world);
+        };
+        let version = run.created.version;
+        let loaded = live.contains(&version);
+        if let (Some(counting), Some(series)) = (&mut self.counting, world.series(&self.model, version)) {
+            counting.series = Some(series);
+        }
+        match &run.state {
+            State::Loading if loaded => {
+                self.advance_or_warn(world, Event::Loaded, SERVER, None, now);
+                self.advance_or_warn(world, Event::GatesPassed, SERVER, None, now);
+            }
+            State::Gating if loaded => self.advance_or_warn(world, Event::GatesPassed, SERVER, None, now),
+            State::Loading | State::Gating => {
+                let why = Some("it does not load".to_owned());
+                self.advance_or_warn(world, failed(Reason::Load), SERVER, why, now);
+            }
+            State::Promoting if loaded => self.advance_or_warn(world, Event::Switched, SERVER, None, now),
+            state if state.is_armed() && !loaded => {
+                let why = Some("it does not load any more".to_owned());
+                self.advance_or_warn(world, failed(Reason::HardTrigger), SERVER, why, now);
+            }
+            _ => self.divide(world),
+        }
+    }
+
+    /// Looks: takes in what has ended, and moves the release on if that shows enough.
+    ///
+    /// * `served`: serving time since the last look
+    pub(super) fn look(&mut self, world: &World, served: Duration, now: u64) {
+        let Some(run) = self.book.active().cloned() else {
+            return;
+        };
+        let epoch = self.epoch;
+        let Some(counting) = &mut self.counting else {
+            return;
+        };
+        counting.collect(epoch);
+        self.lost += counting.tally.lost();
+        match &run.state {
+            State::Canary { .. } | State::Baking => self.judge(world, served, &run, now),
+            State::Paused { .. } => {
+                let triggers = std::mem::take(&mut counting.triggers);
+                let look = Look {
+                    triggers: &triggers,
+                    ..Look::default()
+                };
+                if let Some(trigger) = counting.ledger.triggered(&self.policy, &look) {
+                    let why = Some(format!("{trigger:?}"));
+                    self.advance_or_warn(world, failed(Reason::HardTrigger), SERVER, why, now);
+                }
+            }
+            State::Promoting => self.advance_or_warn(world, Event::Switched, SERVER, None, now),
+            State::RollingBack { .. } if self.is_drained() => {
+                self.advance_or_warn(world, Event::Drained, SERVER, None, now);
+            }
+            _ => {}
+        }
+    }
+
+    fn judge(&mut self, world: &World, served: Duration, run: &Run, now: u64) {
+        let Some(counting) = &mut self.counting else {
+            return;
+        };
+        let enough = counting.control.requests() >= self.policy.warmup.max(1);
+        if enough && counting.ledger.threshold().is_none() {
+            counting.ledger.freeze(counting.control.quantile(0.99));
+        }
+        let triggers = std::mem::take(&mut counting.triggers);
+        let look = Look {
+            served,
+            latency: Latency {
+                canary: counting.canary.quantiles(),
+                control: counting.control.quantiles(),
+            },
+            triggers: &triggers,
+            acknowledged: false,
+        };
+        let report = match counting.ledger.look(&self.policy, &look) {
+            Ok(report) => report,
+            Err(error) => {
+                tracing::error!(model = %self.model, %error, "a look at a release decides nothing");
+                return;
+            }
+        };
+        let event = report.event();
+        let why = event.as_ref().map(|_| explain(&report));
+        self.report = Some(report);
+        self.keep_counts(&run.created.id);
+        if let Some(event) = event {
+            self.advance_or_warn(world, event, SERVER, why, now);
+        }
+    }
+
+    /// Keeps the counts of this look; those with many keys less often, one look is left out per MiB.
+    fn keep_counts(&mut self, release: &str) {
+        let Some(counting) = &mut self.counting else {
+            return;
+        };
+        if let Some(left) = counting.unkept.checked_sub(1) {
+            counting.unkept = left;
+            return;
+        }
+        let counts = Counts {
+            release: release.to_owned(),
+            ledger: counting.ledger.clone(),
+        };
+        let kept = self.log.keep_counts(&counts);
+        let kept = kept.map(|bytes| counting.unkept = bytes >> 20);
+        self.warn_unless(kept);
+    }
+
+    /// Whether the candidate's last request is answered.
+    fn is_drained(&self) -> bool {
+        let series = self
+            .counting
+            .as_ref()
+            .and_then(|counting| counting.series.as_ref());
+        series.is_none_or(|series| series.in_flight() == 0)
+    }
+
+    /// Moves the release on.
+    ///
+    /// Errors: the state has no such way out; the record cannot be written.
+    pub(super) fn advance(
+        &mut self,
+        world: &World,
+        event: Event,
+        actor: &str,
+        why: Option<String>,
+        now: u64,
+    ) -> Result<(), String> {
+        let Some(run) = self.book.runs.last().cloned() else {
+            return Err("the model has no release".to_owned());
+        };
+        let next = run.created.path.next(&run.state, &event);
+        let state = next.map_err(|error| error.to_string())?;
+        let away = matches!(
+            state,
+            State::RollingBack { .. } | State::RolledBack { .. } | State::Failed { .. }
+        );
+        let record = Record::Moved {
+            id: run.created.id.clone(),
+            event: event.clone(),
+            state: state.clone(),
+            actor: actor.to_owned(),
+            why: why.clone(),
+            at: now,
+        };
+        if let Err(error) = self.log.append(&record) {
+            if !away {
+                return Err(error);
+            }
+            tracing::error!(model = %self.model, %error, "a release is taken back although that cannot be written down");
+        }
+        self.note(&record);
+        tracing::info!(
+            model = %self.model,
+            release = run.created.id,
+            version = run.created.version,
+            from = %run.state,
+            to = %state,
+            %event,
+            actor,
+            why,
+            "release"
+        );
+        self.enter(world, &run.state, &state, now)
+    }
+
+    fn advance_or_warn(&mut self, world: &World, event: Event, actor: &str, why: Option<String>, now: u64) {
+        let moved = self.advance(world, event, actor, why, now);
+        self.warn_unless(moved);
+    }
+
+    /// What a state means, once it is written down.
+    fn enter(&mut self, world: &World, before: &State, state: &State, now: u64) -> Result<(), String> {
+        match state {
+            State::Canary { .. } | State::Baking => {
+                if matches!(before, State::Paused { .. }) && stage_of(before) == stage_of(state) {
+                    if let Some(counting) = &mut self.counting {
+                        counting.ledger.resume();
+                    }
+                } else {
+                    self.enter_stage(state);
+                }
+                self.divide(world);
+            }
+            State::Promoting => {
+                self.divide(world);
+                return self.advance(world, Event::Switched, SERVER, None, now);
+            }
+            State::Live => {
+                self.promotions += 1;
+                self.finish(world);
+            }
+            State::RollingBack { reason, .. } => {
+                self.count_rollback(*reason);
+                self.divide(world);
+                world.refresh(&self.model);
+            }
+            State::Failed { .. } | State::RolledBack { .. } => self.finish(world),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn enter_stage(&mut self, state: &State) {
+        let (Some(counting), Some(stage)) = (&mut self.counting, stage_of(state)) else {
+            return;
+        };
+        counting.restart();
+        if let Err(error) = counting.ledger.enter(&self.policy, stage) {
+            tracing::error!(model = %self.model, %error, "a stage cannot be counted");
+        }
+    }
+
+    /// The release is over: one version answers, and others may come.
+    fn finish(&mut self, world: &World) {
+        self.divide(world);
+        self.counting = None;
+        if let Some(run) = self.book.runs.last() {
+            world.silence(&run.created.id);
+        }
+        self.warn_unless(self.log.unmark());
+        world.refresh(&self.model);
+    }
+
+    /// Goes back to an earlier version while no release is active.
+    pub(super) fn restore(
+        &mut self,
+        world: &World,
+        version: u64,
+        actor: &str,
+        why: &str,
+        now: u64,
+    ) -> Result<(), String> {
+        let record = Record::Restored {
+            version,
+            actor: actor.to_owned(),
+            why: why.to_owned(),
+            at: now,
+        };
+        if let Err(error) = self.log.append(&record) {
+            tracing::error!(model = %self.model, %error, "an earlier version is live again although that cannot be written down");
+        }
+        self.note(&record);
+        tracing::info!(model = %self.model, version, actor, why, "an earlier version is live again");
+        self.count_rollback(Reason::Manual);
+        self.divide(world);
+        world.refresh(&self.model);
+        Ok(())
+    }
+
+    /// Has requests divided as the book says.
+    fn divide(&mut self, world: &World) {
+        self.epoch += 1;
+        let division = self.division();
+        world.divide(&self.model, division);
+    }
+
+    fn division(&self) -> Option<Division> {
+        let champion = self.book.champion?;
+        let run = self.book.active();
+        let (traffic, shared) = match run.map(|run| (&run.state, &run.created)) {
+            Some((State::Canary { step } | State::Paused { step: Some(step) }, created)) => {
+                let percent = self.policy.steps.get(*step).map_or(0.0, |step| step.percent);
+                let canary = Traffic::Canary {
+                    champion,
+                    candidate: created.version,
+                    portion: Portion::percent(percent),
+                    salt: Salt::of(&created.id),
+                };
+                (canary, true)
+            }
+            Some((State::Promoting | State::Baking, created)) => (Traffic::Only(created.version), true),
+            _ => (Traffic::Only(champion), false),
+        };
+        let headers = self.policy.route_key.iter().filter_map(|source| match source {
+            KeySource::Header(name) => Some(name.clone()),
+            KeySource::Input(_) => None,
+        });
+        Some(Division {
+            release: run.filter(|_| shared).map(|run| run.created.id.as_str().into()),
+            epoch: self.epoch,
+            traffic,
+            key_headers: headers.collect(),
+        })
+    }
+
+    /// The share of the candidate, percent.
+    pub(super) fn percent(&self) -> f64 {
+        match self.book.active().map(|run| &run.state) {
+            Some(State::Canary { step } | State::Paused { step: Some(step) }) => {
+                self.policy.steps.get(*step).map_or(0.0, |step| step.percent)
+            }
+            Some(State::Promoting | State::Baking) => 100.0,
+            _ => 0.0,
+        }
+    }
+
+    fn count_rollback(&mut self, reason: Reason) {
+        let name = serde_json::to_value(reason).ok();
+        let name = name.as_ref().and_then(|name| name.as_str()).unwrap_or_default();
+        *self.rollbacks.entry(name.to_owned()).or_default() += 1;
+    }
+
+    /// What a scrape shows.
+    pub(super) fn values(&self) -> Released {
+        let report = self.report.as_ref();
+        let checks = report.iter().flat_map(|report| &report.checks);
+        let units = report.map(|report| report.requests).unwrap_or_default();
+        Released {
+            model: self.model.clone(),
+            state: self.book.runs.last().map(|run| run.state.name()),
+            percent: self.percent(),
+            units: [units.canary, units.control],
+            checks: checks
+                .map(|check| CheckValues {
+                    name: check.metric.name(),
+                    log_e: check.log_e,
+                    events: [check.events.canary, check.events.control],
+                })
+                .collect(),
+            lost: self.lost,
+            promotions: self.promotions,
+            rollbacks: self.rollbacks.clone(),
+            warm: self.book.warm.len().min(self.policy.keep_warm),
+        }
+    }
+
+    /// The process ends as it should: what was counted is kept, and no crash is suspected at the next start.
+    pub(super) fn close(&mut self) {
+        let epoch = self.epoch;
+        if let (Some(counting), Some(run)) = (&mut self.counting, self.book.active()) {
+            counting.collect(epoch);
+            let counts = Counts {
+                release: run.created.id.clone(),
+                ledger: counting.ledger.clone(),
+            };
+            let kept = self.log.keep_counts(&counts).and_then(|_| self.log.unmark());
+            self.warn_unless(kept);
+        }
+    }
+
+    fn note(&mut self, record: &Record) {
+        let noted = self.book.apply(record);
+        self.warn_unless(noted);
+    }
+
+    fn warn_unless(&self, done: Result<(), String>) {
+        if let Err(error) = done {
+            tracing::error!(model = %self.model, %error, "the state of a release");
+        }
+    }
+}
+
+fn failed(reason: Reason) -> Event {
+    Event::Failed { reason }
+}
+
+/// What is counted in a state, where something is.
+fn stage_of(state: &State) -> Option<Stage> {
+    match state {
+        State::Canary { step } | State::Paused { step: Some(step) } => Some(Stage::Canary { step: *step }),
+        State::Baking => Some(Stage::Baking),
+        _ => None,
+    }
+}
+
+/// What a report's verdict rests on, in a line.
+fn explain(report: &Report) -> String {
+    let checks = report.checks.iter().map(|check| {
+        format!(
+            "{}: {:?}, {}/{} events, ln E {:.2}",
+            check.metric.name(),
+            check.outcome,
+            check.events.canary,
+            check.events.control,
+            check.log_e.unwrap_or_default()
+        )
+    });
+    let checks: Vec<String> = checks.collect();
+    format!(
+        "{:?} after {} units; {}",
+        report.verdict,
+        report.units,
+        checks.join("; ")
+    )
+}

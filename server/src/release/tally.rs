@@ -1,0 +1,198 @@
+//! From the end of a request to the counts of its release: a bounded channel, so that no request ever waits.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use crossfade_rollout::ledger::{HardTrigger, Quantiles};
+use crossfade_statistics::Arm;
+
+/// Requests that may wait to be counted: some seconds of a busy server.
+const WAITING: usize = 1 << 16;
+
+/// One request of a release that has ended.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Count {
+    /// How requests were divided when it was routed; the counts of an earlier division are void.
+    pub(crate) epoch: u64,
+    /// Which version it went to.
+    pub(crate) arm: Arm,
+    /// The draw.
+    pub(crate) unit: u64,
+    /// It failed by the server's fault.
+    pub(crate) failed: bool,
+    /// It takes the candidate back at once.
+    pub(crate) trigger: Option<HardTrigger>,
+    /// When the batch that it ran in began, and how long that took.
+    pub(crate) batch: Option<(Instant, Duration)>,
+}
+
+/// Where the requests of one release are counted.
+pub(crate) struct Tally {
+    sender: SyncSender<Count>,
+    lost: AtomicU64,
+}
+
+impl Tally {
+    /// A tally and the end that is read at looks.
+    pub(super) fn new() -> (Self, Receiver<Count>) {
+        let (sender, receiver) = sync_channel(WAITING);
+        let lost = AtomicU64::new(0);
+        (Self { sender, lost }, receiver)
+    }
+
+    /// Counts a request. Never waits: with too many waiting it is lost, whatever its arm, and that is counted.
+    pub(crate) fn count(&self, count: Count) {
+        if self.sender.try_send(count).is_err() {
+            self.lost.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// How many were lost since the last question.
+    pub(super) fn lost(&self) -> u64 {
+        self.lost.swap(0, Relaxed)
+    }
+}
+
+/// Batches whose requests are still coming in: those of one batch end one after the other.
+#[derive(Debug, Default)]
+pub(super) struct Batches {
+    /// Since the last look.
+    young: BTreeMap<(bool, Instant), Batch>,
+    /// Since the look before.
+    old: BTreeMap<(bool, Instant), Batch>,
+}
+
+/// What came of a batch.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Batch {
+    pub(super) arm: Arm,
+    pub(super) compute: Duration,
+    pub(super) units: Vec<u64>,
+}
+
+impl Batches {
+    /// A request of a batch has ended.
+    pub(super) fn add(&mut self, arm: Arm, began: Instant, compute: Duration, unit: u64) {
+        let key = (arm == Arm::Canary, began);
+        let batch = match self.old.get_mut(&key) {
+            Some(batch) => batch,
+            None => self.young.entry(key).or_insert_with(|| Batch {
+                arm,
+                compute,
+                units: Vec::new(),
+            }),
+        };
+        batch.units.push(unit);
+    }
+
+    /// The batches that are complete: nothing began with them since the last look but one.
+    pub(super) fn look(&mut self) -> impl Iterator<Item = Batch> + use<> {
+        let done = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
+        done.into_values()
+    }
+
+    /// Forgets everything: another stage begins.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// Steps per factor of two: neighbouring quantiles are 9 % apart, well below the guard's 25 % (rollout.md §5.4).
+const STEPS: f64 = 8.0;
+
+/// Compute times of one arm.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Tail {
+    /// Requests by the logarithm of their time.
+    counts: BTreeMap<i32, u64>,
+    requests: u64,
+}
+
+impl Tail {
+    /// A request took this long.
+    pub(super) fn add(&mut self, compute: Duration) {
+        let steps = (compute.as_secs_f64().max(1e-9).log2() * STEPS).ceil();
+        #[expect(clippy::cast_possible_truncation, reason = "durations are below 2^64 seconds")]
+        let step = steps as i32;
+        *self.counts.entry(step).or_default() += 1;
+        self.requests += 1;
+    }
+
+    /// How many requests.
+    pub(super) fn requests(&self) -> u64 {
+        self.requests
+    }
+
+    /// The upper edge of the step that holds a quantile, seconds.
+    pub(super) fn quantile(&self, share: f64) -> f64 {
+        let wanted = share * self.requests as f64;
+        let mut below = 0;
+        for (step, count) in &self.counts {
+            below += count;
+            if below as f64 >= wanted {
+                return (f64::from(*step) / STEPS).exp2();
+            }
+        }
+        0.0
+    }
+
+    /// As the ledger wants them.
+    pub(super) fn quantiles(&self) -> Quantiles {
+        Quantiles {
+            requests: self.requests,
+            p50: self.quantile(0.5),
+            p99: self.quantile(0.99),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_upper_edges() {
+        let mut tail = Tail::default();
+        (0..990).for_each(|_| tail.add(Duration::from_millis(1)));
+        (0..10).for_each(|_| tail.add(Duration::from_millis(50)));
+        let check = |share, time: f64| {
+            let got = tail.quantile(share);
+            assert!(got >= time && got < time * 1.1, "{share}: {got}");
+        };
+        check(0.5, 0.001);
+        check(0.99, 0.001);
+        check(0.995, 0.05);
+        assert_eq!(Tail::default().quantile(0.5), 0.0);
+    }
+
+    #[test]
+    fn a_batch_is_given_out_whole() {
+        let mut batches = Batches::default();
+        let (began, time) = (Instant::now(), Duration::from_millis(1));
+        batches.add(Arm::Canary, began, time, 1);
+        assert_eq!(batches.look().count(), 0, "some of it may still come");
+        batches.add(Arm::Canary, began, time, 2);
+        batches.add(Arm::Control, began, time, 3);
+        let whole: Vec<Batch> = batches.look().collect();
+        assert_eq!(whole.len(), 1);
+        assert_eq!((whole[0].arm, &whole[0].units[..]), (Arm::Canary, &[1, 2][..]));
+        assert_eq!(batches.look().count(), 1);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_lost_and_counted() {
+        let (tally, waiting) = Tally::new();
+        let count = Count {
+            epoch: 0,
+            arm: Arm::Control,
+            unit: 0,
+            failed: false,
+            trigger: None,
+            batch: None,
+        };
+        (0..WAITING + 3).for_each(|_| tally.count(count));
+        assert_eq!((waiting.try_iter().count(), tally.lost()), (WAITING, 3));
+    }
+}

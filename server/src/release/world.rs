@@ -1,0 +1,88 @@
+//! What a release acts on: the registry's routes, the counters of its requests, the folder of its logs.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock, Weak};
+
+use arc_swap::ArcSwap;
+use crossfade_models::{Division, Registry};
+
+use super::tally::{Count, Tally};
+use crate::metrics::Series;
+use crate::servable::ServableLoader;
+
+/// Tallies by release.
+type Tallies = HashMap<Box<str>, Arc<Tally>>;
+
+/// The server around a release.
+pub(super) struct World {
+    /// Where logs lie.
+    pub(super) folder: PathBuf,
+    registry: OnceLock<Weak<Registry<ServableLoader>>>,
+    tallies: ArcSwap<Tallies>,
+}
+
+impl World {
+    pub(super) fn new(folder: PathBuf) -> Self {
+        Self {
+            folder,
+            registry: OnceLock::new(),
+            tallies: ArcSwap::default(),
+        }
+    }
+
+    /// Makes the registry known; the first call counts.
+    pub(super) fn attach(&self, registry: &Arc<Registry<ServableLoader>>) {
+        let _first = self.registry.set(Arc::downgrade(registry)).is_ok();
+    }
+
+    fn registry(&self) -> Option<Arc<Registry<ServableLoader>>> {
+        self.registry.get().and_then(Weak::upgrade)
+    }
+
+    /// Divides the requests of a model. When it returns, no new request is routed by the former division.
+    pub(super) fn divide(&self, model: &str, division: Option<Division>) {
+        let divided = self.registry().map(|registry| registry.divide(model, division));
+        if let Some(Err(error)) = divided {
+            tracing::debug!(model, %error, "there is nothing to divide");
+        }
+    }
+
+    /// Has the model's versions loaded or let go of, as they are wanted now.
+    pub(super) fn refresh(&self, model: &str) {
+        if let Some(registry) = self.registry() {
+            registry.refresh(model);
+        }
+    }
+
+    /// The counters of a version that is live.
+    pub(super) fn series(&self, model: &str, version: u64) -> Option<Arc<Series>> {
+        let routed = self.registry()?.route(model, &version.to_string()).ok()?;
+        Some(routed.series().clone())
+    }
+
+    /// Requests of a release are counted from here on.
+    pub(super) fn listen(&self, release: &str, tally: &Arc<Tally>) {
+        self.tallies.rcu(|tallies| {
+            let mut tallies = Tallies::clone(tallies);
+            tallies.insert(release.into(), tally.clone());
+            tallies
+        });
+    }
+
+    /// Requests of a release are not counted any more.
+    pub(super) fn silence(&self, release: &str) {
+        self.tallies.rcu(|tallies| {
+            let mut tallies = Tallies::clone(tallies);
+            tallies.remove(release);
+            tallies
+        });
+    }
+
+    /// Counts a request. Cost: one atomic load, one look-up, one try to send; never waits.
+    pub(super) fn count(&self, release: &str, count: Count) {
+        if let Some(tally) = self.tallies.load().get(release) {
+            tally.count(count);
+        }
+    }
+}
