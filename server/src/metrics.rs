@@ -111,6 +111,8 @@ pub struct Released {
     pub units: [u64; 2],
     /// What the checks said at the last look.
     pub checks: Vec<CheckValues>,
+    /// Whether the golden gate let its last candidate pass.
+    pub golden: Option<bool>,
     /// Requests that were not counted.
     pub lost: u64,
     /// Versions that became live.

@@ -22,6 +22,8 @@ use crate::servable::ServableLoader;
 pub mod control;
 mod desk;
 mod digest;
+mod gating;
+mod golden;
 mod log;
 mod record;
 mod tally;
@@ -149,8 +151,15 @@ impl Conductor for Releases {
     }
 
     fn settled(&self, model: &str, live: &BTreeSet<u64>) {
-        if let Some(desk) = self.desk(model) {
-            lock(&desk).settled(&self.world, live, now());
+        let Some(desk) = self.desk(model) else {
+            return;
+        };
+        lock(&desk).settled(&self.world, live, now());
+        // The desk stays free while the gates run, which may take long.
+        let gating = lock(&desk).gating();
+        if let Some(gating) = gating {
+            let result = gating.run(&self.world);
+            lock(&desk).gated(&self.world, &gating, result, now());
         }
     }
 }

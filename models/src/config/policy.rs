@@ -2,7 +2,7 @@
 
 use toml::{Table, Value};
 
-use crossfade_rollout::policy::{Built, RawPolicy};
+use crossfade_rollout::policy::{Built, Element, RawPolicy};
 use crossfade_rollout::{Policy, PolicyError};
 
 use super::RawConfig;
@@ -13,7 +13,7 @@ pub(super) const TABLES: [&str; 3] = ["rollout", "gates", "decision"];
 
 /// The elements of a policy that the server has; a policy that asks for another one is refused.
 pub fn built() -> Built {
-    Built::new([])
+    Built::new([Element::GoldenGate])
 }
 
 impl RawConfig {
@@ -65,8 +65,7 @@ mod tests {
     use crate::config::toml;
 
     /// What `risk = "low"` asks for and is not built yet, left out.
-    const WITHOUT: &str =
-        "[gates.golden]\nenabled = false\n[[rollout.check]]\nmetric = 'output'\nenabled = false\n";
+    const WITHOUT: &str = "[[rollout.check]]\nmetric = 'output'\nenabled = false\n";
 
     fn policy(text: &str) -> Result<Policy, String> {
         let raw = toml::read(text).map_err(|error| error.to_string())?;
@@ -85,15 +84,13 @@ mod tests {
             let error = policy(text).unwrap_err();
             assert!(error.contains(expected), "{text}: {error}");
         };
-        check("[model]\nrisk = 'low'\n", "gates.golden");
-        check(
-            "[model]\nrisk = 'low'\n[gates.golden]\nenabled = false\n",
-            "rollout.check.output",
-        );
-        check(
-            "[model]\nrisk = 'medium'\n[gates.quality]\ndata = 'a'\n",
-            "gates.signature",
-        );
+        check("[model]\nrisk = 'low'\n", "rollout.check.output");
+        let quality = "[gates.quality]\ndata = 'a'\n";
+        check(&format!("[model]\nrisk = 'medium'\n{quality}"), "gates.signature");
+        for golden in ["interval = '1h'", "file = 'golden.parquet'"] {
+            let text = format!("[model]\nrisk = 'low'\n[gates.golden]\n{golden}\n{WITHOUT}");
+            check(&text, "gates.golden");
+        }
         let text = format!("[model]\nrisk = 'low'\n[rollout]\nroute_key = ['input:user']\n{WITHOUT}");
         check(&text, "rollout.route_key");
         let text = format!("[model]\nrisk = 'low'\n[decision]\noutput = 'y'\nkind = 'argmax'\n{WITHOUT}");

@@ -52,8 +52,7 @@ mod tests {
     use super::*;
 
     /// What a tier asks for and is not built yet, left out.
-    const WITHOUT: &str =
-        "[gates.golden]\nenabled = false\n[[rollout.check]]\nmetric = 'output'\nenabled = false\n";
+    const WITHOUT: &str = "[[rollout.check]]\nmetric = 'output'\nenabled = false\n";
 
     fn of(text: &str) -> Result<String> {
         let root = tempfile::tempdir()?;
@@ -77,6 +76,10 @@ mod tests {
             "risk": "low", "on_new_version": "canary", "route_key": [], "alpha": 0.01, "alpha_pass": 0.05,
             "keep_warm": 2, "bake": "0us", "on_inconclusive": "hold", "strict": false, "hard_limit": null,
             "warmup": 1000, "shadow": null, "decision": null,
+            "gates": {
+                "signature": "recorded", "quality": null, "trend": null, "slices": false, "performance": null,
+                "golden": { "file": "golden", "max_abs_diff": 0.0001, "max_rel_diff": null, "interval": null },
+            },
             "steps": [{ "percent": 10.0, "min": "1m", "max": "30m", "min_units": 100 }],
             "checks": [
                 { "metric": "errors", "test": "events", "tolerance": 1.0, "margin": 2.0, "abs_ok": 0.005, "critical": true },
@@ -94,7 +97,7 @@ mod tests {
             let error = format!("{:#}", of(text).unwrap_err());
             assert!(error.contains(expected), "{text}: {error}");
         };
-        check("[model]\nrisk = 'low'\n", "gates.golden");
+        check("[model]\nrisk = 'low'\n", "rollout.check.output");
         let data = "[gates.quality]\ndata = 'val.parquet'\n[gates.performance]\nmax_p99 = '1s'\n";
         check(&format!("[model]\nrisk = 'medium'\n{data}"), "not built yet");
         check(&format!("[model]\nrisk = 'high'\n{data}"), "not built yet");

@@ -134,6 +134,11 @@ pub(super) const ROLLOUT_LOST: Name = name(
     "counter",
     "Requests of releases that were not counted, because too many waited for it",
 );
+pub(super) const GATE_RESULT: Name = name(
+    "crossfade_gate_result",
+    "gauge",
+    "1 if a gate let the last new version pass, 0 if not",
+);
 pub(super) const ROLLBACKS: Name = name(
     "crossfade_rollbacks_total",
     "counter",
@@ -151,13 +156,14 @@ pub(super) const WARM_VERSIONS: Name = name(
 );
 
 /// Every series of a model's releases.
-pub(super) const RELEASES: [&Name; 9] = [
+pub(super) const RELEASES: [&Name; 10] = [
     &ROLLOUT_STATE,
     &ROLLOUT_PERCENT,
     &ROLLOUT_LOG_E,
     &ROLLOUT_UNITS,
     &ROLLOUT_EVENTS,
     &ROLLOUT_LOST,
+    &GATE_RESULT,
     &ROLLBACKS,
     &PROMOTIONS,
     &WARM_VERSIONS,

@@ -134,6 +134,12 @@ impl Released {
                 }
             }
             n if n == names::ROLLOUT_LOST.name => sample("", self.lost as f64),
+            n if n == names::GATE_RESULT.name => {
+                let golden = self.golden.map(u8::from);
+                golden
+                    .into_iter()
+                    .for_each(|passed| sample("gate=\"golden\"", f64::from(passed)));
+            }
             n if n == names::ROLLBACKS.name => {
                 for (reason, count) in &self.rollbacks {
                     sample(&format!("reason=\"{reason}\""), *count as f64);

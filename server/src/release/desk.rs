@@ -19,6 +19,7 @@ use crossfade_rollout::{Policy, State};
 use crossfade_statistics::Arm;
 
 use super::digest;
+use super::gating::Gating;
 use super::log::{Counts, Log, Marker};
 use super::record::{Book, Created, Record, Run};
 use super::tally::{Batches, Count, Tail, Tally};
@@ -44,6 +45,8 @@ pub(super) struct Desk {
     pub(super) directory: PathBuf,
     pub(super) on_disk: BTreeSet<u64>,
     counting: Option<Counting>,
+    /// Whether the golden gate let the last candidate pass.
+    golden: Option<bool>,
     /// Of the last look.
     pub(super) report: Option<Report>,
     epoch: u64,
@@ -133,6 +136,7 @@ impl Desk {
             directory: PathBuf::new(),
             on_disk: BTreeSet::new(),
             counting: None,
+            golden: None,
             report: None,
             epoch: 0,
             lost: 0,
@@ -383,9 +387,8 @@ impl Desk {
         match &run.state {
             State::Loading if loaded => {
                 self.advance_or_warn(world, Event::Loaded, SERVER, None, now);
-                self.advance_or_warn(world, Event::GatesPassed, SERVER, None, now);
             }
-            State::Gating if loaded => self.advance_or_warn(world, Event::GatesPassed, SERVER, None, now),
+            State::Gating if loaded => {}
             State::Loading | State::Gating => {
                 let why = Some("it does not load".to_owned());
                 self.advance_or_warn(world, failed(Reason::Load), SERVER, why, now);
@@ -396,6 +399,37 @@ impl Desk {
                 self.advance_or_warn(world, failed(Reason::HardTrigger), SERVER, why, now);
             }
             _ => self.divide(world),
+        }
+    }
+
+    /// What is asked of the candidate before any traffic, while it waits for that.
+    pub(super) fn gating(&self) -> Option<Gating> {
+        let run = self.book.active().filter(|run| run.state == State::Gating)?;
+        Some(Gating {
+            release: run.created.id.clone(),
+            model: self.model.clone(),
+            version: run.created.version,
+            directory: self.directory.clone(),
+            golden: self.policy.gates.golden.clone(),
+        })
+    }
+
+    /// The gates have said something; nothing follows if the release went another way meanwhile.
+    pub(super) fn gated(
+        &mut self,
+        world: &World,
+        gating: &Gating,
+        result: Result<Option<String>, String>,
+        now: u64,
+    ) {
+        let waits = |run: &&Run| run.created.id == gating.release && run.state == State::Gating;
+        if self.book.active().filter(waits).is_none() {
+            return;
+        }
+        self.golden = gating.golden.as_ref().map(|_| result.is_ok());
+        match result {
+            Ok(why) => self.advance_or_warn(world, Event::GatesPassed, SERVER, why, now),
+            Err(why) => self.advance_or_warn(world, failed(Reason::Gate), SERVER, Some(why), now),
         }
     }
 
@@ -697,6 +731,7 @@ impl Desk {
                     events: [check.events.canary, check.events.control],
                 })
                 .collect(),
+            golden: self.golden,
             lost: self.lost,
             promotions: self.promotions,
             rollbacks: self.rollbacks.clone(),

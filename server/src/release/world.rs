@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
 
 use arc_swap::ArcSwap;
-use crossfade_models::{Division, Registry};
+use crossfade_models::{Division, Registry, Routed};
 
 use super::tally::{Count, Tally};
 use crate::metrics::Series;
-use crate::servable::ServableLoader;
+use crate::servable::{Servable, ServableLoader};
 
 /// Tallies by release.
 type Tallies = HashMap<Box<str>, Arc<Tally>>;
@@ -55,10 +55,14 @@ impl World {
         }
     }
 
+    /// A version that is live.
+    pub(super) fn servable(&self, model: &str, version: u64) -> Option<Routed<Servable>> {
+        self.registry()?.route(model, &version.to_string()).ok()
+    }
+
     /// The counters of a version that is live.
     pub(super) fn series(&self, model: &str, version: u64) -> Option<Arc<Series>> {
-        let routed = self.registry()?.route(model, &version.to_string()).ok()?;
-        Some(routed.series().clone())
+        Some(self.servable(model, version)?.series().clone())
     }
 
     /// Requests of a release are counted from here on.

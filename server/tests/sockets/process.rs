@@ -230,3 +230,56 @@ fn help_names_what_there_is() {
         assert!(stdout.contains(flag), "{flag} is missing in {stdout}");
     }
 }
+
+/// The version that answers and the release that is active, once there is one, or none.
+async fn answered_with(serving: &Serving, release: bool) -> (String, Option<String>) {
+    let body = json!({ "inputs": [{ "name": "x", "datatype": "FP32", "shape": [1, 2], "data": [10, 20] }] });
+    loop {
+        let line = "POST /v2/models/add/infer HTTP/1.1";
+        let answer = exchange(serving.http, line, &[], body.to_string().as_bytes()).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let active = answer.headers.get("x-release-id").cloned();
+        if active.is_some() == release {
+            return (answer.headers["x-model-version"].clone(), active);
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// A process that is killed goes on with the same release; killed again, it takes the new version back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_survives_a_kill_and_ends_with_the_second() {
+    let (repository, data) = (repository(), tempfile::tempdir().unwrap());
+    let folder = repository.path().join("add");
+    let rules = "[model]\nrisk = 'low'\n[gates.golden]\nenabled = false\n[[rollout.check]]\nmetric = 'output'\n\
+                 enabled = false\n";
+    std::fs::write(folder.join("model.toml"), rules).unwrap();
+    let more = [
+        "--model-control-mode",
+        "poll",
+        "--repository-poll-secs",
+        "1",
+        "--data-dir",
+    ];
+    let more = [&more[..], &[data.path().to_str().unwrap()]].concat();
+    let start = || Serving::start(repository.path(), &more);
+    let first = start();
+    first.wait_ready().await;
+    assert_eq!(answered_with(&first, false).await, ("1".to_owned(), None));
+    onnx::add_constant(named("N"), &[1.0, 2.0])
+        .write(&folder.join("2/model.onnx"))
+        .unwrap();
+    let (_, release) = answered_with(&first, true).await;
+    drop(first);
+
+    let second = start();
+    second.wait_ready().await;
+    let (_, same) = answered_with(&second, true).await;
+    assert_eq!(same, release);
+    drop(second);
+
+    let third = start();
+    third.wait_ready().await;
+    let (version, _) = answered_with(&third, false).await;
+    assert_eq!(version, "1");
+}

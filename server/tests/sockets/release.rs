@@ -564,3 +564,70 @@ async fn a_scan_that_finds_a_new_version_starts_its_release() {
     }
     server.stop().await;
 }
+
+/// A slow version is found by its batches, although every request is answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_candidate_is_sent_back() {
+    let data = tempfile::tempdir().unwrap();
+    let repository = Repository::new();
+    let rules =
+        rules(0.005, "warmup = 50").replace("metric = 'latency'\nenabled = false", "metric = 'latency'");
+    let batched = "batched\ndelay_ms 1\n";
+    let file = |version| format!("{}{batched}", version_file(version));
+    repository.add("m", 1, &file(1), &rules);
+    let server = Arc::new(serving(repository, data.path()).await);
+    let clients = Clients::start(&server);
+    server
+        .arrive(2, &file(2).replace("delay_ms 1", "delay_ms 20"), &rules)
+        .await;
+    clients.until(&server, "rolled_back").await;
+    assert_eq!(
+        server.release()["state"]["reason"],
+        "check",
+        "{}",
+        server.release()
+    );
+    assert_eq!(clients.stop().await, 0);
+    stopped(server).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_candidate_has_to_give_the_known_answers() {
+    let data = tempfile::tempdir().unwrap();
+    let repository = Repository::new();
+    let rules = rules(0.2, "").replace("[gates.golden]\nenabled = false", "");
+    repository.add("m", 1, &version_file(1), &rules);
+    let golden = repository.path().join("m/golden");
+    std::fs::create_dir(&golden).unwrap();
+    std::fs::write(golden.join("one.request.json"), INFER).unwrap();
+    let answer = |y: f64| {
+        let outputs = json!([{ "name": "y", "datatype": "FP32", "shape": [1, 2], "data": [y, y + 1.0] }]);
+        std::fs::write(
+            golden.join("one.response.json"),
+            json!({ "outputs": outputs }).to_string(),
+        )
+        .unwrap();
+    };
+    answer(2.0);
+    let server = Arc::new(serving(repository, data.path()).await);
+    server.arrive(2, &version_file(2), &rules).await;
+    assert_eq!(
+        server.release()["state"]["reason"],
+        "gate",
+        "{}",
+        server.release()
+    );
+    let served = server.post("/v2/models/m/infer", INFER).await;
+    assert_eq!(served.json()["model_version"], "1");
+    assert!(
+        server
+            .scrape()
+            .await
+            .contains("crossfade_gate_result{model=\"m\",gate=\"golden\"} 0")
+    );
+    // Version 2 adds two.
+    answer(3.0);
+    server.arrive(2, &version_file(2), &rules).await;
+    assert_eq!(server.state(), "canary", "{}", server.release());
+    stopped(server).await;
+}

@@ -11,6 +11,10 @@ pub enum Element {
     Signature,
     /// Golden rows.
     GoldenGate,
+    /// Golden rows in a Parquet file, rather than in pairs of JSON files.
+    GoldenTable,
+    /// Golden rows put to the live version again from time to time.
+    GoldenInterval,
     /// A sudden drop of quality (G1).
     QualityGate,
     /// Slow degradation (G2).
@@ -37,10 +41,12 @@ pub enum Element {
 
 impl Element {
     /// Every element.
-    pub const ALL: [Element; 14] = [
+    pub const ALL: [Element; 16] = [
         Element::PinnedDigest,
         Element::Signature,
         Element::GoldenGate,
+        Element::GoldenTable,
+        Element::GoldenInterval,
         Element::QualityGate,
         Element::TrendGate,
         Element::SliceGate,
@@ -60,6 +66,8 @@ impl Element {
             Element::PinnedDigest => "pinning of digests",
             Element::Signature => "verification of signatures",
             Element::GoldenGate => "the golden gate",
+            Element::GoldenTable => "a golden gate with a Parquet file",
+            Element::GoldenInterval => "repetition of the golden gate",
             Element::QualityGate => "the quality gate",
             Element::TrendGate => "the trend gate",
             Element::SliceGate => "gates per slice",

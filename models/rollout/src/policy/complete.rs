@@ -267,6 +267,21 @@ fn check_built(policy: &Policy, built: &Built) -> Result<(), PolicyError> {
             ".enabled = false",
         ),
         (
+            gates.golden.as_ref().is_some_and(|golden| is_table(&golden.file)),
+            "gates.golden.file",
+            Element::GoldenTable,
+            " = \"golden\"",
+        ),
+        (
+            gates
+                .golden
+                .as_ref()
+                .is_some_and(|golden| golden.interval.is_some()),
+            "gates.golden",
+            Element::GoldenInterval,
+            "` without `interval",
+        ),
+        (
             gates.quality.is_some(),
             "gates.quality",
             Element::QualityGate,
@@ -331,6 +346,11 @@ fn check_built(policy: &Policy, built: &Built) -> Result<(), PolicyError> {
         }
     }
     Ok(())
+}
+
+/// Whether golden rows lie in a Parquet file.
+fn is_table(file: &std::path::Path) -> bool {
+    file.extension().is_some_and(|extension| extension == "parquet")
 }
 
 fn not_built(key: &str, element: Element, advice: &str) -> PolicyError {

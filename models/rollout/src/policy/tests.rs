@@ -356,8 +356,16 @@ fn from_medium_up_something_looks_at_predictions() {
 fn what_is_not_built_is_named() {
     let text = format!("risk = \"high\"\n{DATA}{LIMITS}");
     let used = |element: Element| {
-        use Element::{Decision, InputKey, LiveQuality, PinnedDigest};
-        !matches!(element, PinnedDigest | LiveQuality | InputKey | Decision)
+        use Element::{Decision, GoldenInterval, GoldenTable, InputKey, LiveQuality, PinnedDigest};
+        let others = [
+            PinnedDigest,
+            LiveQuality,
+            InputKey,
+            Decision,
+            GoldenTable,
+            GoldenInterval,
+        ];
+        !others.contains(&element)
     };
     for missing in Element::ALL.into_iter().filter(|element| used(*element)) {
         let built = Built::new(Element::ALL.into_iter().filter(|element| *element != missing));
@@ -392,6 +400,16 @@ fn keys_without_their_element_are_refused() {
         "[rollout]\nroute_key = [\"header:a\", \"input:b\"]",
         Element::InputKey,
         "`rollout.route_key`",
+    );
+    check(
+        "[gates.golden]\nfile = \"golden.parquet\"",
+        Element::GoldenTable,
+        "`gates.golden.file`",
+    );
+    check(
+        "[gates.golden]\ninterval = \"1h\"",
+        Element::GoldenInterval,
+        "`gates.golden`",
     );
     check(
         "[decision]\noutput = \"y\"\nkind = \"argmax\"",

@@ -83,7 +83,10 @@ const KEYS: &[ModelKey] = &[
     key("[[rollout.check]]", "margin", "2", "", "It passes when fewer than so many times as many events are shown"),
     key("[[rollout.check]]", "abs_ok", "0.005", "", "It passes when the rate is shown to be at most this; .005 for errors, .03 for latency"),
     key("[gates]", "signature", "\"recorded\"", "", "The digest of a version's files is recorded; more is not built yet"),
-    key("[gates.golden]", "enabled", "false", "", "The golden gate is not built yet, so that a released model has to say this"),
+    key("[gates.golden]", "enabled", "true", "", "Whether a new version has to give known answers before it has any traffic; without any pair it fails"),
+    key("[gates.golden]", "file", "\"golden\"", "", "Folder of the pairs `NAME.request.json` and `NAME.response.json`, in the model's folder"),
+    key("[gates.golden]", "max_abs_diff", "0.0001", "", "The largest acceptable difference of a number; the default where no limit is set"),
+    key("[gates.golden]", "max_rel_diff", "0.001", "", "The same, relative to the expected number"),
 ];
 
 /// Appends the table.
