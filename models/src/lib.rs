@@ -26,7 +26,7 @@ pub use config::{Completion, ModelConfig, RawConfig, RuntimeChoice};
 pub use error::{ConfigError, LayoutError, LoadError, RegistryError, RouteError};
 pub use lifecycle::State;
 pub use registry::{
-    AtStart, ControlMode, IndexEntry, LoadParameters, LoadRequest, Loaded, Loader, Registry, RegistryOptions,
-    Routed,
+    AtStart, ControlMode, IndexEntry, LoadParameters, LoadRequest, Loaded, Loader, PreparedLoad, Registry,
+    RegistryOptions, Routed,
 };
 pub use version::VersionPolicy;

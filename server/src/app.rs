@@ -1,5 +1,6 @@
 //! The composition root: builds every part, names every thread, fixes the order of shutdown.
 
+mod audit;
 mod check;
 
 use std::future::Future;
@@ -16,9 +17,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::audit::AuditLog;
 use crate::config::file::RawConfig;
 use crate::config::{Command, ControlMode, Flags, ServerConfig};
+use crate::control::Changes;
 use crate::control::settings::LogSettings;
+use crate::data_dir::DataDir;
 use crate::metrics::{self, Metrics};
 use crate::servable::ServableLoader;
 use crate::service::Service;
@@ -35,6 +39,7 @@ const RUNTIME_SHUTDOWN: Duration = Duration::from_secs(2);
 pub fn main(command: Command) -> ExitCode {
     let result = match command {
         Command::Check(args) => return check::run(&args),
+        Command::Audit(command) => audit::run(&command),
         Command::Serve(flags) => serve(*flags),
     };
     match result {
@@ -140,6 +145,8 @@ pub struct App {
     stop: watch::Sender<bool>,
     listeners: JoinSet<()>,
     scrapes: JoinSet<()>,
+    /// Given up last.
+    _data: DataDir,
 }
 
 impl App {
@@ -148,11 +155,23 @@ impl App {
         let http = bind("HTTP", "--http-port", config.http).await?;
         let grpc = bind("gRPC", "--grpc-port", config.grpc).await?;
         let scrape = bind("metrics", "--metrics-port", config.metrics).await?;
+        let data = DataDir::open(&config.data_dir)?;
         let counters = Arc::new(Metrics::default());
+        let audit = AuditLog::open(data.audit(), &config.audit, config.revision(), counters.clone())?;
         let loader = ServableLoader::new(runtimes, counters.clone(), &config.limits, config.runtimes.cores);
-        let log = LogSettings::new(log, &config.log.filter);
+        let changes = Changes {
+            log: Arc::new(LogSettings::new(log, &config.log.filter)),
+            audit,
+        };
         let options = registry_options(&config)?;
-        let service = Service::new(config.limits, log, config.log.access, counters, options, loader);
+        let service = Service::new(
+            config.limits,
+            config.log.access,
+            counters,
+            options,
+            loader,
+            changes,
+        );
 
         let (stop, stopped) = watch::channel(false);
         let mut listeners = JoinSet::new();
@@ -171,6 +190,7 @@ impl App {
             stop,
             listeners,
             scrapes,
+            _data: data,
         })
     }
 

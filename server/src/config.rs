@@ -9,15 +9,23 @@ pub mod reference;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crossfade_journal::Hash;
+use sha2::{Digest, Sha256};
+
 use crate::service::Limits;
-pub use flags::{CheckArgs, Cli, Command, Flags};
+pub use flags::{AuditCommand, CheckArgs, Cli, Command, ExportArgs, Flags, VerifyArgs};
 
 /// What the code may rely on.
 #[derive(Debug, Clone)]
 pub struct ServerConfig {
+    /// Where the server keeps what must outlive it.
+    pub data_dir: PathBuf,
+    /// The audit.
+    pub audit: AuditConfig,
     /// Where HTTP listens.
     pub http: SocketAddr,
     /// Where gRPC listens.
@@ -107,6 +115,15 @@ pub enum LogFormat {
     Json,
 }
 
+/// How the audit is kept.
+#[derive(Debug, Clone)]
+pub struct AuditConfig {
+    /// Signs the head after so many records.
+    pub sign_every: NonZeroU64,
+    /// A file with the key that signs.
+    pub key: Option<PathBuf>,
+}
+
 /// What is wrong with the configuration, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -178,10 +195,17 @@ impl ServerConfig {
         if bytes.max_request_bytes == 0 || bytes.max_in_flight == 0 || bytes.max_connections == 0 {
             return Err(value("limits", "every limit must be at least 1".into()));
         }
+        let sign_every = NonZeroU64::new(file.audit.sign_every)
+            .ok_or_else(|| value("audit.sign_every", "must be at least 1".into()))?;
         let listen = |over: Option<IpAddr>, port: Option<u16>, file: SocketAddr| {
             SocketAddr::new(over.unwrap_or(file.ip()), port.unwrap_or(file.port()))
         };
         Ok(Self {
+            data_dir: flags.data_dir.unwrap_or(file.data_dir),
+            audit: AuditConfig {
+                sign_every,
+                key: file.audit.key,
+            },
             http: listen(flags.http_address, flags.http_port, file.http.listen),
             grpc: listen(flags.grpc_address, flags.grpc_port, file.grpc.listen),
             metrics: listen(flags.metrics_address, flags.metrics_port, file.metrics.listen),
@@ -217,6 +241,13 @@ impl ServerConfig {
                 .map_or(file.exit_timeout.0, Duration::from_secs),
             models: file.model,
         })
+    }
+}
+
+impl ServerConfig {
+    /// sha256 of the configuration in force, as this build writes it down: what the audit calls `config_rev`.
+    pub fn revision(&self) -> Hash {
+        Hash(Sha256::digest(format!("{self:?}")).into())
     }
 }
 

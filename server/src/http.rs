@@ -15,6 +15,7 @@ mod reply;
 mod routes;
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::reply::{Failure, ReplyBody, identify, without_body};
 use self::routes::{ModelRoute, NoRoute, Route};
+use crate::audit::{Call, Listener};
 use crate::listener;
 use crate::scope::{Protocol, RequestId, RequestScope};
 use crate::service::Service;
@@ -51,7 +53,11 @@ pub async fn serve(service: Arc<Service>, listener: TcpListener, shutdown: impl 
 ///
 /// The scope of an inference opens with the call, not with the first poll: a request whose client is gone by then is
 /// recorded too.
-fn answer(front: Arc<Front>, request: Request<Incoming>) -> impl Future<Output = Response<ReplyBody>> + Send {
+fn answer(
+    front: Arc<Front>,
+    peer: Option<SocketAddr>,
+    request: Request<Incoming>,
+) -> impl Future<Output = Response<ReplyBody>> + Send {
     let arrived = Instant::now();
     let (head, body) = request.into_parts();
     let route = match Route::of(head.uri.path()) {
@@ -66,11 +72,12 @@ fn answer(front: Arc<Front>, request: Request<Incoming>) -> impl Future<Output =
         }
         _ => None,
     };
-    respond(front, route, scope, head, body)
+    respond(front, peer, route, scope, head, body)
 }
 
 async fn respond(
     front: Arc<Front>,
+    peer: Option<SocketAddr>,
     route: Result<Route, Failure>,
     scope: Option<RequestScope>,
     head: Parts,
@@ -80,7 +87,10 @@ async fn respond(
         (Ok(Route::Model(model, ModelRoute::Infer)), Some(scope)) => {
             return inference::answer(&front, scope, &head, body, &model).await;
         }
-        (Ok(route), _) => control::answer(&front, route, &head, body).await,
+        (Ok(route), _) => {
+            let call = Call::anonymous(Listener::Http, peer);
+            control::answer(&front, call, route, &head, body).await
+        }
         (Err(failure), _) => inference::refuse(&failure, &head.headers, body).await,
     };
     identify(&mut response, RequestId::new());

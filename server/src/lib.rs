@@ -25,6 +25,10 @@ pub mod infer;
 pub mod servable;
 
 pub mod control;
+
+pub mod audit;
+pub mod data_dir;
+
 pub mod fuzzing;
 pub mod metrics;
 pub mod status;

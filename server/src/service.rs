@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::admit::Permits;
 use crate::arriving::Arriving;
-use crate::control::settings::LogSettings;
+use crate::control::Changes;
 use crate::metrics::{self, Loaded, Metrics, Series};
 use crate::servable::ServableLoader;
 
@@ -20,7 +20,7 @@ pub struct Service {
     arriving: Arriving,
     metrics: Arc<Metrics>,
     registry: Arc<Registry<ServableLoader>>,
-    pub(crate) log: LogSettings,
+    pub(crate) changes: Changes,
     access_log: bool,
     draining: AtomicBool,
     ready: watch::Sender<bool>,
@@ -71,11 +71,11 @@ impl Service {
     /// A service over a registry that is made here but not started.
     pub fn new(
         limits: Limits,
-        log: LogSettings,
         access_log: bool,
         metrics: Arc<Metrics>,
         options: RegistryOptions,
         loader: ServableLoader,
+        changes: Changes,
     ) -> Arc<Self> {
         let registry = Registry::new(options, loader);
         let service = Arc::new(Self {
@@ -84,7 +84,7 @@ impl Service {
             permits: Arc::default(),
             metrics,
             registry,
-            log,
+            changes,
             access_log,
             draining: AtomicBool::new(false),
             ready: watch::Sender::new(false),

@@ -42,6 +42,7 @@ const fn key(
 #[rustfmt::skip]
 const SERVER: &[Key] = &[
     key("", &["config"], "", |_| text("`crossfade.toml`, if it is there")),
+    key("data_dir", &["data-dir"], "", |c| quoted(c.data_dir.display())),
     key("repository.paths", &["model-repository"], "", |c| list(&c.repository.paths)),
     key("repository.mode", &["model-control-mode"], "", |c| choice(c.repository.mode)),
     key("repository.poll", &["repository-poll-secs"], "Time between two scans in poll mode", |c| quoted(c.repository.poll)),
@@ -77,6 +78,8 @@ const SERVER: &[Key] = &[
     key("logging.format", &["log-format"], "", |c| choice(c.logging.format)),
     key("logging.filter", &["log-filter"], "", |c| quoted(&c.logging.filter)),
     key("logging.access", &["access-log"], "", |c| literal(c.logging.access)),
+    key("audit.sign_every", &[], "Records after which the audit's head is signed again, if there is a key", |c| number(c.audit.sign_every)),
+    key("audit.key", &[], "File with the Ed25519 key (PEM, `openssl genpkey -algorithm ed25519`) that signs the audit's head", |c| path(c.audit.key.as_ref().map(|key| key.display().to_string()).as_ref())),
     key("model.NAME", &[], "Settings of one model, over its own files: the keys of `model.toml`, those of `[model]` without that prefix", |_| String::new()),
 ];
 

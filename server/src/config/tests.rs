@@ -6,7 +6,7 @@ fn flags(args: &[&str]) -> Flags {
     let args = ["crossfade", "serve"].iter().chain(args);
     match Cli::try_parse_from(args).unwrap().command {
         Command::Serve(flags) => *flags,
-        Command::Check(_) => unreachable!("the test asked for serve"),
+        Command::Check(_) | Command::Audit(_) => unreachable!("the test asked for serve"),
     }
 }
 
@@ -69,6 +69,31 @@ fn a_wrong_key_is_refused_with_the_nearest_name() {
     refused("exit_timeuot = \"1s\"", "did you mean `exit_timeout`?");
     refused("exit_timeout = \"1\"", "such as \"5ms\"");
     refused("[log]\nenabled = true", "`log` is not supported yet");
+}
+
+#[test]
+fn the_data_folder_is_a_flag_over_a_key() {
+    let file = || RawConfig::parse("data_dir = \"a\"\n").unwrap();
+    let folder = |args: &[&str], file| ServerConfig::resolve(flags(args), file).unwrap().data_dir;
+    assert_eq!(
+        folder(&[], RawConfig::default()),
+        PathBuf::from("./crossfade-data")
+    );
+    assert_eq!(folder(&[], file()), PathBuf::from("a"));
+    assert_eq!(folder(&["--data-dir", "b"], file()), PathBuf::from("b"));
+    let never = RawConfig::parse("[audit]\nsign_every = 0\n").unwrap();
+    let error = ServerConfig::resolve(Flags::default(), never).unwrap_err();
+    assert!(error.to_string().contains("audit.sign_every"), "{error}");
+}
+
+#[test]
+fn a_head_is_a_number_and_a_hash() {
+    let hash = "0".repeat(64);
+    let verify = |head: &str| Cli::try_parse_from(["crossfade", "audit", "verify", "--head", head]);
+    assert!(verify(&format!("7:{hash}")).is_ok());
+    for wrong in ["7", &hash, ":", &format!("x:{hash}"), "7:00"] {
+        assert!(verify(wrong).is_err(), "{wrong}");
+    }
 }
 
 #[test]

@@ -207,6 +207,8 @@ pub(super) fn markdown() -> String {
     for Name { name, kind, help } in names::versioned() {
         writeln!(out, "| `{name}` | {kind} | {help} |").expect("a String takes any text");
     }
+    let Name { name, kind, help } = &names::AUDIT_RECORDS;
+    writeln!(out, "| `{name}` | {kind} | {help} |").expect("a String takes any text");
     for (name, help) in names::PROCESS {
         writeln!(out, "| `{name}` | gauge | {help} |").expect("a String takes any text");
     }

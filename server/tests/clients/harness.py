@@ -30,6 +30,8 @@ class Server:
     def __init__(self, repository, *flags, environment=None):
         self.log = []
         command = [str(BINARY), "serve", "--model-repository", str(repository)]
+        self.data = tempfile.TemporaryDirectory(prefix="crossfade-data-")
+        command += ["--data-dir", self.data.name]
         command += ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", *flags]
         self.started = time.monotonic()
         self.process = subprocess.Popen(
