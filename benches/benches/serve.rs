@@ -66,6 +66,8 @@ fn measure(runtime: &tokio::runtime::Runtime) -> Result<()> {
                 "0",
                 "--metrics-port",
                 "0",
+                "--admin-port",
+                "0",
                 "--model-repository",
             ])
             .arg(directory.path())

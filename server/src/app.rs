@@ -17,6 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::admin::Admin;
 use crate::audit::AuditLog;
 use crate::config::file::RawConfig;
 use crate::config::{Command, ControlMode, Flags, ServerConfig};
@@ -141,6 +142,8 @@ pub struct App {
     pub grpc: SocketAddr,
     /// Where metrics are scraped.
     pub metrics: SocketAddr,
+    /// Where the admin interface listens.
+    pub admin: SocketAddr,
     /// Tells the inference listeners to stop accepting and to finish.
     stop: watch::Sender<bool>,
     listeners: JoinSet<()>,
@@ -155,13 +158,16 @@ impl App {
         let http = bind("HTTP", "--http-port", config.http).await?;
         let grpc = bind("gRPC", "--grpc-port", config.grpc).await?;
         let scrape = bind("metrics", "--metrics-port", config.metrics).await?;
+        let admin = bind("the admin interface", "--admin-port", config.admin.listen).await?;
         let data = DataDir::open(&config.data_dir)?;
         let counters = Arc::new(Metrics::default());
         let audit = AuditLog::open(data.audit(), &config.audit, config.revision(), counters.clone())?;
         let loader = ServableLoader::new(runtimes, counters.clone(), &config.limits, config.runtimes.cores);
+        let admin_at = admin.local_addr()?;
         let changes = Changes {
             log: Arc::new(LogSettings::new(log, &config.log.filter)),
             audit,
+            only_at: config.admin.v2_control.then_some(admin_at),
         };
         let options = registry_options(&config)?;
         let service = Service::new(
@@ -178,15 +184,23 @@ impl App {
         let mut scrapes = JoinSet::new();
         let (http_at, grpc_at, metrics_at) = (http.local_addr()?, grpc.local_addr()?, scrape.local_addr()?);
         listeners.spawn(http::serve(service.clone(), http, told(stopped.clone())));
-        listeners.spawn(grpc::serve(service.clone(), grpc, told(stopped)));
+        listeners.spawn(grpc::serve(service.clone(), grpc, told(stopped.clone())));
+        let interface = Arc::new(Admin::new(config.admin.tokens, None));
+        listeners.spawn(http::serve_admin(
+            service.clone(),
+            interface,
+            admin,
+            told(stopped),
+        ));
         scrapes.spawn(metrics::serve(service.clone(), scrape, std::future::pending()));
-        tracing::info!("listening http={http_at} grpc={grpc_at} metrics={metrics_at}");
+        tracing::info!("listening http={http_at} grpc={grpc_at} metrics={metrics_at} admin={admin_at}");
         service.registry().start();
         Ok(Self {
             service,
             http: http_at,
             grpc: grpc_at,
             metrics: metrics_at,
+            admin: admin_at,
             stop,
             listeners,
             scrapes,

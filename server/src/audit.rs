@@ -10,7 +10,7 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crossfade_journal::audit::{Audit, AuditOptions};
+use crossfade_journal::audit::{self, Audit, AuditOptions};
 use crossfade_journal::keys::SigningKey;
 use crossfade_journal::{Error as JournalError, Hash, Head};
 
@@ -103,6 +103,30 @@ impl AuditLog {
     pub fn refused(&self, entry: Entry, refusal: Refusal) -> Refusal {
         let written = self.write(entry.ended(Outcome::Refused).error(&refusal.message));
         written.err().unwrap_or(refusal)
+    }
+
+    /// The records that follow number `since`, `limit` of them at most, as an export has them; and the place of the last
+    /// of them, or `since` in none. Blocks for the disk.
+    ///
+    /// Errors: `Internal` if they cannot be read, or are damaged.
+    pub fn lines(&self, since: u64, limit: usize) -> Result<(Vec<u8>, Option<Head>), Refusal> {
+        // What follows the head is being written.
+        let end = self.head().map_or(u64::MAX, |head| head.seq);
+        let read = || {
+            let records = audit::records(&self.folder, since)?
+                .take(usize::try_from(end.saturating_sub(since)).unwrap_or(usize::MAX))
+                .take(limit);
+            let mut lines = Vec::new();
+            let last = audit::export::write(records, &mut lines, &self.folder)?;
+            Ok((lines, last))
+        };
+        read().map_err(|error: JournalError| {
+            tracing::error!(%error, "the audit cannot be read");
+            Refusal::new(
+                Status::Internal,
+                "the audit cannot be read; the server's log says why",
+            )
+        })
     }
 
     /// The last record's place; `None` while the audit cannot be written.

@@ -3,6 +3,7 @@
 //! Parse, then validate, then never check again: [`Flags`] and [`file::RawConfig`] are what was written,
 //! [`ServerConfig`] is what the code may rely on.
 
+mod admin;
 pub mod file;
 mod flags;
 pub mod reference;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use crossfade_journal::Hash;
 use sha2::{Digest, Sha256};
 
+use crate::admin::Token;
 use crate::service::Limits;
 pub use flags::{AuditCommand, CheckArgs, Cli, Command, ExportArgs, Flags, VerifyArgs};
 
@@ -32,6 +34,8 @@ pub struct ServerConfig {
     pub grpc: SocketAddr,
     /// Where metrics are scraped.
     pub metrics: SocketAddr,
+    /// The admin listener.
+    pub admin: AdminConfig,
     /// The models.
     pub repository: RepositoryConfig,
     /// The runtimes.
@@ -113,6 +117,17 @@ pub enum LogFormat {
     Text,
     /// For machines: one JSON object per line.
     Json,
+}
+
+/// The admin listener.
+#[derive(Debug, Clone)]
+pub struct AdminConfig {
+    /// Where it listens; loopback, unless there are tokens.
+    pub listen: SocketAddr,
+    /// Who may call; none: whoever reaches it.
+    pub tokens: Vec<Token>,
+    /// Whether load, unload and settings of the protocol are taken here only.
+    pub v2_control: bool,
 }
 
 /// How the audit is kept.
@@ -209,6 +224,10 @@ impl ServerConfig {
             http: listen(flags.http_address, flags.http_port, file.http.listen),
             grpc: listen(flags.grpc_address, flags.grpc_port, file.grpc.listen),
             metrics: listen(flags.metrics_address, flags.metrics_port, file.metrics.listen),
+            admin: admin::resolve(
+                listen(flags.admin_address, flags.admin_port, file.admin.listen),
+                file.admin,
+            )?,
             repository: RepositoryConfig {
                 paths,
                 mode,

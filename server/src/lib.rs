@@ -26,6 +26,7 @@ pub mod servable;
 
 pub mod control;
 
+pub mod admin;
 pub mod audit;
 pub mod data_dir;
 

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::admit::Permits;
 use crate::arriving::Arriving;
+use crate::audit::AuditLog;
 use crate::control::Changes;
 use crate::metrics::{self, Loaded, Metrics, Series};
 use crate::servable::ServableLoader;
@@ -121,6 +122,11 @@ impl Service {
     /// The models.
     pub fn registry(&self) -> &Arc<Registry<ServableLoader>> {
         &self.registry
+    }
+
+    /// The audit.
+    pub(crate) fn audit(&self) -> &Arc<AuditLog> {
+        &self.changes.audit
     }
 
     /// Whether the access log is on: one line per request.

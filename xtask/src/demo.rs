@@ -112,6 +112,8 @@ impl Server {
                 &port(1),
                 "--metrics-port",
                 &port(2),
+                "--admin-port",
+                &port(3),
             ])
             .arg("--data-dir")
             .arg(&data)

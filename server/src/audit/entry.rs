@@ -7,6 +7,8 @@ use crossfade_journal::Hash;
 use crossfade_journal::audit::{Event, Timestamp};
 use serde_json::{Map, Value, json};
 
+use crate::admin::{Caller, Role};
+
 /// The longest text that a record takes from a client, in characters.
 const MAX_TEXT: usize = 1024;
 
@@ -17,6 +19,8 @@ pub enum Listener {
     Http,
     /// The gRPC listener, likewise.
     Grpc,
+    /// The admin listener.
+    Admin,
 }
 
 impl Listener {
@@ -24,6 +28,7 @@ impl Listener {
         match self {
             Listener::Http => "http",
             Listener::Grpc => "grpc",
+            Listener::Admin => "admin",
         }
     }
 }
@@ -47,6 +52,25 @@ impl Call {
             peer,
         }
     }
+
+    /// A call over the admin listener: of `caller` where it is known, in `role` where it needs one and the caller has it.
+    pub fn admin(caller: Option<&Caller>, role: Option<Role>, peer: Option<SocketAddr>) -> Self {
+        let Some(caller) = caller else {
+            return Self::anonymous(Listener::Admin, peer);
+        };
+        let role = role.filter(|role| caller.roles.contains(role));
+        Self {
+            actor: caller.actor.clone(),
+            role: role.map_or("", Role::name).to_owned(),
+            listener: Listener::Admin,
+            peer,
+        }
+    }
+
+    /// Where it came in.
+    pub fn listener(&self) -> Listener {
+        self.listener
+    }
 }
 
 /// What was asked.
@@ -60,6 +84,18 @@ pub enum Action {
     LogSettings,
     /// Change trace settings.
     TraceSettings,
+    /// Begin a release.
+    ReleaseCreate,
+    /// Keep a release where it is.
+    ReleasePause,
+    /// Let it go on.
+    ReleaseResume,
+    /// Move it to its next stage.
+    ReleasePromote,
+    /// Give it up.
+    ReleaseAbort,
+    /// Go back to an earlier version.
+    Rollback,
 }
 
 impl Action {
@@ -70,6 +106,12 @@ impl Action {
             Action::Unload => "model.unload",
             Action::LogSettings => "settings.log",
             Action::TraceSettings => "settings.trace",
+            Action::ReleaseCreate => "release.create",
+            Action::ReleasePause => "release.pause",
+            Action::ReleaseResume => "release.resume",
+            Action::ReleasePromote => "release.promote",
+            Action::ReleaseAbort => "release.abort",
+            Action::Rollback => "model.rollback",
         }
     }
 }

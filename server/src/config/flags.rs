@@ -177,6 +177,12 @@ pub struct Flags {
     /// Port of metrics; 0 takes a free one
     #[arg(long, env = "CROSSFADE_METRICS_PORT", value_name = "PORT")]
     pub metrics_port: Option<u16>,
+    /// Address the admin interface listens on; another than loopback needs `admin.tokens`
+    #[arg(long, env = "CROSSFADE_ADMIN_ADDRESS", value_name = "IP")]
+    pub admin_address: Option<IpAddr>,
+    /// Port of the admin interface; 0 takes a free one
+    #[arg(long, env = "CROSSFADE_ADMIN_PORT", value_name = "PORT")]
+    pub admin_port: Option<u16>,
     /// ONNX Runtime's shared library [default: beside the executable, then the system's library path]
     #[arg(long, env = "CROSSFADE_ORT_LIBRARY", value_name = "FILE")]
     pub ort_library: Option<PathBuf>,

@@ -1,15 +1,17 @@
 //! Calls that change the server: each is one record of the audit before it takes effect, refused ones included.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crossfade_journal::Head;
 use crossfade_models::{Loader, PreparedLoad, Registry, RegistryError};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::settings::{LogSettings, NotUpdated};
 use super::{LoadParameters, Settings, settings};
-use crate::audit::{Action, AuditLog, Call, Entry, Outcome};
+use crate::audit::{Action, AuditLog, Call, Entry, Listener, Outcome};
 use crate::infer::Parameter;
 use crate::service::Service;
 use crate::status::{Refusal, Status};
@@ -23,6 +25,21 @@ pub struct Changes {
     pub log: Arc<LogSettings>,
     /// Where each call is recorded.
     pub audit: Arc<AuditLog>,
+    /// The admin listener, if calls of the protocol that change something are taken there only.
+    pub only_at: Option<SocketAddr>,
+}
+
+impl Changes {
+    /// Errors: `Forbidden` over a listener that takes no changes.
+    fn taken(&self, call: &Call) -> Result<(), Refusal> {
+        match self.only_at {
+            Some(admin) if call.listener() != Listener::Admin => {
+                let message = format!("the admin listener takes such calls, at {admin} (admin.v2_control)");
+                Err(Refusal::new(Status::Forbidden, message))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Service {
@@ -38,8 +55,11 @@ impl Service {
         parameters: LoadParameters,
     ) -> Result<(), Refusal> {
         let (sender, receiver) = tokio::sync::oneshot::channel();
+        let known = self
+            .changes
+            .taken(&call)
+            .and_then(|()| self.in_repository(repository));
         let entry = Entry::new(call, Action::Load, &object(repository, model));
-        let known = self.in_repository(repository);
         let (audit, registry, name) = (
             self.changes.audit.clone(),
             self.registry().clone(),
@@ -75,8 +95,11 @@ impl Service {
 
     /// Unloads a model; returns once it is no longer routed to.
     pub async fn unload(&self, call: Call, repository: &str, model: &str) -> Result<(), Refusal> {
+        let known = self
+            .changes
+            .taken(&call)
+            .and_then(|()| self.in_repository(repository));
         let entry = Entry::new(call, Action::Unload, &object(repository, model));
-        let known = self.in_repository(repository);
         let (audit, registry, name) = (
             self.changes.audit.clone(),
             self.registry().clone(),
@@ -95,8 +118,13 @@ impl Service {
     /// Reads (empty `changes`) or writes log settings and returns them all.
     pub async fn log_settings(&self, call: Call, changes: Settings) -> Result<Settings, Refusal> {
         let (audit, log) = (self.changes.audit.clone(), self.changes.log.clone());
+        let taken = match changes.is_empty() {
+            true => Ok(()),
+            false => self.changes.taken(&call),
+        };
         let entry = Entry::new(call, Action::LogSettings, "log");
         blocking(move || {
+            taken.map_err(|refusal| audit.refused(entry.clone(), refusal))?;
             let written = entry.clone();
             let record = |before: &Settings, after: &Settings| {
                 let entry = written.before(value(before)).after(value(after));
@@ -123,13 +151,12 @@ impl Service {
             "" => Ok(()),
             model => self.registry().route(model, "").map(|_routed| ()),
         };
-        let writes = !changes.is_empty();
-        let settings = known
-            .map_err(Refusal::from)
-            .and_then(|()| settings::trace(changes));
-        if !writes {
-            return settings;
+        let known = known.map_err(Refusal::from);
+        if changes.is_empty() {
+            return known.and_then(|()| settings::trace(changes));
         }
+        let taken = self.changes.taken(&call);
+        let settings = taken.and(known).and_then(|()| settings::trace(changes));
         let entry = Entry::new(call, Action::TraceSettings, &trace_object(model));
         let audit = self.changes.audit.clone();
         blocking(move || match settings {
@@ -138,6 +165,18 @@ impl Service {
             Err(refusal) => Err(audit.refused(entry, refusal)),
         })
         .await
+    }
+
+    /// Records of the audit after number `since`, one per line, and the head after the last of them.
+    ///
+    /// Errors: `Internal` if they cannot be read.
+    pub(crate) async fn audit_lines(
+        &self,
+        since: u64,
+        limit: usize,
+    ) -> Result<(Vec<u8>, Option<Head>), Refusal> {
+        let audit = self.changes.audit.clone();
+        blocking(move || audit.lines(since, limit)).await
     }
 
     /// Records that a call was refused before it came as far as the calls above; returns what to answer.

@@ -44,7 +44,7 @@ fn with_status(status: StatusCode, body: &Value) -> Response<ReplyBody> {
     reply::json(status, body.to_string().into_bytes())
 }
 
-async fn attempt(
+pub(super) async fn attempt(
     front: &Front,
     call: Call,
     route: Route,
@@ -113,7 +113,7 @@ async fn attempt(
 }
 
 /// What a call of this route would change, and of what: the audit's words.
-fn change(route: &Route) -> Option<(Action, String)> {
+pub(super) fn change(route: &Route) -> Option<(Action, String)> {
     match route {
         Route::Load { repository, model } => Some((Action::Load, object(repository, model))),
         Route::Unload { repository, model } => Some((Action::Unload, object(repository, model))),
@@ -130,7 +130,12 @@ fn change(route: &Route) -> Option<(Action, String)> {
 }
 
 /// Records a call that would change something and cannot be read; returns what to answer.
-async fn unread(service: &Service, call: Call, change: (Action, String), failure: Failure) -> Failure {
+pub(super) async fn unread(
+    service: &Service,
+    call: Call,
+    change: (Action, String),
+    failure: Failure,
+) -> Failure {
     let (action, object) = change;
     let Outcome::Refused(status) = failure.outcome() else {
         return failure;

@@ -123,7 +123,10 @@ pub(super) const AUDIT_RECORDS: Name = name(
 /// Gauges of the process, with their help texts.
 pub(super) const PROCESS: &[(&str, &str)] = &[
     (READY, "1 while the server is ready"),
-    (CONNECTIONS, "Open client connections of the inference listeners"),
+    (
+        CONNECTIONS,
+        "Open client connections of all listeners but this one",
+    ),
     (IN_FLIGHT_BYTES, "Bytes of request bodies held"),
     (RESIDENT_BYTES, "Resident memory of the process"),
 ];

@@ -145,7 +145,12 @@ fn reason(status: Status) -> usize {
         Status::Overloaded | Status::DeadlineExceeded | Status::NotReady => 0,
         Status::Cancelled => 1,
         Status::Internal => 2,
-        Status::InvalidInput | Status::NotFound | Status::Conflict | Status::Unsupported => 3,
+        Status::InvalidInput
+        | Status::Unauthenticated
+        | Status::Forbidden
+        | Status::NotFound
+        | Status::Conflict
+        | Status::Unsupported => 3,
     }
 }
 

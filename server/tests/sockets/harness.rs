@@ -90,6 +90,7 @@ impl Server {
             http_port: Some(0),
             grpc_port: Some(0),
             metrics_port: Some(0),
+            admin_port: Some(0),
             ..Flags::default()
         };
         let mut config = ServerConfig::resolve(flags, RawConfig::default()).unwrap();

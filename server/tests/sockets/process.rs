@@ -60,6 +60,8 @@ impl Serving {
                 "0",
                 "--metrics-port",
                 "0",
+                "--admin-port",
+                "0",
                 "--model-repository",
             ])
             .arg(repository)
@@ -185,6 +187,8 @@ fn a_port_that_is_taken_is_named_with_its_flag() {
         "0",
         "--metrics-port",
         "0",
+        "--admin-port",
+        "0",
     ]);
     assert_eq!(ended.status.code(), Some(1));
     let stderr = text(&ended.stderr);
@@ -220,6 +224,8 @@ async fn a_second_server_on_the_same_data_folder_does_not_start() {
             "--grpc-port",
             "0",
             "--metrics-port",
+            "0",
+            "--admin-port",
             "0",
         ])
         .output()
