@@ -49,7 +49,7 @@ fn say(line: &str) {
 }
 
 fn measure(runtime: &tokio::runtime::Runtime) -> Result<()> {
-    let directory = tempfile::tempdir()?;
+    let (directory, data) = (tempfile::tempdir()?, tempfile::tempdir()?);
     let model = directory.path().join("identity/1/model.onnx");
     ModelBuilder::new()
         .input("x", Datatype::Fp32, [named("N"), Dim::Fixed(WIDTH)])
@@ -66,9 +66,13 @@ fn measure(runtime: &tokio::runtime::Runtime) -> Result<()> {
                 "0",
                 "--metrics-port",
                 "0",
+                "--admin-port",
+                "0",
                 "--model-repository",
             ])
-            .arg(directory.path()),
+            .arg(directory.path())
+            .arg("--data-dir")
+            .arg(data.path()),
     )?;
     let own = std::env::current_exe()?;
     let echo_grpc = Process::start(Command::new(&own).arg("--echo-grpc"))?;

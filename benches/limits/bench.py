@@ -30,7 +30,8 @@ class Bench:
     def serving(self, *loaded, repository=None, flags=(), calibrated=True):
         """A server with these models, ready and, unless told otherwise, calibrated."""
         command = [self.server, "serve", "--model-repository", repository or self.models / "repository"]
-        command += ["--model-control-mode", "explicit", "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
+        command += ["--model-control-mode", "explicit", "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--admin-port", "0"]
+        command += ["--data-dir", tempfile.mkdtemp(prefix="data-", dir=self.scratch)]
         command += [word for model in loaded for word in ("--load-model", model)] + list(flags)
         process = Server([str(word) for word in command], {"NO_COLOR": "1"}, self.scratch, self.scratch / "server.log")
         try:

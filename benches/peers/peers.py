@@ -107,6 +107,10 @@ def start(peer, model, setting, max_batch=None):
             grpc_port,
             "--metrics-port",
             0,
+            "--admin-port",
+            0,
+            "--data-dir",
+            scratch / "data",
         ]
         environment = {}
     else:

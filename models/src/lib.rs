@@ -27,7 +27,7 @@ pub use error::{ConfigError, LayoutError, LoadError, RegistryError, RouteError};
 pub use lifecycle::State;
 pub use registry::{
     AtStart, Choice, Conductor, ControlMode, Found, IndexEntry, LoadParameters, LoadRequest, Loaded, Loader,
-    Registry, RegistryOptions, Routed,
+    PreparedLoad, Registry, RegistryOptions, Routed,
 };
 pub use traffic::{Division, Wish};
 pub use version::VersionPolicy;

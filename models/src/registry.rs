@@ -36,6 +36,12 @@ pub use options::{
 };
 pub use table::{Choice, Routed};
 
+/// A load call that was checked and has not begun.
+pub struct PreparedLoad {
+    name: String,
+    call: Call,
+}
+
 /// Told of readiness.
 type Listener = Box<dyn Fn(bool) + Send>;
 
@@ -122,20 +128,45 @@ impl<L: Loader> Registry<L> {
         parameters: LoadParameters,
         done: Box<dyn FnOnce(Result<(), RegistryError>) + Send>,
     ) {
-        match self.read_call(name, parameters) {
+        match self.prepare_load(name, parameters) {
             Err(error) => done(Err(error)),
-            Ok(call) => {
-                let operation = Operation::Sync {
-                    call: Some(call),
-                    done: Some(Done(done)),
-                };
-                let refused = self.enqueue(name, operation);
-                if let Some(Operation::Sync { done: Some(done), .. }) = refused {
-                    (done.0)(Err(RegistryError::Conflict(
-                        "the server is shutting down".to_owned(),
-                    )));
-                }
-            }
+            Ok(load) => self.start_load(load, done),
+        }
+    }
+
+    /// Checks what can be known of a load before it begins, so that the caller can write down that it will.
+    ///
+    /// Reads directories. Errors: `Conflict` outside of mode `explicit`, `InvalidInput`, `NotFound` for a model that
+    /// is neither known nor in a repository.
+    pub fn prepare_load(
+        &self,
+        name: &str,
+        parameters: LoadParameters,
+    ) -> Result<PreparedLoad, RegistryError> {
+        let call = self.read_call(name, parameters)?;
+        let known = call.config.is_some() || self.locked().models.contains_key(name);
+        if !known && matches!(self.find(name), Err(plan::NoPlan::Absent)) {
+            return Err(RegistryError::NotFound(format!(
+                "model `{name}` is in no repository"
+            )));
+        }
+        Ok(PreparedLoad {
+            name: name.to_owned(),
+            call,
+        })
+    }
+
+    /// Begins a load; `done` as for [`load`](Self::load).
+    pub fn start_load(&self, load: PreparedLoad, done: Box<dyn FnOnce(Result<(), RegistryError>) + Send>) {
+        let operation = Operation::Sync {
+            call: Some(load.call),
+            done: Some(Done(done)),
+        };
+        let refused = self.enqueue(&load.name, operation);
+        if let Some(Operation::Sync { done: Some(done), .. }) = refused {
+            (done.0)(Err(RegistryError::Conflict(
+                "the server is shutting down".to_owned(),
+            )));
         }
     }
 
@@ -184,7 +215,10 @@ impl<L: Loader> Registry<L> {
         Ok(())
     }
 
-    fn must_be_explicit(&self, what: &str) -> Result<(), RegistryError> {
+    /// Whether calls load and unload models here; `what` is the call that asks.
+    ///
+    /// Errors: `Conflict` outside of mode `explicit`.
+    pub fn must_be_explicit(&self, what: &str) -> Result<(), RegistryError> {
         let mode = match self.options.mode {
             ControlMode::Explicit(_) => return Ok(()),
             ControlMode::None => "none",

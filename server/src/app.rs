@@ -1,5 +1,6 @@
 //! The composition root: builds every part, names every thread, fixes the order of shutdown.
 
+mod audit;
 mod check;
 mod effective;
 
@@ -17,11 +18,16 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::admin::Admin;
+use crate::audit::AuditLog;
 use crate::config::file::RawConfig;
 use crate::config::{Command, ConfigCommand, ControlMode, Flags, ServerConfig};
+use crate::control::Changes;
 use crate::control::settings::LogSettings;
+use crate::data_dir::DataDir;
 use crate::metrics::{self, Metrics};
 use crate::release::Releases;
+use crate::release::audited::Audited;
 use crate::servable::ServableLoader;
 use crate::service::Service;
 use crate::telemetry::{self, LogControl};
@@ -38,6 +44,7 @@ pub fn main(command: Command) -> ExitCode {
     let result = match command {
         Command::Check(args) => return check::run(&args),
         Command::Config(ConfigCommand::Effective(args)) => effective::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Audit(command) => audit::run(&command),
         Command::Serve(flags) => serve(*flags),
     };
     match result {
@@ -139,10 +146,14 @@ pub struct App {
     pub grpc: SocketAddr,
     /// Where metrics are scraped.
     pub metrics: SocketAddr,
+    /// Where the admin interface listens.
+    pub admin: SocketAddr,
     /// Tells the inference listeners to stop accepting and to finish.
     stop: watch::Sender<bool>,
     listeners: JoinSet<()>,
     scrapes: JoinSet<()>,
+    /// Given up last.
+    _data: DataDir,
 }
 
 impl App {
@@ -151,19 +162,27 @@ impl App {
         let http = bind("HTTP", "--http-port", config.http)?;
         let grpc = bind("gRPC", "--grpc-port", config.grpc)?;
         let scrape = bind("metrics", "--metrics-port", config.metrics)?;
+        let admin = bind("the admin interface", "--admin-port", config.admin.listen)?;
+        let data = DataDir::open(&config.data_dir)?;
         let counters = Arc::new(Metrics::default());
+        let audit = AuditLog::open(data.audit(), &config.audit, config.revision(), counters.clone())?;
         let loader = ServableLoader::new(runtimes, counters.clone(), &config.limits, config.runtimes.cores);
-        let log = LogSettings::new(log, &config.log.filter);
+        let admin_at = admin.local_addr()?;
+        let changes = Changes {
+            log: Arc::new(LogSettings::new(log, &config.log.filter)),
+            audit,
+            only_at: config.admin.v2_control.then_some(admin_at),
+        };
         let options = registry_options(&config)?;
         let releases = Releases::new(&config.data_dir);
         let service = Service::new(
             config.limits,
-            log,
             config.log.access,
             counters,
             options,
             releases.clone(),
             loader,
+            changes,
         );
         if let Some(every) = config.release_looks {
             releases.start(every);
@@ -174,18 +193,28 @@ impl App {
         let mut scrapes = JoinSet::new();
         let (http_at, grpc_at, metrics_at) = (http.local_addr()?, grpc.local_addr()?, scrape.local_addr()?);
         listeners.spawn(http::serve(service.clone(), http, told(stopped.clone())));
-        listeners.spawn(grpc::serve(service.clone(), grpc, told(stopped)));
+        listeners.spawn(grpc::serve(service.clone(), grpc, told(stopped.clone())));
+        let control = Audited::new(releases, service.audit().clone());
+        let interface = Arc::new(Admin::new(config.admin.tokens, Some(Arc::new(control))));
+        listeners.spawn(http::serve_admin(
+            service.clone(),
+            interface,
+            admin,
+            told(stopped),
+        ));
         scrapes.spawn(metrics::serve(service.clone(), scrape, std::future::pending()));
-        tracing::info!("listening http={http_at} grpc={grpc_at} metrics={metrics_at}");
+        tracing::info!("listening http={http_at} grpc={grpc_at} metrics={metrics_at} admin={admin_at}");
         service.registry().start();
         Ok(Self {
             service,
             http: http_at,
             grpc: grpc_at,
             metrics: metrics_at,
+            admin: admin_at,
             stop,
             listeners,
             scrapes,
+            _data: data,
         })
     }
 

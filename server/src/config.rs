@@ -3,17 +3,25 @@
 //! Parse, then validate, then never check again: [`Flags`] and [`file::RawConfig`] are what was written,
 //! [`ServerConfig`] is what the code may rely on.
 
+mod admin;
 pub mod file;
 mod flags;
 pub mod reference;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crossfade_journal::Hash;
+use sha2::{Digest, Sha256};
+
+use crate::admin::Token;
 use crate::service::Limits;
-pub use flags::{CheckArgs, Cli, Command, ConfigCommand, EffectiveArgs, Flags};
+pub use flags::{
+    AuditCommand, CheckArgs, Cli, Command, ConfigCommand, EffectiveArgs, ExportArgs, Flags, VerifyArgs,
+};
 
 /// What the code may rely on.
 #[derive(Debug, Clone)]
@@ -22,12 +30,16 @@ pub struct ServerConfig {
     pub data_dir: PathBuf,
     /// The time between two looks at a release; `None`: nobody looks but who calls.
     pub release_looks: Option<Duration>,
+    /// The audit.
+    pub audit: AuditConfig,
     /// Where HTTP listens.
     pub http: SocketAddr,
     /// Where gRPC listens.
     pub grpc: SocketAddr,
     /// Where metrics are scraped.
     pub metrics: SocketAddr,
+    /// The admin listener.
+    pub admin: AdminConfig,
     /// The models.
     pub repository: RepositoryConfig,
     /// The runtimes.
@@ -111,6 +123,26 @@ pub enum LogFormat {
     Json,
 }
 
+/// The admin listener.
+#[derive(Debug, Clone)]
+pub struct AdminConfig {
+    /// Where it listens; loopback, unless there are tokens.
+    pub listen: SocketAddr,
+    /// Who may call; none: whoever reaches it.
+    pub tokens: Vec<Token>,
+    /// Whether load, unload and settings of the protocol are taken here only.
+    pub v2_control: bool,
+}
+
+/// How the audit is kept.
+#[derive(Debug, Clone)]
+pub struct AuditConfig {
+    /// Signs the head after so many records.
+    pub sign_every: NonZeroU64,
+    /// A file with the key that signs.
+    pub key: Option<PathBuf>,
+}
+
 /// What is wrong with the configuration, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -182,15 +214,25 @@ impl ServerConfig {
         if bytes.max_request_bytes == 0 || bytes.max_in_flight == 0 || bytes.max_connections == 0 {
             return Err(value("limits", "every limit must be at least 1".into()));
         }
+        let sign_every = NonZeroU64::new(file.audit.sign_every)
+            .ok_or_else(|| value("audit.sign_every", "must be at least 1".into()))?;
         let listen = |over: Option<IpAddr>, port: Option<u16>, file: SocketAddr| {
             SocketAddr::new(over.unwrap_or(file.ip()), port.unwrap_or(file.port()))
         };
         Ok(Self {
             data_dir: flags.data_dir.unwrap_or(file.data_dir),
             release_looks: Some(Duration::from_secs(1)),
+            audit: AuditConfig {
+                sign_every,
+                key: file.audit.key,
+            },
             http: listen(flags.http_address, flags.http_port, file.http.listen),
             grpc: listen(flags.grpc_address, flags.grpc_port, file.grpc.listen),
             metrics: listen(flags.metrics_address, flags.metrics_port, file.metrics.listen),
+            admin: admin::resolve(
+                listen(flags.admin_address, flags.admin_port, file.admin.listen),
+                file.admin,
+            )?,
             repository: RepositoryConfig {
                 paths,
                 mode,
@@ -223,6 +265,13 @@ impl ServerConfig {
                 .map_or(file.exit_timeout.0, Duration::from_secs),
             models: file.model,
         })
+    }
+}
+
+impl ServerConfig {
+    /// sha256 of the configuration in force, as this build writes it down: what the audit calls `config_rev`.
+    pub fn revision(&self) -> Hash {
+        Hash(Sha256::digest(format!("{self:?}")).into())
     }
 }
 

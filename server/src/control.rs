@@ -1,11 +1,14 @@
 //! Everything but inference that clients can ask: metadata, configuration, statistics, repository, settings.
 //! Protocol-neutral; the front ends translate.
 
+mod changes;
 pub mod settings;
 mod statistics;
 
 use std::collections::BTreeMap;
 
+pub use changes::Changes;
+pub(crate) use changes::{object, trace_object};
 pub use crossfade_models::{IndexEntry, LoadParameters};
 use crossfade_models::{RegistryError, RouteError};
 use crossfade_runtimes_core::TensorSpec;
@@ -183,71 +186,6 @@ impl Service {
         // Reads directories.
         let listed = tokio::task::spawn_blocking(move || registry.index(&repository, ready_only)).await;
         Ok(listed.map_err(|error| Refusal::new(Status::Internal, error.to_string()))??)
-    }
-
-    /// Loads or reloads a model; returns once every chosen version is ready or failed.
-    ///
-    /// A caller that goes away does not stop the load.
-    pub async fn load(
-        &self,
-        repository: &str,
-        model: &str,
-        parameters: LoadParameters,
-    ) -> Result<(), Refusal> {
-        let (sender, receiver) = tokio::sync::oneshot::channel();
-        let done = Box::new(move |result| {
-            // The caller may have gone away; the load stands.
-            let _heard = sender.send(result);
-        });
-        self.in_repository(repository)?;
-        self.registry().load(model, parameters, done);
-        let ended = receiver
-            .await
-            .map_err(|_| Refusal::new(Status::NotReady, "the server is shutting down"))?;
-        Ok(ended?)
-    }
-
-    /// Unloads a model; returns once it is no longer routed to.
-    pub async fn unload(&self, repository: &str, model: &str) -> Result<(), Refusal> {
-        self.in_repository(repository)?;
-        Ok(self.registry().unload(model)?)
-    }
-
-    /// A call that names a repository names one that there is.
-    fn in_repository(&self, repository: &str) -> Result<(), Refusal> {
-        if repository.is_empty()
-            || self
-                .registry()
-                .repository_names()
-                .iter()
-                .any(|name| name == repository)
-        {
-            return Ok(());
-        }
-        let name: String = repository.chars().take(64).collect();
-        Err(Refusal::new(
-            Status::NotFound,
-            format!("unknown repository `{name}`"),
-        ))
-    }
-
-    /// Reads (empty `changes`) or writes log settings and returns them all.
-    pub fn log_settings(&self, changes: Settings) -> Result<Settings, Refusal> {
-        self.log.update(changes)
-    }
-
-    /// Reads (empty `changes`) or writes trace settings and returns them all, each a list of strings.
-    ///
-    /// Errors: `NotFound` for an unknown model (empty: the server's own), `Unsupported` for what would trace.
-    pub fn trace_settings(
-        &self,
-        model: &str,
-        changes: BTreeMap<String, Vec<String>>,
-    ) -> Result<BTreeMap<String, Vec<String>>, Refusal> {
-        if !model.is_empty() {
-            self.registry().route(model, "")?;
-        }
-        settings::trace(changes)
     }
 }
 

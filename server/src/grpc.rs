@@ -6,6 +6,7 @@
 
 use std::convert::Infallible;
 use std::future::{Future, ready};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
@@ -51,6 +52,7 @@ pub async fn serve(service: Arc<Service>, listener: TcpListener, shutdown: impl 
         routes: routes(&service, &stopping),
         service: service.clone(),
         stopping: stopping.clone(),
+        peer: None,
     };
     listener::listen(service, front, listener, stopping, shutdown).await;
 }
@@ -87,14 +89,20 @@ struct FrontEnd {
     service: Arc<Service>,
     routes: Routes,
     stopping: CancellationToken,
+    /// Of this connection.
+    peer: Option<SocketAddr>,
 }
+
+/// Who sent a request, for the calls that are recorded.
+#[derive(Debug, Clone, Copy)]
+struct Peer(SocketAddr);
 
 impl hyper::service::Service<http::Request<Incoming>> for FrontEnd {
     type Response = http::Response<ReplyBody>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
-    fn call(&self, request: http::Request<Incoming>) -> Self::Future {
+    fn call(&self, mut request: http::Request<Incoming>) -> Self::Future {
         let arrived = Instant::now();
         match request.uri().path() {
             MODEL_INFER => {
@@ -110,6 +118,9 @@ impl hyper::service::Service<http::Request<Incoming>> for FrontEnd {
             }
             _ => {
                 let mut routes = self.routes.clone();
+                if let Some(peer) = self.peer {
+                    request.extensions_mut().insert(Peer(peer));
+                }
                 Box::pin(through_library(request, async move |request| {
                     let Ok(response) = routes.call(request).await;
                     response

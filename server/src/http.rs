@@ -1,8 +1,9 @@
 //! The HTTP front end: REST v2 over HTTP/1.1 and h2c (protocols.md §3–§5).
 //!
 //! Connections in `listen`, paths in `routes`; then `inference`, the one way to `infer()`, and `control`, for all
-//! else. `json` and `binary` are the codecs and know no HTTP.
+//! else. `admin` is what the admin listener takes beside them. `json` and `binary` are the codecs and know no HTTP.
 
+mod admin;
 mod bare;
 pub mod binary;
 mod body;
@@ -15,9 +16,11 @@ mod reply;
 mod routes;
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures_util::future::Either;
 use http::request::Parts;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
@@ -26,6 +29,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::reply::{Failure, ReplyBody, identify, without_body};
 use self::routes::{ModelRoute, NoRoute, Route};
+use crate::admin::Admin;
+use crate::audit::{Call, Listener};
 use crate::listener;
 use crate::scope::{Protocol, RequestId, RequestScope};
 use crate::service::Service;
@@ -34,6 +39,8 @@ use crate::status::Refusal;
 /// What every connection shares.
 struct Front {
     service: Arc<Service>,
+    /// On the admin listener only.
+    admin: Option<Arc<Admin>>,
 }
 
 /// Serves HTTP on `listener` until `shutdown`, then until the requests in flight are answered.
@@ -41,8 +48,28 @@ struct Front {
 /// The caller bounds the time: dropping the future closes what is still open. A client that goes away, or resets its
 /// stream, drops the future that answers it, which cancels the request.
 pub async fn serve(service: Arc<Service>, listener: TcpListener, shutdown: impl Future<Output = ()> + Send) {
+    listen(service, None, listener, shutdown).await;
+}
+
+/// Serves the admin interface on `listener`, and the calls of the protocol that change something; as [`serve`].
+pub(crate) async fn serve_admin(
+    service: Arc<Service>,
+    admin: Arc<Admin>,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()> + Send,
+) {
+    listen(service, Some(admin), listener, shutdown).await;
+}
+
+async fn listen(
+    service: Arc<Service>,
+    admin: Option<Arc<Admin>>,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()> + Send,
+) {
     let front = Arc::new(Front {
         service: service.clone(),
+        admin,
     });
     listener::listen(service, front, listener, CancellationToken::new(), shutdown).await;
 }
@@ -51,9 +78,17 @@ pub async fn serve(service: Arc<Service>, listener: TcpListener, shutdown: impl 
 ///
 /// The scope of an inference opens with the call, not with the first poll: a request whose client is gone by then is
 /// recorded too.
-fn answer(front: Arc<Front>, request: Request<Incoming>) -> impl Future<Output = Response<ReplyBody>> + Send {
+fn answer(
+    front: Arc<Front>,
+    peer: Option<SocketAddr>,
+    request: Request<Incoming>,
+) -> impl Future<Output = Response<ReplyBody>> + Send {
     let arrived = Instant::now();
     let (head, body) = request.into_parts();
+    if let Some(admin) = front.admin.clone() {
+        // Boxed, so that the future of an inference is no larger for it.
+        return Either::Left(Box::pin(admin::answer(front, admin, peer, head, body)));
+    }
     let route = match Route::of(head.uri.path()) {
         Ok(route) if route.allows(&head.method) => Ok(route),
         Ok(route) => Err(Failure::Method { allow: route.allow() }),
@@ -66,11 +101,12 @@ fn answer(front: Arc<Front>, request: Request<Incoming>) -> impl Future<Output =
         }
         _ => None,
     };
-    respond(front, route, scope, head, body)
+    Either::Right(respond(front, peer, route, scope, head, body))
 }
 
 async fn respond(
     front: Arc<Front>,
+    peer: Option<SocketAddr>,
     route: Result<Route, Failure>,
     scope: Option<RequestScope>,
     head: Parts,
@@ -80,7 +116,10 @@ async fn respond(
         (Ok(Route::Model(model, ModelRoute::Infer)), Some(scope)) => {
             return inference::answer(&front, scope, &head, body, &model).await;
         }
-        (Ok(route), _) => control::answer(&front, route, &head, body).await,
+        (Ok(route), _) => {
+            let call = Call::anonymous(Listener::Http, peer);
+            control::answer(&front, call, route, &head, body).await
+        }
         (Err(failure), _) => inference::refuse(&failure, &head.headers, body).await,
     };
     identify(&mut response, RequestId::new());

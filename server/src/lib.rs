@@ -27,6 +27,11 @@ pub mod servable;
 pub mod release;
 
 pub mod control;
+
+pub mod admin;
+pub mod audit;
+pub mod data_dir;
+
 pub mod fuzzing;
 pub mod metrics;
 pub mod status;

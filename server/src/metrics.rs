@@ -12,11 +12,13 @@ pub mod series;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use metrics::{Gauge, Key, Level, Metadata, Recorder};
+use metrics::{Gauge, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 pub use listener::serve;
 pub use series::{Series, Snapshot, Stage};
+
+const METADATA: Metadata<'_> = Metadata::new(module_path!(), Level::INFO, None);
 
 /// Model and version.
 type SeriesKey = (Arc<str>, u64);
@@ -46,6 +48,8 @@ impl Default for Metrics {
                 .recorder
                 .describe_gauge((*name).into(), None, (*help).into());
         }
+        let names::Name { name, help, .. } = names::AUDIT_RECORDS;
+        metrics.recorder.describe_counter(name.into(), None, help.into());
         metrics
     }
 }
@@ -66,9 +70,18 @@ impl Metrics {
 
     /// A gauge of the process, by one of the names below.
     pub fn gauge(&self, name: &'static str) -> Gauge {
-        const METADATA: Metadata<'_> = Metadata::new(module_path!(), Level::INFO, None);
         self.recorder
             .register_gauge(&Key::from_static_name(name), &METADATA)
+    }
+
+    /// Counts a record of the audit.
+    pub(crate) fn audited(&self, action: &'static str, outcome: &'static str) {
+        let labels = vec![
+            Label::from_static_parts("action", action),
+            Label::from_static_parts("outcome", outcome),
+        ];
+        let key = Key::from_parts(names::AUDIT_RECORDS.name, labels);
+        self.recorder.register_counter(&key, &METADATA).increment(1);
     }
 
     /// Everything, in Prometheus' text format. `loaded` are the versions that serve now; only their series, and

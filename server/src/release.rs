@@ -19,6 +19,7 @@ use crossfade_models::{Conductor, Found, Registry, RegistryError};
 use crate::metrics::Released;
 use crate::servable::ServableLoader;
 
+pub mod audited;
 pub mod control;
 mod desk;
 mod digest;

@@ -9,7 +9,8 @@ use tokio::sync::watch;
 
 use crate::admit::Permits;
 use crate::arriving::Arriving;
-use crate::control::settings::LogSettings;
+use crate::audit::AuditLog;
+use crate::control::Changes;
 use crate::metrics::{self, Loaded, Metrics, Series};
 use crate::release::Releases;
 use crate::servable::ServableLoader;
@@ -22,7 +23,7 @@ pub struct Service {
     metrics: Arc<Metrics>,
     registry: Arc<Registry<ServableLoader>>,
     releases: Arc<Releases>,
-    pub(crate) log: LogSettings,
+    pub(crate) changes: Changes,
     access_log: bool,
     draining: AtomicBool,
     ready: watch::Sender<bool>,
@@ -73,12 +74,12 @@ impl Service {
     /// A service over a registry that is made here but not started.
     pub fn new(
         limits: Limits,
-        log: LogSettings,
         access_log: bool,
         metrics: Arc<Metrics>,
         mut options: RegistryOptions,
         releases: Arc<Releases>,
         loader: ServableLoader,
+        changes: Changes,
     ) -> Arc<Self> {
         options.conductor = Some(releases.clone());
         let registry = Registry::new(options, loader);
@@ -90,7 +91,7 @@ impl Service {
             metrics,
             registry,
             releases,
-            log,
+            changes,
             access_log,
             draining: AtomicBool::new(false),
             ready: watch::Sender::new(false),
@@ -132,6 +133,11 @@ impl Service {
     /// The releases.
     pub fn releases(&self) -> &Arc<Releases> {
         &self.releases
+    }
+
+    /// The audit.
+    pub(crate) fn audit(&self) -> &Arc<AuditLog> {
+        &self.changes.audit
     }
 
     /// Whether the access log is on: one line per request.

@@ -10,6 +10,10 @@ use tonic::Code;
 pub enum Status {
     /// The request is wrong: decoding, signature, version string, configuration given to load.
     InvalidInput,
+    /// The admin listener does not know who calls.
+    Unauthenticated,
+    /// The caller may not do this, or not over this listener.
+    Forbidden,
     /// Unknown model, or a version that is absent or unloaded.
     NotFound,
     /// The version exists but cannot answer now; or the server starts or drains.
@@ -33,8 +37,10 @@ pub const REPOSITORY_CONFLICT: StatusCode = StatusCode::BAD_REQUEST;
 
 impl Status {
     /// Every row, for metrics and tests.
-    pub const ALL: [Status; 9] = [
+    pub const ALL: [Status; 11] = [
         Status::InvalidInput,
+        Status::Unauthenticated,
+        Status::Forbidden,
         Status::NotFound,
         Status::NotReady,
         Status::Conflict,
@@ -50,6 +56,8 @@ impl Status {
     const fn row(self) -> (Code, u16, &'static str) {
         match self {                      //  gRPC                      HTTP  metrics
             Status::InvalidInput     => (Code::InvalidArgument,    400, "invalid_input"),
+            Status::Unauthenticated  => (Code::Unauthenticated,    401, "unauthenticated"),
+            Status::Forbidden        => (Code::PermissionDenied,   403, "forbidden"),
             Status::NotFound         => (Code::NotFound,           404, "not_found"),
             Status::NotReady         => (Code::Unavailable,        503, "not_ready"),
             Status::Conflict         => (Code::FailedPrecondition, 409, "conflict"),

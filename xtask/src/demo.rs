@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -84,6 +85,8 @@ pub(crate) fn build_release() -> Result<()> {
 /// A running server and where it listens.
 struct Server {
     child: Child,
+    /// Its data folder, of this run alone.
+    data: PathBuf,
     http: String,
     grpc: String,
     metrics: String,
@@ -99,6 +102,7 @@ impl Server {
                 (port_base + offset).to_string()
             }
         };
+        let data = std::env::temp_dir().join(format!("crossfade-demo-{}", std::process::id()));
         let mut child = command(binary())
             .args(["serve", "--model-repository", "models/zoo"])
             .args([
@@ -108,7 +112,11 @@ impl Server {
                 &port(1),
                 "--metrics-port",
                 &port(2),
+                "--admin-port",
+                &port(3),
             ])
+            .arg("--data-dir")
+            .arg(&data)
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -142,6 +150,7 @@ impl Server {
         let (http, grpc, metrics) = addresses;
         Ok(Self {
             child,
+            data,
             http,
             grpc,
             metrics,
@@ -212,5 +221,6 @@ impl Drop for Server {
         if let Ok(None) = self.child.try_wait() {
             let _killed = self.child.kill();
         }
+        let _removed = std::fs::remove_dir_all(&self.data);
     }
 }

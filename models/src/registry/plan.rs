@@ -111,7 +111,7 @@ impl<L: Loader> Registry<L> {
         })
     }
 
-    fn find(&self, name: &str) -> Result<PathBuf, NoPlan> {
+    pub(super) fn find(&self, name: &str) -> Result<PathBuf, NoPlan> {
         if layout::check_name(name).is_err() {
             return Err(NoPlan::Absent);
         }

@@ -11,10 +11,11 @@ use serde::de::{self, Visitor};
 
 use super::flags::DEFAULT_DATA_DIR;
 use super::{ConfigError, ControlMode, LOOPBACK, LogFormat};
+use crate::admin::Role;
 use crate::service::Limits;
 
 /// Tables that later milestones bring; naming one is an error that says so, never ignored.
-const NOT_YET: [&str; 2] = ["log", "admin"];
+const NOT_YET: [&str; 1] = ["log"];
 
 /// The whole file. Every key is optional; the defaults stand in the `Default` of each table.
 #[derive(Debug, Clone, Deserialize)]
@@ -34,6 +35,8 @@ pub struct RawConfig {
     pub grpc: RawGrpc,
     /// Where metrics are scraped.
     pub metrics: RawMetrics,
+    /// Where the server is changed.
+    pub admin: RawAdmin,
     /// ONNX Runtime.
     pub ort: RawOrt,
     /// The models.
@@ -42,6 +45,8 @@ pub struct RawConfig {
     pub limits: RawLimits,
     /// The server's own log.
     pub logging: RawLogging,
+    /// The audit.
+    pub audit: RawAudit,
     /// Per model, keys as in model.toml.
     pub model: BTreeMap<String, toml::Table>,
 }
@@ -58,10 +63,12 @@ impl Default for RawConfig {
             http: RawHttp::default(),
             grpc: RawGrpc::default(),
             metrics: RawMetrics::default(),
+            admin: RawAdmin::default(),
             ort: RawOrt::default(),
             repository: RawRepository::default(),
             limits: RawLimits::default(),
             logging: RawLogging::default(),
+            audit: RawAudit::default(),
             model: BTreeMap::new(),
         }
     }
@@ -90,6 +97,42 @@ macro_rules! listener {
 listener!(RawHttp, 8000, "`[http]`");
 listener!(RawGrpc, 8001, "`[grpc]`");
 listener!(RawMetrics, 8002, "`[metrics]`");
+
+/// `[admin]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawAdmin {
+    /// Address and port; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Who may call; without any, all who reach loopback.
+    pub tokens: Vec<RawToken>,
+    /// Whether load, unload and settings of the protocol are taken here only.
+    pub v2_control: bool,
+}
+
+impl Default for RawAdmin {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::new(LOOPBACK, 8003),
+            tokens: Vec::new(),
+            // Clients of the protocol expect its calls where it is served.
+            v2_control: false,
+        }
+    }
+}
+
+/// One of `admin.tokens`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawToken {
+    /// Who holds it.
+    pub name: String,
+    /// sha256 of the token, in lower-case hexadecimal digits.
+    pub sha256: String,
+    /// What its holder may do; none: only read.
+    #[serde(default)]
+    pub roles: Vec<Role>,
+}
 
 /// `[ort]`
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -223,6 +266,26 @@ impl Default for RawLogging {
     }
 }
 
+/// `[audit]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawAudit {
+    /// Sign the head after so many records.
+    pub sign_every: u64,
+    /// The private key that signs; absent: no head is signed.
+    pub key: Option<PathBuf>,
+}
+
+impl Default for RawAudit {
+    fn default() -> Self {
+        // A signature costs little beside the sync of a record; more would only move the file that holds the last one.
+        Self {
+            sign_every: 100,
+            key: None,
+        }
+    }
+}
+
 /// A number and a unit: `us`, `ms`, `s`, `m`, `h`, `d`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RawDuration(pub Duration);
@@ -300,6 +363,11 @@ impl RawConfig {
             && let Some(key) = NOT_YET.into_iter().find(|key| table.contains_key(*key))
         {
             return Err(format!("`{key}` is not supported yet; remove it"));
+        }
+        if let Ok(table) = text.parse::<toml::Table>()
+            && table.get("admin").is_some_and(|admin| admin.get("jwt").is_some())
+        {
+            return Err("`admin.jwt` is not supported yet; use `admin.tokens`".to_owned());
         }
         toml::from_str(text).map_err(|error| {
             let reason = error.to_string();

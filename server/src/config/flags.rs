@@ -4,11 +4,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
+use crossfade_journal::Head;
 
 use super::{ControlMode, LogFormat};
-
-/// Where the data is when nothing else is said.
-pub(super) const DEFAULT_DATA_DIR: &str = "./crossfade-data";
 
 /// A model inference server: ONNX models over the Open Inference Protocol (KServe V2), gRPC and HTTP.
 #[derive(Debug, Parser)]
@@ -29,6 +27,9 @@ pub enum Command {
     /// Show configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Check or print the record of every call that changed something
+    #[command(subcommand)]
+    Audit(AuditCommand),
 }
 
 /// What of the configuration is shown.
@@ -56,6 +57,66 @@ pub struct EffectiveArgs {
     pub config: Option<PathBuf>,
 }
 
+/// What to do with the audit.
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// Check the whole chain; names the first bad record, and then the exit code is 1
+    Verify(VerifyArgs),
+    /// Print the records as JSON Lines
+    Export(ExportArgs),
+}
+
+/// Flags of `crossfade audit verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// An export to check in place of the server's own audit
+    #[arg(value_name = "FILE.jsonl")]
+    pub export: Option<PathBuf>,
+    /// The server's data folder
+    #[arg(
+        long,
+        env = "CROSSFADE_DATA_DIR",
+        value_name = "DIR",
+        default_value = DEFAULT_DATA_DIR
+    )]
+    pub data_dir: PathBuf,
+    /// A head that was kept elsewhere: without it records missing at the end go unseen
+    #[arg(long, value_name = "SEQ:HASH", value_parser = head)]
+    pub head: Option<Head>,
+    /// The head that the first line of an export follows, if it is not a whole audit
+    #[arg(long, value_name = "SEQ:HASH", value_parser = head, requires = "export")]
+    pub after: Option<Head>,
+}
+
+/// Flags of `crossfade audit export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// The server's data folder
+    #[arg(
+        long,
+        env = "CROSSFADE_DATA_DIR",
+        value_name = "DIR",
+        default_value = DEFAULT_DATA_DIR
+    )]
+    pub data_dir: PathBuf,
+    /// Only records after this number
+    #[arg(long, value_name = "SEQ", default_value_t = 0)]
+    pub since: u64,
+}
+
+/// Where the data is when nothing else is said.
+pub(super) const DEFAULT_DATA_DIR: &str = "./crossfade-data";
+
+/// Reads `SEQ:HASH`.
+fn head(text: &str) -> Result<Head, String> {
+    let wrong = || "expected SEQ:HASH, as `crossfade audit verify` prints it".to_owned();
+    let (seq, hash) = text.split_once(':').ok_or_else(wrong)?;
+    Ok(Head {
+        seq: seq.parse().map_err(|_| wrong())?,
+        hash: hash.parse().map_err(|_| wrong())?,
+    })
+}
+
 /// Flags of `crossfade check`.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
@@ -76,7 +137,7 @@ pub struct Flags {
     /// Configuration file [default: crossfade.toml, if it exists]
     #[arg(long, env = "CROSSFADE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Folder of what must outlive the server, such as the state of releases; one server per folder
+    /// Folder of what must outlive the server, such as the audit and the state of releases; one server per folder
     #[arg(long, env = "CROSSFADE_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// Directory of models; may be given more than once
@@ -144,6 +205,12 @@ pub struct Flags {
     /// Port of metrics; 0 takes a free one
     #[arg(long, env = "CROSSFADE_METRICS_PORT", value_name = "PORT")]
     pub metrics_port: Option<u16>,
+    /// Address the admin interface listens on; another than loopback needs `admin.tokens`
+    #[arg(long, env = "CROSSFADE_ADMIN_ADDRESS", value_name = "IP")]
+    pub admin_address: Option<IpAddr>,
+    /// Port of the admin interface; 0 takes a free one
+    #[arg(long, env = "CROSSFADE_ADMIN_PORT", value_name = "PORT")]
+    pub admin_port: Option<u16>,
     /// ONNX Runtime's shared library [default: beside the executable, then the system's library path]
     #[arg(long, env = "CROSSFADE_ORT_LIBRARY", value_name = "FILE")]
     pub ort_library: Option<PathBuf>,

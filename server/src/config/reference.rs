@@ -42,6 +42,7 @@ const fn key(
 #[rustfmt::skip]
 const SERVER: &[Key] = &[
     key("", &["config"], "", |_| text("`crossfade.toml`, if it is there")),
+    key("data_dir", &["data-dir"], "", |c| quoted(c.data_dir.display())),
     key("repository.paths", &["model-repository"], "", |c| list(&c.repository.paths)),
     key("repository.mode", &["model-control-mode"], "", |c| choice(c.repository.mode)),
     key("repository.poll", &["repository-poll-secs"], "Time between two scans in poll mode", |c| quoted(c.repository.poll)),
@@ -55,6 +56,9 @@ const SERVER: &[Key] = &[
     key("http.listen", &["http-address", "http-port"], "Address and port of HTTP; port 0 takes a free one", |c| quoted(c.http.listen)),
     key("grpc.listen", &["grpc-address", "grpc-port"], "Address and port of gRPC; port 0 takes a free one", |c| quoted(c.grpc.listen)),
     key("metrics.listen", &["metrics-address", "metrics-port"], "Address and port of `/metrics`; port 0 takes a free one", |c| quoted(c.metrics.listen)),
+    key("admin.listen", &["admin-address", "admin-port"], "Address and port of the admin interface; another address than loopback needs tokens", |c| quoted(c.admin.listen)),
+    key("admin.tokens", &[], "Who may call the admin interface: `[{ name, sha256, roles }]`; without any, all who reach loopback", |_| "`[]`".to_owned()),
+    key("admin.v2_control", &[], "The admin listener alone takes load, unload and settings of the protocol", |c| literal(c.admin.v2_control)),
     key("ort.library", &["ort-library"], "ONNX Runtime's shared library", |c| match &c.ort.library {
         Some(library) => quoted(library.display()),
         None => text("beside the executable, then the system's library path"),
@@ -63,7 +67,6 @@ const SERVER: &[Key] = &[
         Some(cores) => number(cores),
         None => text("the machine's cores"),
     }),
-    key("data_dir", &["data-dir"], "", |c| quoted(c.data_dir.display())),
     key("exit_timeout", &["exit-timeout-secs"], "How long in-flight requests may take after SIGTERM and the grace", |c| quoted(c.exit_timeout)),
     key("drain_grace", &["drain-grace-secs"], "Time between \"not ready\" and closing the listeners after SIGTERM, for load balancers to notice", |c| quoted(c.drain_grace)),
     key("limits.max_request_bytes", &[], "Largest request, after decompression", |c| number(c.limits.max_request_bytes)),
@@ -78,6 +81,8 @@ const SERVER: &[Key] = &[
     key("logging.format", &["log-format"], "", |c| choice(c.logging.format)),
     key("logging.filter", &["log-filter"], "", |c| quoted(&c.logging.filter)),
     key("logging.access", &["access-log"], "", |c| literal(c.logging.access)),
+    key("audit.sign_every", &[], "Records after which the audit's head is signed again, if there is a key", |c| number(c.audit.sign_every)),
+    key("audit.key", &[], "File with the Ed25519 key (PEM, `openssl genpkey -algorithm ed25519`) that signs the audit's head", |c| path(c.audit.key.as_ref().map(|key| key.display().to_string()).as_ref())),
     key("model.NAME", &[], "Settings of one model, over its own files: the keys of `model.toml`, those of `[model]` without that prefix", |_| String::new()),
 ];
 

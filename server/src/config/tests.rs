@@ -6,7 +6,9 @@ fn flags(args: &[&str]) -> Flags {
     let args = ["crossfade", "serve"].iter().chain(args);
     match Cli::try_parse_from(args).unwrap().command {
         Command::Serve(flags) => *flags,
-        Command::Check(_) | Command::Config(_) => unreachable!("the test asked for serve"),
+        Command::Check(_) | Command::Audit(_) | Command::Config(_) => {
+            unreachable!("the test asked for serve")
+        }
     }
 }
 
@@ -19,7 +21,12 @@ fn refused(text: &str, expected: &str) {
 #[test]
 fn the_default_listens_on_loopback_only() {
     let config = ServerConfig::resolve(Flags::default(), RawConfig::default()).unwrap();
-    for (address, port) in [(config.http, 8000), (config.grpc, 8001), (config.metrics, 8002)] {
+    for (address, port) in [
+        (config.http, 8000),
+        (config.grpc, 8001),
+        (config.metrics, 8002),
+        (config.admin.listen, 8003),
+    ] {
         assert!(address.ip().is_loopback());
         assert_eq!(address.port(), port);
     }
@@ -69,6 +76,69 @@ fn a_wrong_key_is_refused_with_the_nearest_name() {
     refused("exit_timeuot = \"1s\"", "did you mean `exit_timeout`?");
     refused("exit_timeout = \"1\"", "such as \"5ms\"");
     refused("[log]\nenabled = true", "`log` is not supported yet");
+}
+
+#[test]
+fn the_admin_listener_leaves_loopback_only_with_tokens() {
+    let resolve = |text: &str| ServerConfig::resolve(flags(&[]), RawConfig::parse(text).unwrap());
+    let refused = |text: &str, part: &str| {
+        let error = resolve(text).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    };
+    let digest = "a".repeat(64);
+    let token = |name: &str| format!("{{ name = \"{name}\", sha256 = \"{digest}\", roles = [\"deploy\"] }}");
+    refused("admin.listen = \"0.0.0.0:8003\"", "admin.listen");
+    refused("admin.listen = \"[::]:8003\"", "admin.tokens");
+    resolve("admin.listen = \"[::1]:8003\"").unwrap();
+    let open = format!("admin = {{ listen = \"0.0.0.0:1\", tokens = [{}] }}", token("ci"));
+    let admin = resolve(&open).unwrap().admin;
+    assert_eq!((admin.tokens.len(), admin.tokens[0].name.as_str()), (1, "ci"));
+    refused(
+        &format!("admin.tokens = [{}, {}]", token("a"), token("a")),
+        "two are named",
+    );
+    refused(
+        &format!("admin.tokens = [{}]", token("local")),
+        "cannot be a name",
+    );
+    refused(
+        "admin.tokens = [{ name = \"a\", sha256 = \"secret\" }]",
+        "sha256sum",
+    );
+    let error = ServerConfig::resolve(flags(&["--admin-address", "0.0.0.0"]), RawConfig::default());
+    assert!(error.unwrap_err().to_string().contains("admin.listen"));
+}
+
+#[test]
+fn tokens_of_other_kinds_are_refused_by_name() {
+    refused("[admin.jwt]\nissuer = \"x\"", "`admin.jwt` is not supported yet");
+    let role = "admin.tokens = [{ name = \"a\", sha256 = \"b\", roles = [\"root\"] }]";
+    refused(role, "unknown variant `root`");
+}
+
+#[test]
+fn the_data_folder_is_a_flag_over_a_key() {
+    let file = || RawConfig::parse("data_dir = \"a\"\n").unwrap();
+    let folder = |args: &[&str], file| ServerConfig::resolve(flags(args), file).unwrap().data_dir;
+    assert_eq!(
+        folder(&[], RawConfig::default()),
+        PathBuf::from("./crossfade-data")
+    );
+    assert_eq!(folder(&[], file()), PathBuf::from("a"));
+    assert_eq!(folder(&["--data-dir", "b"], file()), PathBuf::from("b"));
+    let never = RawConfig::parse("[audit]\nsign_every = 0\n").unwrap();
+    let error = ServerConfig::resolve(Flags::default(), never).unwrap_err();
+    assert!(error.to_string().contains("audit.sign_every"), "{error}");
+}
+
+#[test]
+fn a_head_is_a_number_and_a_hash() {
+    let hash = "0".repeat(64);
+    let verify = |head: &str| Cli::try_parse_from(["crossfade", "audit", "verify", "--head", head]);
+    assert!(verify(&format!("7:{hash}")).is_ok());
+    for wrong in ["7", &hash, ":", &format!("x:{hash}"), "7:00"] {
+        assert!(verify(wrong).is_err(), "{wrong}");
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
+use super::Settings;
 use crate::infer::Parameter;
 use crate::status::{Refusal, Status};
 use crate::telemetry::LogControl;
@@ -12,6 +13,15 @@ pub struct LogSettings {
     control: LogControl,
     configured: String,
     levels: Mutex<Levels>,
+}
+
+/// Why settings were not updated.
+#[derive(Debug)]
+pub(super) enum NotUpdated {
+    /// They are wrong.
+    Wrong(Refusal),
+    /// They are good, and could not be recorded or applied.
+    Unrecorded(Refusal),
 }
 
 /// What Triton calls log settings, as far as there is a choice.
@@ -24,42 +34,9 @@ struct Levels {
 }
 
 impl Levels {
-    /// The filter that shows what is asked for.
-    fn filter(self, configured: &str) -> String {
-        match self {
-            Levels { verbose: 2.., .. } => "trace".into(),
-            Levels { verbose: 1, .. } => "debug".into(),
-            Levels { info: true, .. } => configured.into(),
-            Levels { warning: true, .. } => "warn".into(),
-            Levels { error: true, .. } => "error".into(),
-            _ => "off".into(),
-        }
-    }
-}
-
-impl LogSettings {
-    /// Settings of a log whose filter was configured as `configured`.
-    pub fn new(control: LogControl, configured: &str) -> Self {
-        let levels = Levels {
-            info: true,
-            warning: true,
-            error: true,
-            verbose: 0,
-        };
-        Self {
-            control,
-            configured: configured.into(),
-            levels: Mutex::new(levels),
-        }
-    }
-
-    /// Applies `changes` all or not at all, and returns every setting.
-    pub(super) fn update(
-        &self,
-        changes: BTreeMap<String, Parameter>,
-    ) -> Result<BTreeMap<String, Parameter>, Refusal> {
-        let mut current = self.levels.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut new = *current;
+    /// These levels with `changes`, all of which have to be good.
+    fn changed(self, changes: Settings) -> Result<Self, Refusal> {
+        let mut new = self;
         for (key, value) in changes {
             match (key.as_str(), value) {
                 ("log_info", Parameter::Bool(on)) => new.info = on,
@@ -97,20 +74,71 @@ impl LogSettings {
                 _ => return Err(Refusal::invalid(format!("unknown log setting `{}`", clip(&key)))),
             }
         }
+        Ok(new)
+    }
+
+    /// As the calls show them.
+    fn settings(self) -> Settings {
+        BTreeMap::from([
+            ("log_file".into(), Parameter::String(String::new())),
+            ("log_info".into(), Parameter::Bool(self.info)),
+            ("log_warning".into(), Parameter::Bool(self.warning)),
+            ("log_error".into(), Parameter::Bool(self.error)),
+            ("log_verbose_level".into(), Parameter::Uint(self.verbose.into())),
+            ("log_format".into(), Parameter::String("default".into())),
+        ])
+    }
+
+    /// The filter that shows what is asked for.
+    fn filter(self, configured: &str) -> String {
+        match self {
+            Levels { verbose: 2.., .. } => "trace".into(),
+            Levels { verbose: 1, .. } => "debug".into(),
+            Levels { info: true, .. } => configured.into(),
+            Levels { warning: true, .. } => "warn".into(),
+            Levels { error: true, .. } => "error".into(),
+            _ => "off".into(),
+        }
+    }
+}
+
+impl LogSettings {
+    /// Settings of a log whose filter was configured as `configured`.
+    pub fn new(control: LogControl, configured: &str) -> Self {
+        let levels = Levels {
+            info: true,
+            warning: true,
+            error: true,
+            verbose: 0,
+        };
+        Self {
+            control,
+            configured: configured.into(),
+            levels: Mutex::new(levels),
+        }
+    }
+
+    /// Applies `changes` all or not at all, and returns every setting. `record` hears of them, before and after, when
+    /// they are found good and before they are applied.
+    pub(super) fn update(
+        &self,
+        changes: Settings,
+        record: impl FnOnce(&Settings, &Settings) -> Result<(), Refusal>,
+    ) -> Result<Settings, NotUpdated> {
+        let mut current = self.levels.lock().unwrap_or_else(PoisonError::into_inner);
+        let writes = !changes.is_empty();
+        let new = current.changed(changes).map_err(NotUpdated::Wrong)?;
+        let settings = new.settings();
+        if writes {
+            record(&current.settings(), &settings).map_err(NotUpdated::Unrecorded)?;
+        }
         if new != *current {
             self.control
                 .set(&new.filter(&self.configured))
-                .map_err(|error| Refusal::new(Status::Internal, error.to_string()))?;
+                .map_err(|error| NotUpdated::Unrecorded(Refusal::new(Status::Internal, error.to_string())))?;
             *current = new;
         }
-        Ok(BTreeMap::from([
-            ("log_file".into(), Parameter::String(String::new())),
-            ("log_info".into(), Parameter::Bool(new.info)),
-            ("log_warning".into(), Parameter::Bool(new.warning)),
-            ("log_error".into(), Parameter::Bool(new.error)),
-            ("log_verbose_level".into(), Parameter::Uint(new.verbose.into())),
-            ("log_format".into(), Parameter::String("default".into())),
-        ]))
+        Ok(settings)
     }
 }
 
@@ -156,7 +184,11 @@ mod tests {
     #[test]
     fn settings_are_applied_all_or_not_at_all() {
         let settings = LogSettings::new(LogControl::detached(), "info");
-        let read = || settings.update(BTreeMap::new()).unwrap();
+        let read = || {
+            settings
+                .update(BTreeMap::new(), |_, _| panic!("reading is not recorded"))
+                .unwrap()
+        };
         assert_eq!(read()["log_info"], Parameter::Bool(true));
         let changes =
             |pairs: &[(&str, Parameter)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect();
@@ -165,7 +197,7 @@ mod tests {
             ("log_verbose_level", Parameter::Uint(2)),
         ];
         assert_eq!(
-            settings.update(changes(&good)).unwrap()["log_info"],
+            settings.update(changes(&good), |_, _| Ok(())).unwrap()["log_info"],
             Parameter::Bool(false)
         );
         assert_eq!(read()["log_verbose_level"], Parameter::Uint(2));
@@ -177,11 +209,28 @@ mod tests {
         ] {
             assert!(
                 settings
-                    .update(changes(&[("log_error", Parameter::Bool(false)), bad]))
+                    .update(changes(&[("log_error", Parameter::Bool(false)), bad]), |_, _| Ok(
+                        ()
+                    ))
                     .is_err()
             );
         }
         assert_eq!(read()["log_error"], Parameter::Bool(true));
+    }
+
+    #[test]
+    fn what_cannot_be_recorded_is_not_applied() {
+        let settings = LogSettings::new(LogControl::detached(), "info");
+        let off: Settings = BTreeMap::from([("log_error".to_owned(), Parameter::Bool(false))]);
+        let full = |before: &Settings, after: &Settings| {
+            assert_eq!(before["log_error"], Parameter::Bool(true));
+            assert_eq!(after["log_error"], Parameter::Bool(false));
+            Err(Refusal::new(Status::NotReady, "full"))
+        };
+        let failed = settings.update(off, full).unwrap_err();
+        assert!(matches!(failed, NotUpdated::Unrecorded(_)), "{failed:?}");
+        let read = settings.update(BTreeMap::new(), |_, _| Ok(())).unwrap();
+        assert_eq!(read["log_error"], Parameter::Bool(true));
     }
 
     #[test]

@@ -9,10 +9,12 @@ use pb::model_repository_parameter::ParameterChoice as LoadChoice;
 use pb::{log_settings_request, log_settings_response};
 use tonic::{Request, Response};
 
+use super::Peer;
 use super::reply::{clip, status};
+use crate::audit::{Action, Call, Listener};
 use crate::control::{
     BatchStatistics, IndexEntry, LoadParameters, ModelMetadata, ModelStatistics, Settings, StatisticDuration,
-    TensorMetadata,
+    TensorMetadata, object,
 };
 use crate::infer::Parameter;
 use crate::service::Service;
@@ -36,6 +38,12 @@ type Answer<T> = Result<Response<T>, tonic::Status>;
 
 fn answer<T>(result: Result<T, Refusal>) -> Answer<T> {
     result.map(Response::new).map_err(status)
+}
+
+/// Who calls, as records say it.
+fn call<T>(request: &Request<T>) -> Call {
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
+    Call::anonymous(Listener::Grpc, peer)
 }
 
 fn no_shared_memory<T>() -> Answer<T> {
@@ -122,10 +130,17 @@ impl GrpcInferenceService for ControlPlane {
         &self,
         request: Request<pb::RepositoryModelLoadRequest>,
     ) -> Answer<pb::RepositoryModelLoadResponse> {
+        let call = call(&request);
         let request = request.into_inner();
-        let parameters = load_parameters(request.parameters).map_err(status)?;
         let (repository, model) = (&request.repository_name, &request.model_name);
-        let loaded = self.service.load(repository, model, parameters).await;
+        let loaded = match load_parameters(request.parameters) {
+            Ok(parameters) => self.service.load(call, repository, model, parameters).await,
+            Err(refusal) => {
+                let object = object(repository, model);
+                let refused = self.service.refuse_change(call, Action::Load, &object, refusal);
+                Err(refused.await)
+            }
+        };
         answer(loaded.map(|()| pb::RepositoryModelLoadResponse {}))
     }
 
@@ -133,10 +148,11 @@ impl GrpcInferenceService for ControlPlane {
         &self,
         request: Request<pb::RepositoryModelUnloadRequest>,
     ) -> Answer<pb::RepositoryModelUnloadResponse> {
+        let call = call(&request);
         let request = request.into_inner();
         let unloaded = self
             .service
-            .unload(&request.repository_name, &request.model_name)
+            .unload(call, &request.repository_name, &request.model_name)
             .await;
         answer(unloaded.map(|()| pb::RepositoryModelUnloadResponse {}))
     }
@@ -145,13 +161,17 @@ impl GrpcInferenceService for ControlPlane {
         &self,
         request: Request<pb::TraceSettingRequest>,
     ) -> Answer<pb::TraceSettingResponse> {
+        let call = call(&request);
         let request = request.into_inner();
         let changes = request
             .settings
             .into_iter()
             .map(|(key, setting)| (key, setting.value))
             .collect();
-        let settings = self.service.trace_settings(&request.model_name, changes);
+        let settings = self
+            .service
+            .trace_settings(call, &request.model_name, changes)
+            .await;
         answer(settings.map(|settings| {
             pb::TraceSettingResponse {
                 settings: settings
@@ -166,8 +186,16 @@ impl GrpcInferenceService for ControlPlane {
         &self,
         request: Request<pb::LogSettingsRequest>,
     ) -> Answer<pb::LogSettingsResponse> {
-        let changes = log_changes(request.into_inner().settings).map_err(status)?;
-        let settings = self.service.log_settings(changes);
+        let call = call(&request);
+        let settings = match log_changes(request.into_inner().settings) {
+            Ok(changes) => self.service.log_settings(call, changes).await,
+            Err(refusal) => {
+                let refused = self
+                    .service
+                    .refuse_change(call, Action::LogSettings, "log", refusal);
+                Err(refused.await)
+            }
+        };
         answer(settings.map(|settings| {
             pb::LogSettingsResponse {
                 settings: settings

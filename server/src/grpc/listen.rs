@@ -36,7 +36,8 @@ async fn opened(stream: &TcpStream) {
 }
 
 impl Connections for FrontEnd {
-    async fn serve(self, stream: TcpStream, stopping: CancellationToken) {
+    async fn serve(mut self, stream: TcpStream, stopping: CancellationToken) {
+        self.peer = stream.peer_addr().ok();
         let limits = self.service.limits();
         without_delay(&stream);
         // A client that says nothing does not keep its place.

@@ -13,19 +13,24 @@ use super::Front;
 use super::inference::{heavy, read, refuse};
 use super::reply::{self, Failure, ReplyBody};
 use super::routes::{Model, ModelRoute, Route, SharedMemory};
-use crate::control::{LoadParameters, ModelStatistics, Settings, StatisticDuration, TensorMetadata};
+use crate::audit::{Action, Call};
+use crate::control::{
+    LoadParameters, ModelStatistics, Settings, StatisticDuration, TensorMetadata, object, trace_object,
+};
 use crate::infer::Parameter;
+use crate::scope::Outcome;
 use crate::service::Service;
 use crate::status::{Refusal, Status};
 
 /// Answers a request for `route`, whose method is allowed there.
 pub(super) async fn answer(
     front: &Front,
+    call: Call,
     route: Route,
     head: &Parts,
     mut body: Incoming,
 ) -> Response<ReplyBody> {
-    match attempt(front, route, head, &mut body).await {
+    match attempt(front, call, route, head, &mut body).await {
         Ok(response) => response,
         Err(failure) => refuse(&failure, &head.headers, body).await,
     }
@@ -39,15 +44,19 @@ fn with_status(status: StatusCode, body: &Value) -> Response<ReplyBody> {
     reply::json(status, body.to_string().into_bytes())
 }
 
-async fn attempt(
+pub(super) async fn attempt(
     front: &Front,
+    call: Call,
     route: Route,
     head: &Parts,
     body: &mut Incoming,
 ) -> Result<Response<ReplyBody>, Failure> {
     let service = &*front.service;
     let document = match head.method {
-        Method::POST => document(front, head, body).await?,
+        Method::POST => match (document(front, head, body).await, change(&route)) {
+            (Err(failure), Some(change)) => return Err(unread(service, call, change, failure).await),
+            (document, _) => document?,
+        },
         _ => Map::new(),
     };
     Ok(match route {
@@ -71,22 +80,28 @@ async fn attempt(
         Route::Model(_, ModelRoute::Infer) => return Err(Failure::UnknownPath),
         Route::Index { repository } => found(index(service, &repository, &document).await?),
         Route::Load { repository, model } => {
-            let parameters = load_parameters(document)?;
+            let parameters = match load_parameters(document) {
+                Ok(parameters) => parameters,
+                Err(refusal) => {
+                    let change = (Action::Load, object(&repository, &model));
+                    return Err(unread(service, call, change, refusal.into()).await);
+                }
+            };
             service
-                .load(&repository, &model, parameters)
+                .load(call, &repository, &model, parameters)
                 .await
                 .map_err(Failure::Repository)?;
             found(json!({}))
         }
         Route::Unload { repository, model } => {
             service
-                .unload(&repository, &model)
+                .unload(call, &repository, &model)
                 .await
                 .map_err(Failure::Repository)?;
             found(json!({}))
         }
-        Route::Logging => found(log_settings(service, document)?),
-        Route::Trace { model } => found(trace_settings(service, &model, document)?),
+        Route::Logging => found(log_settings(service, call, document).await?),
+        Route::Trace { model } => found(trace_settings(service, call, &model, document).await?),
         // No region was ever registered: none is listed, and there is nothing to unregister.
         Route::SharedMemory(SharedMemory::Status) => found(json!([])),
         Route::SharedMemory(SharedMemory::Unregister) => found(json!({})),
@@ -95,6 +110,43 @@ async fn attempt(
             return Err(Refusal::new(Status::Unsupported, message).into());
         }
     })
+}
+
+/// What a call of this route would change, and of what: the audit's words.
+pub(super) fn change(route: &Route) -> Option<(Action, String)> {
+    match route {
+        Route::Load { repository, model } => Some((Action::Load, object(repository, model))),
+        Route::Unload { repository, model } => Some((Action::Unload, object(repository, model))),
+        Route::Logging => Some((Action::LogSettings, "log".to_owned())),
+        Route::Trace { model } => Some((Action::TraceSettings, trace_object(model))),
+        Route::ServerMetadata
+        | Route::Live
+        | Route::Ready
+        | Route::Model(..)
+        | Route::AllStatistics
+        | Route::Index { .. }
+        | Route::SharedMemory(_) => None,
+    }
+}
+
+/// Records a call that would change something and cannot be read; returns what to answer.
+pub(super) async fn unread(
+    service: &Service,
+    call: Call,
+    change: (Action, String),
+    failure: Failure,
+) -> Failure {
+    let (action, object) = change;
+    let Outcome::Refused(status) = failure.outcome() else {
+        return failure;
+    };
+    let refusal = Refusal::new(status, failure.message());
+    let recorded = service.refuse_change(call, action, &object, refusal).await;
+    if recorded.status == status {
+        failure
+    } else {
+        recorded.into()
+    }
 }
 
 fn ready_status(ready: bool) -> StatusCode {
@@ -249,7 +301,30 @@ fn clip(text: &str) -> String {
     text.chars().take(128).collect()
 }
 
-fn log_settings(service: &Service, document: Map<String, Value>) -> Result<Value, Refusal> {
+async fn log_settings(service: &Service, call: Call, document: Map<String, Value>) -> Result<Value, Refusal> {
+    let changes = match log_changes(document) {
+        Ok(changes) => changes,
+        Err(refusal) => {
+            return Err(service
+                .refuse_change(call, Action::LogSettings, "log", refusal)
+                .await);
+        }
+    };
+    let settings = service.log_settings(call, changes).await?;
+    let value = |value| match value {
+        Parameter::Bool(value) => value.into(),
+        Parameter::Int(value) => value.into(),
+        Parameter::Uint(value) => value.into(),
+        Parameter::Double(value) => value.into(),
+        Parameter::String(value) => Value::String(value),
+    };
+    Ok(settings
+        .into_iter()
+        .map(|(key, setting)| (key, value(setting)))
+        .collect())
+}
+
+fn log_changes(document: Map<String, Value>) -> Result<Settings, Refusal> {
     let mut changes = Settings::new();
     for (key, value) in document {
         let value = match value {
@@ -268,22 +343,41 @@ fn log_settings(service: &Service, document: Map<String, Value>) -> Result<Value
         };
         changes.insert(key, value);
     }
-    let settings = service.log_settings(changes)?;
-    let value = |value| match value {
-        Parameter::Bool(value) => value.into(),
-        Parameter::Int(value) => value.into(),
-        Parameter::Uint(value) => value.into(),
-        Parameter::Double(value) => value.into(),
-        Parameter::String(value) => Value::String(value),
-    };
-    Ok(settings
-        .into_iter()
-        .map(|(key, setting)| (key, value(setting)))
-        .collect())
+    Ok(changes)
 }
 
 /// Trace settings: each a string or a list of strings; `null` asks for the default, as an empty list does on gRPC.
-fn trace_settings(service: &Service, model: &str, document: Map<String, Value>) -> Result<Value, Refusal> {
+async fn trace_settings(
+    service: &Service,
+    call: Call,
+    model: &str,
+    document: Map<String, Value>,
+) -> Result<Value, Refusal> {
+    let changes = match trace_changes(document) {
+        Ok(changes) => changes,
+        Err(refusal) => {
+            let object = trace_object(model);
+            return Err(service
+                .refuse_change(call, Action::TraceSettings, &object, refusal)
+                .await);
+        }
+    };
+    let settings = service.trace_settings(call, model, changes).await?;
+    let value = |key: &str, mut values: Vec<String>| match (key, values.len()) {
+        // The one setting that is a list by nature.
+        ("trace_level", _) | (_, 2..) => Value::from(values),
+        _ => Value::String(values.pop().unwrap_or_default()),
+    };
+    Ok(settings
+        .into_iter()
+        .map(|(key, values)| {
+            let value = value(&key, values);
+            (key, value)
+        })
+        .collect())
+}
+
+fn trace_changes(document: Map<String, Value>) -> Result<BTreeMap<String, Vec<String>>, Refusal> {
     let mut changes = BTreeMap::new();
     for (key, value) in document {
         let wrong = || {
@@ -302,19 +396,7 @@ fn trace_settings(service: &Service, model: &str, document: Map<String, Value>) 
         };
         changes.insert(key, values);
     }
-    let settings = service.trace_settings(model, changes)?;
-    let value = |key: &str, mut values: Vec<String>| match (key, values.len()) {
-        // The one setting that is a list by nature.
-        ("trace_level", _) | (_, 2..) => Value::from(values),
-        _ => Value::String(values.pop().unwrap_or_default()),
-    };
-    Ok(settings
-        .into_iter()
-        .map(|(key, values)| {
-            let value = value(&key, values);
-            (key, value)
-        })
-        .collect())
+    Ok(changes)
 }
 
 fn text(value: Value) -> Option<String> {

@@ -34,6 +34,7 @@ impl Connections for Arc<Front> {
     async fn serve(self, mut stream: TcpStream, stopping: CancellationToken) {
         let limits = self.service.limits().clone();
         without_delay(&stream);
+        let peer = stream.peer_addr().ok();
         let opening = tokio::select! {
             () = stopping.cancelled() => return,
             opening = tokio::time::timeout(limits.header_timeout, Opening::read(&mut stream)) => opening,
@@ -58,7 +59,7 @@ impl Connections for Arc<Front> {
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_TIMEOUT);
         let service = service_fn(|request| {
-            let answer = super::answer(self.clone(), request);
+            let answer = super::answer(self.clone(), peer, request);
             async move { Ok::<_, Infallible>(answer.await) }
         });
         let io = TokioIo::new(Opened {

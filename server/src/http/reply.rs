@@ -173,6 +173,9 @@ impl Failure {
             Failure::Encoding(_) => {
                 headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip, deflate"));
             }
+            _ if self.status() == StatusCode::UNAUTHORIZED => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
             _ if self.status() == StatusCode::TOO_MANY_REQUESTS => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
@@ -238,6 +241,12 @@ mod tests {
                 404,
                 "content-type",
                 "application/json",
+            ),
+            (
+                refused(Status::Unauthenticated),
+                401,
+                "www-authenticate",
+                "Bearer",
             ),
             (Failure::UnknownPath, 404, "content-type", "application/json"),
             (Failure::Method { allow: "POST" }, 405, "allow", "POST"),

@@ -167,7 +167,7 @@ impl SharedMemory {
 }
 
 /// Decodes a name once and checks what every name must be (protocols.md §8); empty stands for none given.
-fn decode(segment: &str) -> Result<String, NoRoute> {
+pub(super) fn decode(segment: &str) -> Result<String, NoRoute> {
     let name = percent_decode_str(segment)
         .decode_utf8()
         .map_err(|_| NoRoute::Name("is not UTF-8"))?;

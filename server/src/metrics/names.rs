@@ -178,10 +178,20 @@ pub const IN_FLIGHT_BYTES: &str = "crossfade_in_flight_bytes";
 /// Resident memory.
 pub const RESIDENT_BYTES: &str = "crossfade_resident_bytes";
 
+/// Records that the audit took.
+pub(super) const AUDIT_RECORDS: Name = name(
+    "crossfade_audit_records_total",
+    "counter",
+    "Records of the audit by action and outcome",
+);
+
 /// Gauges of the process, with their help texts.
 pub(super) const PROCESS: &[(&str, &str)] = &[
     (READY, "1 while the server is ready"),
-    (CONNECTIONS, "Open client connections of the inference listeners"),
+    (
+        CONNECTIONS,
+        "Open client connections of all listeners but this one",
+    ),
     (IN_FLIGHT_BYTES, "Bytes of request bodies held"),
     (RESIDENT_BYTES, "Resident memory of the process"),
 ];

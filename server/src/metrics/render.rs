@@ -211,7 +211,12 @@ fn reason(status: Status) -> usize {
         Status::Overloaded | Status::DeadlineExceeded | Status::NotReady => 0,
         Status::Cancelled => 1,
         Status::Internal => 2,
-        Status::InvalidInput | Status::NotFound | Status::Conflict | Status::Unsupported => 3,
+        Status::InvalidInput
+        | Status::Unauthenticated
+        | Status::Forbidden
+        | Status::NotFound
+        | Status::Conflict
+        | Status::Unsupported => 3,
     }
 }
 
@@ -280,6 +285,8 @@ pub(super) fn markdown() -> String {
     for Name { name, kind, help } in names::RELEASES {
         writeln!(out, "| `{name}` | {kind} | {help} |").expect("a String takes any text");
     }
+    let Name { name, kind, help } = &names::AUDIT_RECORDS;
+    writeln!(out, "| `{name}` | {kind} | {help} |").expect("a String takes any text");
     for (name, help) in names::PROCESS {
         writeln!(out, "| `{name}` | gauge | {help} |").expect("a String takes any text");
     }

@@ -3,71 +3,28 @@
 use std::sync::{Arc, Mutex};
 
 use crossfade_rollout::RolloutError;
-use crossfade_rollout::state::{Action, Application, Event, Reason, Role, State, admit, permit};
+use crossfade_rollout::state::{self, Action, Application, Event, Reason, State, admit, permit};
 use serde_json::{Value, json};
 
 use super::desk::Desk;
 use super::record::Run;
 use super::{Releases, digest, lock, now};
+use crate::admin::{Caller, ControlError, CreateRelease, ReleaseAction, Role};
 
-/// Who asks.
-#[derive(Debug, Clone)]
-pub struct Caller {
-    /// Their name.
-    pub actor: String,
-    /// What they may do.
-    pub roles: Vec<Role>,
-}
-
-/// A wish to start a release.
-#[derive(Debug, Clone)]
-pub struct CreateRelease {
-    /// The version, which lies in the repository.
-    pub version: u64,
-    /// The active release gives way.
-    pub supersede: bool,
-    /// Why; needed where the rules are broken.
-    pub reason: Option<String>,
-}
-
-/// What may be done to an active release.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReleaseAction {
-    /// Freeze the share.
-    Pause,
-    /// Go on.
-    Resume,
-    /// Skip what is left of the path.
-    Promote,
-    /// End it.
-    Abort,
-}
-
-/// Why a wish is not fulfilled.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ControlError {
-    /// There is no such model, version or release.
-    #[error("{0}")]
-    Unknown(String),
-    /// It does not fit the state.
-    #[error("{0}")]
-    Conflict(String),
-    /// It makes no sense.
-    #[error("{0}")]
-    Invalid(String),
-    /// The caller may not.
-    #[error("{0}")]
-    Forbidden(String),
-    /// It cannot be done now.
-    #[error("{0}")]
-    Unavailable(String),
-}
+/// Called once a wish is known to be fulfilled, before anything follows from it; an error leaves everything as it was.
+pub type Accepted<'a> = &'a dyn Fn() -> Result<(), ControlError>;
 
 impl Releases {
     /// Starts a release. A digest that was rolled back needs the role `override` and a reason.
     ///
     /// Errors: every one of [`ControlError`].
-    pub fn create(&self, call: &Caller, model: &str, request: CreateRelease) -> Result<Value, ControlError> {
+    pub fn create(
+        &self,
+        call: &Caller,
+        model: &str,
+        request: CreateRelease,
+        accepted: Accepted<'_>,
+    ) -> Result<Value, ControlError> {
         let reason = request.reason.as_deref().unwrap_or_default();
         allowed(Action::Create, call, reason)?;
         let desk = self.known(model)?;
@@ -88,9 +45,10 @@ impl Releases {
             digest: &digest,
             active: active.as_deref(),
             supersede: request.supersede,
-            force: permit(Action::Force, &call.roles, reason).is_ok(),
+            force: permit(Action::Force, &roles(call), reason).is_ok(),
         };
         admit(&application, &desk.book.quarantine).map_err(conflict)?;
+        accepted()?;
         let at = now();
         if active.is_some() {
             let superseded = Event::Failed {
@@ -161,6 +119,7 @@ impl Releases {
         id: &str,
         action: ReleaseAction,
         reason: Option<&str>,
+        accepted: Accepted<'_>,
     ) -> Result<Value, ControlError> {
         let (right, event) = match action {
             ReleaseAction::Pause => (Action::Pause, Event::Paused),
@@ -185,6 +144,7 @@ impl Releases {
         }
         let next = run.created.path.next(&run.state, &event);
         next.map_err(conflict)?;
+        accepted()?;
         let why = reason.map(str::to_owned);
         desk.advance(&self.world, event, &call.actor, why, now())
             .map_err(ControlError::Unavailable)?;
@@ -202,6 +162,7 @@ impl Releases {
         model: &str,
         to: Option<u64>,
         reason: &str,
+        accepted: Accepted<'_>,
     ) -> Result<Value, ControlError> {
         allowed(Action::Rollback, call, reason)?;
         if reason.trim().is_empty() {
@@ -219,6 +180,7 @@ impl Releases {
                 reason: Reason::Manual,
             };
             run.created.path.next(&run.state, &event).map_err(conflict)?;
+            accepted()?;
             desk.advance(&self.world, event, &call.actor, why, now())
                 .map_err(ControlError::Unavailable)?;
             return Ok(view(&desk, desk.book.runs.last()));
@@ -232,6 +194,7 @@ impl Releases {
         if !at_hand.contains(&version) || self.world.series(model, version).is_none() {
             return Err(ControlError::Conflict(format!("version {version} is not loaded")));
         }
+        accepted()?;
         desk.restore(&self.world, version, &call.actor, reason, now())
             .map_err(ControlError::Unavailable)?;
         Ok(json!({ "model": model, "live": version }))
@@ -247,8 +210,20 @@ impl Releases {
     }
 }
 
+/// The caller's roles, as the rules of releases name them.
+fn roles(call: &Caller) -> Vec<state::Role> {
+    let role = |role: &Role| match role {
+        Role::Deploy => state::Role::Deploy,
+        Role::Promote => state::Role::Promote,
+        Role::Rollback => state::Role::Rollback,
+        Role::Approve => state::Role::Approve,
+        Role::Override => state::Role::Override,
+    };
+    call.roles.iter().map(role).collect()
+}
+
 fn allowed(action: Action, call: &Caller, reason: &str) -> Result<(), ControlError> {
-    permit(action, &call.roles, reason).map_err(|error| ControlError::Forbidden(error.to_string()))
+    permit(action, &roles(call), reason).map_err(|error| ControlError::Forbidden(error.to_string()))
 }
 
 fn conflict(error: RolloutError) -> ControlError {

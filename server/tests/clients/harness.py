@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[3]
 ZOO = ROOT / "models" / "zoo"
 BINARY = Path(os.environ.get("CROSSFADE_BIN", ROOT / "target" / "release" / "crossfade"))
 CACHE = Path(os.environ.get("CROSSFADE_CACHE", ROOT / "target" / "clients"))
-LISTENING = re.compile(r'\b(grpc|http|metrics)["\']?[=:]\s*"?([\w.:\[\]-]+:\d+)')
+LISTENING = re.compile(r'\b(grpc|http|metrics|admin)["\']?[=:]\s*"?([\w.:\[\]-]+:\d+)')
 
 
 class Server:
@@ -30,7 +30,9 @@ class Server:
     def __init__(self, repository, *flags, environment=None):
         self.log = []
         command = [str(BINARY), "serve", "--model-repository", str(repository)]
-        command += ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", *flags]
+        self.data = tempfile.TemporaryDirectory(prefix="crossfade-data-")
+        command += ["--data-dir", self.data.name]
+        command += ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--admin-port", "0", *flags]
         self.started = time.monotonic()
         self.process = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
@@ -41,14 +43,14 @@ class Server:
         self._reader.start()
         if not self._listening.wait(60) or not self._addresses:
             self.fail("did not say where it listens")
-        self.grpc, self.http, self.metrics = (self._addresses[key] for key in ("grpc", "http", "metrics"))
+        self.grpc, self.http, self.metrics, self.admin = (self._addresses[key] for key in ("grpc", "http", "metrics", "admin"))
 
     def _read(self):
         for line in self.process.stdout:
             line = re.sub(r"\x1b\[[0-9;]*m", "", line)
             self.log.append(line)
             found = dict(LISTENING.findall(line)) if "listening" in line else {}
-            if len(found) == 3:
+            if len(found) == 4:
                 self._addresses = found
                 self._listening.set()
         self._listening.set()

@@ -26,12 +26,12 @@ def server():
 
 @pytest.fixture()
 def curl(server):
-    def call(path, *arguments, body=None, seconds=30):
+    def call(path, *arguments, body=None, seconds=30, address=None):
         """Runs curl. Returns `(status, {header: value}, body)` of the last answer."""
         command = [CURL, "--silent", "--show-error", "--include", "--max-time", str(seconds), *arguments]
         if body is not None:
             command += ["--data-binary", "@-"]
-        done = subprocess.run([*command, f"http://{server.http}{path}"], input=body, capture_output=True, check=False)
+        done = subprocess.run([*command, f"http://{address or server.http}{path}"], input=body, capture_output=True, check=False)
         assert done.returncode == 0, f"{done.returncode}: {done.stderr.decode()}"
         rest = done.stdout
         while True:
@@ -289,6 +289,22 @@ def test_metrics_are_text_that_prometheus_reads(server):
     text = body.decode()
     for name in ("crossfade_stage_duration_seconds_bucket", "crossfade_requests_total", "nv_inference_request_success"):
         assert name in text, name
+
+
+def test_what_changes_is_recorded_and_read_from_the_admin_listener(server, curl, tmp_path):
+    refused(curl("/v2/repository/models/digits/unload", "-X", "POST"), 400)
+    status, headers, lines = curl("/crossfade/v1/audit", address=server.admin)
+    last = json.loads(lines.splitlines()[-1])
+    assert status == 200 and (last["action"], last["after"]["outcome"]) == ("model.unload", "refused")
+    export = tmp_path / "audit.jsonl"
+    verify = [harness.BINARY, "audit", "verify", export, "--head", headers["x-audit-head"]]
+    for content, code in ((lines, 0), (lines.replace(b"refused", b"granted", 1), 1), (b"".join(lines.splitlines(True)[:-1]), 1)):
+        export.write_bytes(content)
+        assert subprocess.run(verify, check=False, capture_output=True).returncode == code
+    refused(curl("/crossfade/v1/models/digits/rollouts", address=server.admin), 501)
+    refused(curl("/crossfade/v1/nothing", address=server.admin), 404)
+    refused(curl("/crossfade/v1/audit?since=x", address=server.admin), 400)
+    assert json.loads(curl("/crossfade/v1/health", address=server.admin)[2])["audit"]["seq"] >= 1
 
 
 def test_nothing_is_kept_in_the_users_folders_and_nothing_sent_home(tmp_path):

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crossfade_journal::audit::AuditRecord;
 use crossfade_proto::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
 use crossfade_runtimes::{Runtimes, RuntimesOptions};
 use crossfade_runtimes_fake::FakeRuntime;
@@ -67,6 +68,7 @@ pub(crate) struct Server {
     pub(crate) app: App,
     pub(crate) fake: FakeRuntime,
     pub(crate) repository: Repository,
+    pub(crate) data: TempDir,
 }
 
 impl Server {
@@ -79,13 +81,16 @@ impl Server {
 
     /// As [`start`](Self::start), with another configuration, and without waiting.
     pub(crate) async fn start_with(repository: Repository, change: impl FnOnce(&mut ServerConfig)) -> Self {
+        let data = tempfile::tempdir().unwrap();
         let flags = Flags {
+            data_dir: Some(data.path().to_owned()),
             model_repository: vec![repository.path().to_owned()],
             model_control_mode: Some(ControlMode::Explicit),
             load_model: vec!["*".into()],
             http_port: Some(0),
             grpc_port: Some(0),
             metrics_port: Some(0),
+            admin_port: Some(0),
             ..Flags::default()
         };
         let mut config = ServerConfig::resolve(flags, RawConfig::default()).unwrap();
@@ -106,6 +111,7 @@ impl Server {
             app,
             fake,
             repository,
+            data,
         }
     }
 
@@ -147,6 +153,16 @@ impl Server {
     pub(crate) async fn scrape(&self) -> String {
         let answer = exchange(self.app.metrics, "GET /metrics HTTP/1.1", &[], b"").await;
         String::from_utf8(answer.body).unwrap()
+    }
+
+    /// The records of its audit, verified, as an export has them.
+    pub(crate) fn audit(&self) -> Vec<Value> {
+        let folder = self.data.path().join("audit");
+        let records = crossfade_journal::audit::records(&folder, 0).unwrap();
+        let line = |record: Result<AuditRecord, _>| record.unwrap().line().unwrap();
+        records
+            .map(|record| serde_json::from_str(&line(record)).unwrap())
+            .collect()
     }
 
     /// Stops it; everything in flight must end within a minute.

@@ -6,6 +6,8 @@
     reason = "a test fails by panicking, and its numbers are small"
 )]
 
+mod admin;
+mod audit;
 mod grpc;
 mod harness;
 mod http_transport;

@@ -2,6 +2,7 @@
 
 use crossfade_proto::inference as wire;
 use crossfade_runtimes_fake::Gate;
+use crossfade_server::audit::{Call, Listener};
 use crossfade_server::status::Status;
 use serde_json::{Value, json};
 
@@ -457,7 +458,8 @@ async fn a_version_that_is_loading_is_not_ready() {
         .repository
         .add("add", 2, ADD_ONE, "[versions]\nall = true\n");
     let service = server.app.service.clone();
-    let load = tokio::spawn(async move { service.load("", "add", Default::default()).await });
+    let call = Call::anonymous(Listener::Http, None);
+    let load = tokio::spawn(async move { service.load(call, "", "add", Default::default()).await });
     let arrivals = tokio::task::spawn_blocking({
         let gate = gate.clone();
         move || gate.wait_for_arrivals(1)

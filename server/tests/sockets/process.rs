@@ -10,15 +10,18 @@ use serde_json::json;
 
 use crate::harness::exchange;
 
-fn crossfade() -> Command {
+/// The binary, with a data folder.
+fn crossfade(data: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_crossfade"));
     // tract serves: these tests are about the process, not about a runtime.
     command.env("CROSSFADE_ORT_LIBRARY", "/nonexistent/libonnxruntime.so");
+    command.env("CROSSFADE_DATA_DIR", data);
     command
 }
 
 fn run(args: &[&str]) -> Output {
-    crossfade().args(args).output().unwrap()
+    let data = tempfile::tempdir().unwrap();
+    crossfade(data.path()).args(args).output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -38,11 +41,17 @@ fn repository() -> tempfile::TempDir {
 struct Serving {
     child: Child,
     http: SocketAddr,
+    data: tempfile::TempDir,
 }
 
 impl Serving {
     fn start(repository: &Path, more: &[&str]) -> Self {
-        let mut child = crossfade()
+        let data = tempfile::tempdir().unwrap();
+        Self::spawn(crossfade(data.path()), data, repository, more)
+    }
+
+    fn spawn(mut command: Command, data: tempfile::TempDir, repository: &Path, more: &[&str]) -> Self {
+        let mut child = command
             .args([
                 "serve",
                 "--http-port",
@@ -50,6 +59,8 @@ impl Serving {
                 "--grpc-port",
                 "0",
                 "--metrics-port",
+                "0",
+                "--admin-port",
                 "0",
                 "--model-repository",
             ])
@@ -77,7 +88,7 @@ impl Serving {
             .parse()
             .unwrap();
         std::thread::spawn(move || log.read_to_end(&mut Vec::new()));
-        Self { child, http }
+        Self { child, http, data }
     }
 
     async fn wait_ready(&self) {
@@ -176,6 +187,8 @@ fn a_port_that_is_taken_is_named_with_its_flag() {
         "0",
         "--metrics-port",
         "0",
+        "--admin-port",
+        "0",
     ]);
     assert_eq!(ended.status.code(), Some(1));
     let stderr = text(&ended.stderr);
@@ -197,6 +210,149 @@ fn a_wrong_configuration_file_is_explained() {
         stderr.contains("own.toml") && stderr.contains("did you mean `paths`?"),
         "{stderr}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_server_on_the_same_data_folder_does_not_start() {
+    let repository = repository();
+    let first = Serving::start(repository.path(), &[]);
+    let second = crossfade(first.data.path())
+        .args([
+            "serve",
+            "--http-port",
+            "0",
+            "--grpc-port",
+            "0",
+            "--metrics-port",
+            "0",
+            "--admin-port",
+            "0",
+        ])
+        .output()
+        .unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    let stderr = text(&second.stderr);
+    assert!(
+        stderr.contains("another server uses it") && stderr.contains("--data-dir"),
+        "{stderr}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audit_is_verified_and_exported_and_a_changed_byte_is_found() {
+    let repository = repository();
+    let mut serving = Serving::start(repository.path(), &["--model-control-mode", "explicit"]);
+    serving.wait_ready().await;
+    for model in ["add", "absent"] {
+        let path = format!("POST /v2/repository/models/{model}/load HTTP/1.1");
+        exchange(serving.http, &path, &[], b"").await;
+    }
+    serving.terminate();
+    let status = serving.child.wait().unwrap();
+    assert!(status.success(), "{status}");
+
+    let data = serving.data.path();
+    let audit = |args: &[&str]| crossfade(data).arg("audit").args(args).output().unwrap();
+    let verified = audit(&["verify"]);
+    assert!(verified.status.success(), "{verified:?}");
+    let stdout = text(&verified.stdout);
+    assert!(stdout.contains("2 records"), "{stdout}");
+    let head = stdout.lines().last().unwrap().strip_prefix("head ").unwrap();
+
+    let exported = audit(&["export"]);
+    assert!(exported.status.success(), "{exported:?}");
+    let lines = text(&exported.stdout);
+    assert_eq!(lines.lines().count(), 2, "{lines}");
+    let file = data.join("audit.jsonl");
+    let verify_export = |content: &str| {
+        std::fs::write(&file, content).unwrap();
+        audit(&["verify", file.to_str().unwrap(), "--head", head])
+    };
+    // The variable that names the data folder does not stand against an export.
+    assert!(
+        verify_export(&lines).status.success(),
+        "{:?}",
+        verify_export(&lines)
+    );
+    let changed = verify_export(&lines.replace("absent", "absEnt"));
+    assert_eq!(changed.status.code(), Some(1));
+    assert!(text(&changed.stderr).contains("record 2"), "{changed:?}");
+    let first = lines.lines().next().unwrap();
+    let cut = verify_export(&format!("{first}\n"));
+    assert_eq!(cut.status.code(), Some(1));
+    assert!(text(&cut.stderr).contains("missing"), "{cut:?}");
+
+    let journal = data.join("audit/00000000000000000001.journal");
+    let mut bytes = std::fs::read(&journal).unwrap();
+    let at = bytes.windows(6).position(|part| part == b"absent").unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(&journal, bytes).unwrap();
+    let damaged = audit(&["verify"]);
+    assert_eq!(damaged.status.code(), Some(1));
+    assert!(text(&damaged.stderr).contains("record 2"), "{damaged:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_takes_no_more_records_stops_changes_and_not_inferences() {
+    let (repository, data) = (repository(), tempfile::tempdir().unwrap());
+    // Files of at most a few KiB: the system refuses to append to a longer one, as it does on a full disk.
+    let mut limited = Command::new("sh");
+    limited
+        .args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$@\"", "sh"])
+        .arg(env!("CARGO_BIN_EXE_crossfade"))
+        .env("CROSSFADE_ORT_LIBRARY", "/nonexistent/libonnxruntime.so")
+        .env("CROSSFADE_DATA_DIR", data.path());
+    let more = ["--model-control-mode", "explicit", "--load-model", "add"];
+    let mut serving = Serving::spawn(limited, data, repository.path(), &more);
+    serving.wait_ready().await;
+    // The shortest record there is: where it does not fit, none does.
+    let change = || {
+        let line = "POST /v2/trace/setting HTTP/1.1";
+        exchange(serving.http, line, &[], br#"{"trace_level":"OFF"}"#)
+    };
+    let mut taken = 0;
+    let refused = loop {
+        assert!(taken < 64, "the limit was never reached");
+        let answer = change().await;
+        if answer.status != 200 {
+            break answer;
+        }
+        taken += 1;
+    };
+    assert_eq!(refused.status, 503, "{refused:?}");
+    assert!(refused.error().contains("audit"), "{refused:?}");
+
+    let unload = exchange(
+        serving.http,
+        "POST /v2/repository/models/add/unload HTTP/1.1",
+        &[],
+        b"",
+    )
+    .await;
+    assert_eq!(unload.status, 503, "{unload:?}");
+    let body = json!({ "inputs": [{ "name": "x", "datatype": "FP32", "shape": [1, 2], "data": [10, 20] }] });
+    let infer = "POST /v2/models/add/infer HTTP/1.1";
+    let inferred = exchange(serving.http, infer, &[], body.to_string().as_bytes()).await;
+    assert_eq!(inferred.status, 200, "nothing was unloaded: {inferred:?}");
+
+    serving.terminate();
+    serving.child.wait().unwrap();
+    let verified = crossfade(serving.data.path())
+        .args(["audit", "verify"])
+        .output()
+        .unwrap();
+    let stdout = text(&verified.stdout);
+    assert!(
+        stdout.contains(&format!("{taken} records")),
+        "{stdout} {verified:?}"
+    );
+}
+
+#[test]
+fn an_audit_that_is_not_there_is_not_a_good_one() {
+    let ended = run(&["audit", "verify"]);
+    assert_eq!(ended.status.code(), Some(1));
+    assert!(text(&ended.stderr).contains("--data-dir"), "{ended:?}");
 }
 
 #[test]

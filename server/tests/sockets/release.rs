@@ -2,21 +2,20 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use crossfade_models::Division;
 use crossfade_proto::inference::ModelInferRequest;
 use crossfade_proto::inference::model_infer_request::InferInputTensor;
 use crossfade_rollout::routing::{Portion, Salt, Traffic};
-use crossfade_rollout::state::Role;
+use crossfade_server::admin::{Caller, ControlError, CreateRelease, ReleaseAction, Role};
 use crossfade_server::config::ControlMode;
-use crossfade_server::release::control::{Caller, ControlError, CreateRelease, ReleaseAction};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tonic::{Code, Request};
 
-use crate::harness::{Repository, Server};
+use crate::harness::{Repository, Server, exchange};
 
 const INFER: &str = r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1,2]}]}"#;
 
@@ -211,6 +210,10 @@ struct Seen {
     /// Failures of version 2, and any other failure.
     canary_failed: AtomicUsize,
     failed: AtomicUsize,
+    /// The version that requests which begin from now on must not get; 0: any may answer.
+    gone: AtomicU64,
+    /// Answers of such a version to such requests.
+    late: AtomicUsize,
 }
 
 impl Clients {
@@ -223,6 +226,7 @@ impl Clients {
                 let mut turn = client * 5;
                 while !stop.load(SeqCst) {
                     turn += 1;
+                    let gone = seen.gone.load(SeqCst);
                     let value: f32 = if turn % 20 == 0 { 13.0 } else { 1.0 };
                     let (ok, version) = if client % 2 == 0 {
                         let body = json!({ "inputs": [{
@@ -245,6 +249,11 @@ impl Clients {
                         (ok, version.map(|version| version.to_str().unwrap().to_owned()))
                     };
                     seen.answered.fetch_add(1, SeqCst);
+                    // Unless the test has changed its mind while the request was under way.
+                    let still = seen.gone.load(SeqCst) == gone;
+                    if still && version.as_deref() == Some(gone.to_string().as_str()) {
+                        seen.late.fetch_add(1, SeqCst);
+                    }
                     if !ok && version.as_deref() == Some("2") {
                         seen.canary_failed.fetch_add(1, SeqCst);
                     } else if !ok {
@@ -260,16 +269,23 @@ impl Clients {
     /// Looks after every fifty answers until the release of `m` is in `state`.
     async fn until(&self, server: &Server, state: &str) {
         for _ in 0..400 {
-            let before = self.seen.answered.load(SeqCst);
-            while self.seen.answered.load(SeqCst) < before + 50 {
-                tokio::task::yield_now().await;
-            }
+            self.some_answers().await;
             server.look();
             if server.state() == state {
-                return;
+                let gone = if state == "live" { 1 } else { 2 };
+                self.seen.gone.store(gone, SeqCst);
+                return self.some_answers().await;
             }
         }
         panic!("{state} is not reached: {}", server.release());
+    }
+
+    /// Waits for fifty answers.
+    async fn some_answers(&self) {
+        let before = self.seen.answered.load(SeqCst);
+        while self.seen.answered.load(SeqCst) < before + 50 {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Stops them; no request has failed but those of version 2 that had to. Returns how many of those there were.
@@ -278,6 +294,11 @@ impl Clients {
         for task in self.tasks {
             task.await.unwrap();
         }
+        assert_eq!(
+            self.seen.late.load(SeqCst),
+            0,
+            "answers of a version that was gone"
+        );
         assert_eq!(self.seen.failed.load(SeqCst), 0, "failures outside the canary");
         self.seen.canary_failed.load(SeqCst)
     }
@@ -321,12 +342,13 @@ async fn a_good_candidate_takes_the_place_of_the_live_version() {
         actor: "ann".into(),
         roles: vec![Role::Rollback],
     };
-    server
-        .app
-        .service
-        .releases()
-        .rollback(&caller, "m", None, "worse")
+    clients.seen.gone.store(0, SeqCst);
+    let releases = server.app.service.releases();
+    releases
+        .rollback(&caller, "m", None, "worse", &|| Ok(()))
         .unwrap();
+    clients.seen.gone.store(2, SeqCst);
+    clients.some_answers().await;
     for _ in 0..20 {
         let answer = server.post("/v2/models/m/infer", INFER).await;
         assert_eq!(answer.json()["model_version"], "1");
@@ -423,18 +445,20 @@ async fn a_held_version_waits_for_someone_and_obeys() {
         reason: None,
     };
     let deploy = caller(&[Role::Deploy]);
-    let refused = releases.create(&caller(&[]), "m", wish(2)).unwrap_err();
+    let refused = releases
+        .create(&caller(&[]), "m", wish(2), &|| Ok(()))
+        .unwrap_err();
     assert!(matches!(refused, ControlError::Forbidden(_)), "{refused:?}");
-    let refused = releases.create(&deploy, "m", wish(9)).unwrap_err();
+    let refused = releases.create(&deploy, "m", wish(9), &|| Ok(())).unwrap_err();
     assert!(matches!(refused, ControlError::Unknown(_)), "{refused:?}");
-    let release = releases.create(&deploy, "m", wish(2)).unwrap();
+    let release = releases.create(&deploy, "m", wish(2), &|| Ok(())).unwrap();
     let id = release["id"].as_str().unwrap().to_owned();
     while server.state() != "canary" {
         tokio::task::yield_now().await;
     }
-    let refused = releases.create(&deploy, "m", wish(2)).unwrap_err();
+    let refused = releases.create(&deploy, "m", wish(2), &|| Ok(())).unwrap_err();
     assert!(matches!(refused, ControlError::Conflict(_)), "{refused:?}");
-    let act = |action| releases.act(&deploy, "m", &id, action, None);
+    let act = |action| releases.act(&deploy, "m", &id, action, None, &|| Ok(()));
     act(ReleaseAction::Pause).unwrap();
     assert_eq!(server.state(), "paused");
     assert!(matches!(
@@ -448,7 +472,14 @@ async fn a_held_version_waits_for_someone_and_obeys() {
     ));
     let all = caller(&[Role::Promote]);
     releases
-        .act(&all, "m", &id, ReleaseAction::Promote, Some("it is good"))
+        .act(
+            &all,
+            "m",
+            &id,
+            ReleaseAction::Promote,
+            Some("it is good"),
+            &|| Ok(()),
+        )
         .unwrap();
     assert_eq!(server.state(), "live");
     let answer = server.post("/v2/models/m/infer", INFER).await;
@@ -630,4 +661,71 @@ async fn a_candidate_has_to_give_the_known_answers() {
     server.arrive(2, &version_file(2), &rules).await;
     assert_eq!(server.state(), "canary", "{}", server.release());
     stopped(server).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_admin_interface_moves_releases_and_each_call_is_recorded() {
+    let repository = Repository::new();
+    let rules = rules(0.2, "on_new_version = 'hold'");
+    repository.add("m", 1, &version_file(1), &rules);
+    let server = Server::start_with(repository, |config| config.release_looks = None).await;
+    server.wait_ready().await;
+    server.arrive(2, &version_file(2), &rules).await;
+    let ask = async |line: String, body: &str| {
+        exchange(
+            server.app.admin,
+            &format!("{line} HTTP/1.1"),
+            &[],
+            body.as_bytes(),
+        )
+        .await
+    };
+    let all = "/crossfade/v1/models/m/rollouts";
+    let missing = ask(format!("POST {all}"), r#"{"version":9}"#).await;
+    assert_eq!(missing.status, 404, "{missing:?}");
+    let created = ask(format!("POST {all}"), r#"{"version":2}"#).await;
+    assert_eq!(created.status, 201, "{created:?}");
+    let id = created.json()["id"].as_str().unwrap().to_owned();
+    while server.state() != "canary" {
+        tokio::task::yield_now().await;
+    }
+    let again = ask(format!("POST {all}"), r#"{"version":2}"#).await;
+    assert_eq!(again.status, 409, "{again:?}");
+    let seen = ask(format!("GET {all}/{id}"), "").await;
+    assert_eq!((seen.status, &seen.json()["percent"]), (200, &json!(50.0)));
+    let promoted = ask(format!("POST {all}/{id}:promote"), "{}").await;
+    assert_eq!(
+        (promoted.status, server.state().as_str()),
+        (200, "live"),
+        "{promoted:?}"
+    );
+    let back = ask(
+        "POST /crossfade/v1/models/m:rollback".to_owned(),
+        r#"{"reason":"worse"}"#,
+    )
+    .await;
+    assert_eq!(back.status, 200, "{back:?}");
+    let answer = server.post("/v2/models/m/infer", INFER).await;
+    assert_eq!(answer.json()["model_version"], "1");
+    let records = server.audit();
+    let records = records.iter().filter(|record| record["role"] != "");
+    let gist: Vec<String> = records
+        .map(|record| {
+            let text = |value: &Value| value.as_str().unwrap().to_owned();
+            format!(
+                "{} {}",
+                text(&record["action"]),
+                text(&record["after"]["outcome"])
+            )
+        })
+        .collect();
+    let expected = [
+        "release.create refused",
+        "release.create accepted",
+        "release.create refused",
+        "release.promote accepted",
+        "model.rollback accepted",
+    ];
+    assert_eq!(gist, expected);
+    server.stop().await;
 }

@@ -1,0 +1,144 @@
+//! What the admin interface asks of releases.
+
+use serde_json::Value;
+
+/// What the admin interface asks of releases.
+///
+/// An implementation checks the caller's roles, and records each call in the audit once, refused ones included. Calls
+/// that do not come as far as this were recorded by the interface. Calls may wait for the disk; they come on threads
+/// that may.
+pub trait ReleaseControl: Send + Sync {
+    /// Begins a release of a version that is registered. Returns the release.
+    fn create(&self, call: &Caller, model: &str, request: CreateRelease) -> Result<Value, ControlError>;
+
+    /// The releases of a model, or of all.
+    fn list(&self, model: Option<&str>) -> Result<Value, ControlError>;
+
+    /// One release.
+    fn get(&self, model: &str, id: &str) -> Result<Value, ControlError>;
+
+    /// Moves a release on. Returns it.
+    fn act(
+        &self,
+        call: &Caller,
+        model: &str,
+        id: &str,
+        action: ReleaseAction,
+        reason: Option<&str>,
+    ) -> Result<Value, ControlError>;
+
+    /// Makes an earlier version serve again: `to`, else the one before.
+    fn rollback(
+        &self,
+        call: &Caller,
+        model: &str,
+        to: Option<u64>,
+        reason: &str,
+    ) -> Result<Value, ControlError>;
+}
+
+/// Who calls, and what they may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The name of the token, or `local`.
+    pub actor: String,
+    /// What they may do.
+    pub roles: Vec<Role>,
+}
+
+/// What the holder of a token may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Begin releases, load and unload models, change settings.
+    Deploy,
+    /// Move releases on.
+    Promote,
+    /// Stop releases, and go back.
+    Rollback,
+    /// Approve.
+    Approve,
+    /// Pass over a gate or a quarantine, with a reason.
+    Override,
+}
+
+impl Role {
+    /// Every role.
+    pub const ALL: [Role; 5] = [
+        Role::Deploy,
+        Role::Promote,
+        Role::Rollback,
+        Role::Approve,
+        Role::Override,
+    ];
+
+    /// As in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Role::Deploy => "deploy",
+            Role::Promote => "promote",
+            Role::Rollback => "rollback",
+            Role::Approve => "approve",
+            Role::Override => "override",
+        }
+    }
+}
+
+/// What is done to a release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReleaseAction {
+    /// Keep the share as it is.
+    Pause,
+    /// Go on.
+    Resume,
+    /// To the next stage.
+    Promote,
+    /// Give up; the champion serves all.
+    Abort,
+}
+
+impl ReleaseAction {
+    /// As paths write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            ReleaseAction::Pause => "pause",
+            ReleaseAction::Resume => "resume",
+            ReleaseAction::Promote => "promote",
+            ReleaseAction::Abort => "abort",
+        }
+    }
+}
+
+/// What a release is begun with.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateRelease {
+    /// The version to release.
+    pub version: u64,
+    /// Whether it ends one that is under way.
+    #[serde(default)]
+    pub supersede: bool,
+    /// Why.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// Why a call is not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ControlError {
+    /// 404: no such model, version or release.
+    #[error("{0}")]
+    Unknown(String),
+    /// 409: it does not fit the state.
+    #[error("{0}")]
+    Conflict(String),
+    /// 400: it makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// 403: the caller may not.
+    #[error("{0}")]
+    Forbidden(String),
+    /// 503: not now.
+    #[error("{0}")]
+    Unavailable(String),
+}

@@ -1,0 +1,190 @@
+//! The audit of this server: each call that changes something is one record on disk before it takes effect, refused
+//! calls included.
+//!
+//! It is not on the path of an inference. While the disk fails, calls that change something are refused, and each of
+//! them tries to open the audit again.
+
+mod entry;
+
+use std::num::NonZeroU64;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crossfade_journal::audit::{self, Audit, AuditOptions};
+use crossfade_journal::keys::SigningKey;
+use crossfade_journal::{Error as JournalError, Hash, Head};
+
+pub use self::entry::{Action, Call, Entry, Listener, Outcome};
+use crate::config::AuditConfig;
+use crate::metrics::Metrics;
+use crate::status::{Refusal, Status};
+
+/// A file of this size is followed by a new one: opening the audit reads all of them.
+const MAX_FILE_BYTES: u64 = 64 << 20;
+
+/// Why the audit cannot be opened at start.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    /// The key cannot be read.
+    #[error("audit.key `{path}`: {reason}")]
+    Key {
+        /// As configured.
+        path: String,
+        /// Why.
+        reason: String,
+    },
+    /// The records cannot be opened, or are damaged.
+    #[error("the audit cannot be opened: {0}")]
+    Journal(#[from] JournalError),
+}
+
+/// The audit, open for writing.
+pub struct AuditLog {
+    folder: PathBuf,
+    sign_every: NonZeroU64,
+    /// PEM; the key itself cannot be kept for opening the audit again.
+    key: Option<String>,
+    config_rev: Hash,
+    metrics: Arc<Metrics>,
+    /// `None` after a failure.
+    open: Mutex<Option<Audit>>,
+}
+
+impl AuditLog {
+    /// Opens the audit in `folder`, or begins it. `config_rev` goes into every record.
+    ///
+    /// Errors: [`AuditError`]; records that are damaged too, because nothing may follow them.
+    /// Cost: two passes over all records.
+    pub fn open(
+        folder: PathBuf,
+        config: &AuditConfig,
+        config_rev: Hash,
+        metrics: Arc<Metrics>,
+    ) -> Result<Arc<Self>, AuditError> {
+        let key = config.key.as_deref().map(read_key).transpose()?;
+        let log = Self {
+            folder,
+            sign_every: config.sign_every,
+            key,
+            config_rev,
+            metrics,
+            open: Mutex::new(None),
+        };
+        let audit = log.opened()?;
+        *log.locked() = Some(audit);
+        Ok(Arc::new(log))
+    }
+
+    /// Appends a record, and returns its number once it would survive a loss of power. Blocks for the disk.
+    ///
+    /// Errors: `NotReady` if it cannot be written: then the call must not take effect.
+    pub fn write(&self, entry: Entry) -> Result<u64, Refusal> {
+        let (action, outcome) = (entry.action(), entry.outcome());
+        let mut open = self.locked();
+        let written = self.append(&mut open, entry);
+        match written {
+            Ok(seq) => {
+                self.metrics.audited(action.name(), outcome.name());
+                Ok(seq)
+            }
+            Err(error) => {
+                // What is on disk is not known any more. Opened again it is, and a torn end is off; if that fails too,
+                // the next call tries it again.
+                *open = None;
+                *open = self.opened().ok();
+                tracing::error!(%error, action = action.name(), "the audit cannot be written; the call is refused");
+                let message = "the audit cannot be written, so nothing that changes the server is done; its log says why";
+                Err(Refusal::new(Status::NotReady, message))
+            }
+        }
+    }
+
+    /// Records that a call was refused, and returns why; if that cannot be recorded, this is why.
+    pub fn refused(&self, entry: Entry, refusal: Refusal) -> Refusal {
+        let written = self.write(entry.ended(Outcome::Refused).error(&refusal.message));
+        written.err().unwrap_or(refusal)
+    }
+
+    /// The records that follow number `since`, `limit` of them at most, as an export has them; and the place of the last
+    /// of them, or `since` in none. Blocks for the disk.
+    ///
+    /// Errors: `Internal` if they cannot be read, or are damaged.
+    pub fn lines(&self, since: u64, limit: usize) -> Result<(Vec<u8>, Option<Head>), Refusal> {
+        // What follows the head is being written.
+        let end = self.head().map_or(u64::MAX, |head| head.seq);
+        let read = || {
+            let records = audit::records(&self.folder, since)?
+                .take(usize::try_from(end.saturating_sub(since)).unwrap_or(usize::MAX))
+                .take(limit);
+            let mut lines = Vec::new();
+            let last = audit::export::write(records, &mut lines, &self.folder)?;
+            Ok((lines, last))
+        };
+        read().map_err(|error: JournalError| {
+            tracing::error!(%error, "the audit cannot be read");
+            Refusal::new(
+                Status::Internal,
+                "the audit cannot be read; the server's log says why",
+            )
+        })
+    }
+
+    /// The last record's place; `None` while the audit cannot be written.
+    pub fn head(&self) -> Option<Head> {
+        self.locked().as_ref().map(Audit::head)
+    }
+
+    fn append(&self, open: &mut Option<Audit>, entry: Entry) -> Result<u64, JournalError> {
+        let audit = match open {
+            Some(audit) => audit,
+            None => open.insert(self.opened()?),
+        };
+        let seq = audit.append(entry.event(self.config_rev))?.seq;
+        match audit.sign_if_due() {
+            Ok(Some(signed)) => tracing::info!(
+                seq = signed.seq, hash = %signed.hash, key = %signed.key, signature = %signed.signature,
+                "signed the audit's head"
+            ),
+            Ok(None) => {}
+            // The record stands; the head is due again with the next one.
+            Err(error) => tracing::warn!(%error, "the audit's head could not be signed"),
+        }
+        Ok(seq)
+    }
+
+    fn opened(&self) -> Result<Audit, JournalError> {
+        let key = self.key.as_deref().and_then(|pem| SigningKey::from_pem(pem).ok());
+        let options = AuditOptions {
+            max_file_bytes: MAX_FILE_BYTES,
+            sign_every: self.sign_every,
+            key,
+        };
+        let (audit, cut) = Audit::open(&self.folder, options)?;
+        if let Some(cut) = cut {
+            tracing::warn!(
+                bytes = cut.bytes, kept = %cut.kept.display(),
+                "the audit ended in a record that was never finished; it was cut off and kept"
+            );
+        }
+        Ok(audit)
+    }
+
+    fn locked(&self) -> std::sync::MutexGuard<'_, Option<Audit>> {
+        // A panic between two records leaves the audit as it was.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads a key's PEM and checks that it is one.
+fn read_key(path: &Path) -> Result<String, AuditError> {
+    let failed = |reason: String| AuditError::Key {
+        path: path.display().to_string(),
+        reason,
+    };
+    let pem = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    SigningKey::from_pem(&pem).map_err(|error| failed(error.to_string()))?;
+    Ok(pem)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,264 @@
+//! What a record says: who called, over which listener, what was asked, and how it ended.
+
+use std::net::SocketAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crossfade_journal::Hash;
+use crossfade_journal::audit::{Event, Timestamp};
+use serde_json::{Map, Value, json};
+
+use crate::admin::{Caller, Role};
+
+/// The longest text that a record takes from a client, in characters.
+const MAX_TEXT: usize = 1024;
+
+/// Where a call came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listener {
+    /// The HTTP listener, which knows no callers.
+    Http,
+    /// The gRPC listener, likewise.
+    Grpc,
+    /// The admin listener.
+    Admin,
+}
+
+impl Listener {
+    const fn name(self) -> &'static str {
+        match self {
+            Listener::Http => "http",
+            Listener::Grpc => "grpc",
+            Listener::Admin => "admin",
+        }
+    }
+}
+
+/// Who calls, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    actor: String,
+    role: String,
+    listener: Listener,
+    peer: Option<SocketAddr>,
+}
+
+impl Call {
+    /// A call over a listener that asks nobody for a name.
+    pub fn anonymous(listener: Listener, peer: Option<SocketAddr>) -> Self {
+        Self {
+            actor: "anonymous".to_owned(),
+            role: String::new(),
+            listener,
+            peer,
+        }
+    }
+
+    /// A call over the admin listener: of `caller` where it is known, in `role` where it needs one and the caller has it.
+    pub fn admin(caller: Option<&Caller>, role: Option<Role>, peer: Option<SocketAddr>) -> Self {
+        let Some(caller) = caller else {
+            return Self::anonymous(Listener::Admin, peer);
+        };
+        let role = role.filter(|role| caller.roles.contains(role));
+        Self {
+            actor: caller.actor.clone(),
+            role: role.map_or("", Role::name).to_owned(),
+            listener: Listener::Admin,
+            peer,
+        }
+    }
+
+    /// Where it came in.
+    pub fn listener(&self) -> Listener {
+        self.listener
+    }
+}
+
+/// What was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Load or reload a model.
+    Load,
+    /// Unload a model.
+    Unload,
+    /// Change log settings.
+    LogSettings,
+    /// Change trace settings.
+    TraceSettings,
+    /// Begin a release.
+    ReleaseCreate,
+    /// Keep a release where it is.
+    ReleasePause,
+    /// Let it go on.
+    ReleaseResume,
+    /// Move it to its next stage.
+    ReleasePromote,
+    /// Give it up.
+    ReleaseAbort,
+    /// Go back to an earlier version.
+    Rollback,
+}
+
+impl Action {
+    /// As records and metrics write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Action::Load => "model.load",
+            Action::Unload => "model.unload",
+            Action::LogSettings => "settings.log",
+            Action::TraceSettings => "settings.trace",
+            Action::ReleaseCreate => "release.create",
+            Action::ReleasePause => "release.pause",
+            Action::ReleaseResume => "release.resume",
+            Action::ReleasePromote => "release.promote",
+            Action::ReleaseAbort => "release.abort",
+            Action::Rollback => "model.rollback",
+        }
+    }
+}
+
+/// How a call ended, as far as it is known when the record is written: before it takes effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing can fail any more.
+    Ok,
+    /// It begins; if it fails, the server records that as a deed of its own.
+    Accepted,
+    /// Nothing was done.
+    Refused,
+    /// What was accepted earlier has failed.
+    Failed,
+}
+
+impl Outcome {
+    /// As records and metrics write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Outcome::Ok => "ok",
+            Outcome::Accepted => "accepted",
+            Outcome::Refused => "refused",
+            Outcome::Failed => "failed",
+        }
+    }
+}
+
+/// A record in the making; texts of clients are cut to a bounded length.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    call: Call,
+    action: Action,
+    object: String,
+    before: Value,
+    value: Value,
+    outcome: Outcome,
+    error: Option<String>,
+    evidence: Vec<Value>,
+}
+
+impl Entry {
+    /// A record of `call`, refused unless told otherwise.
+    pub fn new(call: Call, action: Action, object: &str) -> Self {
+        let mut came = json!({ "listener": call.listener.name() });
+        if let Some(peer) = call.peer {
+            came["peer"] = peer.to_string().into();
+        }
+        Self {
+            call,
+            action,
+            object: clip(object),
+            before: Value::Null,
+            value: Value::Null,
+            outcome: Outcome::Refused,
+            error: None,
+            evidence: vec![came],
+        }
+    }
+
+    /// A record of what became of the call that record `seq` accepted: the server's own deed.
+    pub fn following(self, seq: u64) -> Self {
+        Self {
+            call: Call {
+                actor: "crossfade".to_owned(),
+                role: "server".to_owned(),
+                ..self.call
+            },
+            evidence: vec![json!({ "seq": seq })],
+            ..self
+        }
+    }
+
+    /// The object before.
+    pub fn before(self, before: Value) -> Self {
+        Self { before, ..self }
+    }
+
+    /// The object after.
+    pub fn after(self, value: Value) -> Self {
+        Self { value, ..self }
+    }
+
+    /// One more thing that the call brought along.
+    pub fn evidence(mut self, evidence: Value) -> Self {
+        self.evidence.push(evidence);
+        self
+    }
+
+    /// How it ended.
+    pub fn ended(self, outcome: Outcome) -> Self {
+        Self { outcome, ..self }
+    }
+
+    /// Why it was refused or failed.
+    pub fn error(self, message: &str) -> Self {
+        Self {
+            error: Some(clip(message)),
+            ..self
+        }
+    }
+
+    pub(super) fn action(&self) -> Action {
+        self.action
+    }
+
+    pub(super) fn outcome(&self) -> Outcome {
+        self.outcome
+    }
+
+    /// The event, now. Its `after` holds the outcome, the error if there is one, and the object if it is known.
+    pub(super) fn event(self, config_rev: Hash) -> Event {
+        let mut after = Map::from_iter([("outcome".to_owned(), self.outcome.name().into())]);
+        if let Some(error) = self.error {
+            after.insert("error".to_owned(), error.into());
+        }
+        if !self.value.is_null() {
+            after.insert("value".to_owned(), self.value);
+        }
+        Event {
+            ts: now(),
+            actor: self.call.actor,
+            role: self.call.role,
+            action: self.action.name().to_owned(),
+            object: self.object,
+            before: self.before,
+            after: Value::Object(after),
+            reason: String::new(),
+            evidence: self.evidence,
+            config_rev,
+        }
+    }
+}
+
+fn clip(text: &str) -> String {
+    text.chars().take(MAX_TEXT).collect()
+}
+
+/// A clock outside of the years 0 to 9999 shows as 1970.
+fn now() -> Timestamp {
+    let micros = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .ok()
+        .and_then(|since| i64::try_from(since.as_micros()).ok());
+    micros
+        .and_then(|micros| Timestamp::from_unix_micros(micros).ok())
+        .or_else(|| Timestamp::from_unix_micros(0).ok())
+        .expect("1970 is a year between 0 and 9999")
+}

@@ -1,0 +1,293 @@
+//! The admin listener over HTTP: who calls, whether they may, then the admin interface or a call of the protocol.
+
+mod routes;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use hyper::body::Incoming;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use self::routes::Route;
+use super::body::{self, Bounds};
+use super::inference::refuse;
+use super::reply::{self, Failure, ReplyBody, identify, without_body};
+use super::routes::NoRoute;
+use super::{Front, control};
+use crate::admin::{Admin, Caller, ControlError, ReleaseControl};
+use crate::audit::Call;
+use crate::scope::RequestId;
+use crate::status::{Refusal, Status};
+
+/// The last record's place, on answers that hold records: what a later verification is held against.
+const AUDIT_HEAD: HeaderName = HeaderName::from_static("x-audit-head");
+const JSON_LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
+/// Records in one answer, unless told otherwise, and at most.
+const RECORDS: usize = 1000;
+const MAX_RECORDS: usize = 10_000;
+
+/// Headers that make a call depend on something; who sends one must not be told that it held.
+const CONDITIONS: [&str; 4] = [
+    "idempotency-key",
+    "if-match",
+    "if-none-match",
+    "if-unmodified-since",
+];
+/// Bytes of a body that says what a release shall do.
+const MAX_BODY: usize = 64 << 10;
+
+/// Answers one request.
+pub(super) async fn answer(
+    front: Arc<Front>,
+    admin: Arc<Admin>,
+    peer: Option<SocketAddr>,
+    head: Parts,
+    mut body: Incoming,
+) -> Response<ReplyBody> {
+    let asked = Asked {
+        front: &front,
+        admin: &admin,
+        peer,
+        head: &head,
+    };
+    let mut response = match asked.answer(&mut body).await {
+        Ok(response) => response,
+        Err(failure) => refuse(&failure, &head.headers, body).await,
+    };
+    identify(&mut response, RequestId::new());
+    if head.method == Method::HEAD {
+        without_body(response)
+    } else {
+        response
+    }
+}
+
+/// One request and what answers it.
+struct Asked<'a> {
+    front: &'a Arc<Front>,
+    admin: &'a Admin,
+    peer: Option<SocketAddr>,
+    head: &'a Parts,
+}
+
+impl Asked<'_> {
+    async fn answer(&self, body: &mut Incoming) -> Result<Response<ReplyBody>, Failure> {
+        let route = Route::of(self.head.uri.path()).map_err(|no_route| match no_route {
+            NoRoute::UnknownPath => Failure::UnknownPath,
+            NoRoute::Name(why) => Refusal::invalid(format!("a name in the path {why}")).into(),
+        })?;
+        if !route.allows(&self.head.method) {
+            return Err(Failure::Method { allow: route.allow() });
+        }
+        let caller = match self.admin.caller(&self.head.headers) {
+            Ok(caller) => caller,
+            Err(refusal) => return Err(self.refused(&route, None, refusal.into()).await),
+        };
+        if let Some((.., role)) = self.change(&route)
+            && let Err(refusal) = caller.must_have(role)
+        {
+            return Err(self.refused(&route, Some(&caller), refusal.into()).await);
+        }
+        let changes = self.head.method == Method::POST;
+        if let Some(name) = self.not_offered().filter(|_| changes) {
+            let message = format!("header `{name}` is not offered; send the call without it");
+            let refusal = Refusal::new(Status::Unsupported, message);
+            return Err(self.refused(&route, Some(&caller), refusal.into()).await);
+        }
+        let call = self.call(Some(&caller), &route);
+        match route {
+            Route::Health => Ok(json_answer(StatusCode::OK, &self.health())),
+            Route::Audit => self.audit().await,
+            Route::V2(route) => control::attempt(self.front, call, route, self.head, body).await,
+            Route::Releases { .. } | Route::Act { .. } | Route::Rollback { .. } if changes => {
+                self.release(route, caller, body).await
+            }
+            Route::Releases { model } => self.read_releases(move |r| r.list(Some(&model))).await,
+            Route::Release { model, id } => self.read_releases(move |r| r.get(&model, &id)).await,
+            // Their only method is POST.
+            Route::Act { .. } | Route::Rollback { .. } => Err(Failure::UnknownPath),
+        }
+    }
+
+    /// A condition that this request sets and nothing here would keep.
+    fn not_offered(&self) -> Option<&'static str> {
+        CONDITIONS
+            .into_iter()
+            .find(|name| self.head.headers.contains_key(*name))
+    }
+
+    /// What this request would change.
+    fn change(&self, route: &Route) -> Option<(crate::audit::Action, String, crate::admin::Role)> {
+        route.change().filter(|_| self.head.method == Method::POST)
+    }
+
+    /// As records name whoever calls.
+    fn call(&self, caller: Option<&Caller>, route: &Route) -> Call {
+        let role = self.change(route).map(|(.., role)| role);
+        Call::admin(caller, role, self.peer)
+    }
+
+    /// Records a call that comes no further, if it would have changed something; returns what to answer.
+    async fn refused(&self, route: &Route, caller: Option<&Caller>, failure: Failure) -> Failure {
+        let Some((action, object, _)) = self.change(route) else {
+            return failure;
+        };
+        let call = self.call(caller, route);
+        control::unread(&self.front.service, call, (action, object), failure).await
+    }
+
+    fn health(&self) -> Value {
+        let service = &self.front.service;
+        let audit = match service.audit().head() {
+            Some(head) => json!({ "seq": head.seq, "hash": head.hash.to_string() }),
+            None => Value::Null,
+        };
+        json!({
+            "live": true,
+            "ready": service.ready(),
+            "version": service.server_metadata().version,
+            // Null while it cannot be written.
+            "audit": audit,
+        })
+    }
+
+    /// Records after `since`, as an export has them.
+    async fn audit(&self) -> Result<Response<ReplyBody>, Failure> {
+        let (mut since, mut limit) = (0, RECORDS);
+        for pair in self.head.uri.query().unwrap_or_default().split('&') {
+            let number = |text: &str| text.parse::<u64>().map_err(|_| wrong_query(pair));
+            match pair.split_once('=') {
+                Some(("since", text)) => since = number(text)?,
+                Some(("limit", text)) => {
+                    limit = usize::try_from(number(text)?)
+                        .unwrap_or(usize::MAX)
+                        .min(MAX_RECORDS);
+                }
+                None if pair.is_empty() => {}
+                _ => return Err(wrong_query(pair).into()),
+            }
+        }
+        let (lines, head) = self.front.service.audit_lines(since, limit).await?;
+        let mut response = reply::json(StatusCode::OK, lines);
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, JSON_LINES);
+        if let Some(head) = head {
+            let head = HeaderValue::from_str(&format!("{}:{}", head.seq, head.hash));
+            headers.insert(AUDIT_HEAD, head.expect("digits and a colon are a header value"));
+        }
+        Ok(response)
+    }
+
+    async fn read_releases(
+        &self,
+        ask: impl FnOnce(&dyn ReleaseControl) -> Result<Value, ControlError> + Send + 'static,
+    ) -> Result<Response<ReplyBody>, Failure> {
+        let releases = self.admin.releases()?.clone();
+        let answer = on_a_thread_that_may_wait(move || ask(&*releases)).await?;
+        Ok(json_answer(StatusCode::OK, &answer))
+    }
+
+    /// A call that changes releases; the implementation records it, unless it does not come as far as that.
+    async fn release(
+        &self,
+        route: Route,
+        caller: Caller,
+        body: &mut Incoming,
+    ) -> Result<Response<ReplyBody>, Failure> {
+        let (releases, ask) = match self.prepared(route.clone(), body).await {
+            Ok(prepared) => prepared,
+            Err(failure) => return Err(self.refused(&route, Some(&caller), failure).await),
+        };
+        let created = matches!(route, Route::Releases { .. });
+        let answer = on_a_thread_that_may_wait(move || ask(&*releases, &caller)).await?;
+        let status = if created {
+            StatusCode::CREATED
+        } else {
+            StatusCode::OK
+        };
+        Ok(json_answer(status, &answer))
+    }
+
+    /// Reads what a call asks of releases.
+    async fn prepared(
+        &self,
+        route: Route,
+        body: &mut Incoming,
+    ) -> Result<(Arc<dyn ReleaseControl>, Ask), Failure> {
+        let releases = self.admin.releases()?.clone();
+        let ask: Ask = match route {
+            Route::Releases { model } => {
+                let request = self.document(body).await?;
+                Box::new(move |r, call| r.create(call, &model, request))
+            }
+            Route::Act { model, id, action } => {
+                let Because { reason } = self.document(body).await?;
+                Box::new(move |r, call| r.act(call, &model, &id, action, reason.as_deref()))
+            }
+            Route::Rollback { model } => {
+                let Back { to, reason } = self.document(body).await?;
+                Box::new(move |r, call| r.rollback(call, &model, to, &reason))
+            }
+            Route::Health | Route::Audit | Route::Release { .. } | Route::V2(_) => {
+                return Err(Failure::UnknownPath);
+            }
+        };
+        Ok((releases, ask))
+    }
+
+    /// Reads a body of JSON; no body is an empty object.
+    async fn document<T: DeserializeOwned>(&self, body: &mut Incoming) -> Result<T, Failure> {
+        let service = &self.front.service;
+        let bounds = Bounds {
+            max_bytes: MAX_BODY,
+            idle: service.limits().body_idle_timeout,
+            deadline: None,
+        };
+        let bytes = body::read(body, bounds, service.arriving()).await?;
+        let text = match bytes.trim_ascii() {
+            [] => b"{}",
+            text => text,
+        };
+        let read = serde_json::from_slice(text);
+        read.map_err(|error| Refusal::invalid(format!("the request's body: {error}")).into())
+    }
+}
+
+/// What is asked of releases once all of it was read.
+type Ask = Box<dyn FnOnce(&dyn ReleaseControl, &Caller) -> Result<Value, ControlError> + Send>;
+
+/// Why, if anyone says so.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Because {
+    #[serde(default)]
+    reason: Option<String>,
+}
+
+/// Where to, by default to the version before, and why.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Back {
+    #[serde(default)]
+    to: Option<u64>,
+    reason: String,
+}
+
+async fn on_a_thread_that_may_wait(
+    work: impl FnOnce() -> Result<Value, ControlError> + Send + 'static,
+) -> Result<Value, Refusal> {
+    let done = tokio::task::spawn_blocking(work).await;
+    Ok(done.map_err(|error| Refusal::new(Status::Internal, error.to_string()))??)
+}
+
+fn wrong_query(pair: &str) -> Refusal {
+    let pair: String = pair.chars().take(64).collect();
+    Refusal::invalid(format!("`{pair}`: the audit takes since=SEQ and limit=N"))
+}
+
+fn json_answer(status: StatusCode, body: &Value) -> Response<ReplyBody> {
+    reply::json(status, body.to_string().into_bytes())
+}

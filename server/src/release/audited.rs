@@ -1,0 +1,121 @@
+//! Releases as the admin interface has them: each call that changes something is one record of the audit before it takes
+//! effect, refused ones included.
+
+use std::cell::Cell;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::Releases;
+use super::control::Accepted;
+use crate::admin::{Caller, ControlError, CreateRelease, ReleaseAction, ReleaseControl, Role};
+use crate::audit::{Action, AuditLog, Call, Entry, Outcome};
+
+/// Releases, and where calls are recorded.
+pub struct Audited {
+    releases: Arc<Releases>,
+    audit: Arc<AuditLog>,
+}
+
+impl Audited {
+    /// Records what is asked of `releases` in `audit`.
+    pub fn new(releases: Arc<Releases>, audit: Arc<AuditLog>) -> Self {
+        Self { releases, audit }
+    }
+
+    /// Does a deed, which says when it is known to be done, and records it.
+    fn record(
+        &self,
+        entry: Entry,
+        deed: impl FnOnce(Accepted<'_>) -> Result<Value, ControlError>,
+    ) -> Result<Value, ControlError> {
+        let seq = Cell::new(None);
+        let accepted = || {
+            let written = self.audit.write(entry.clone().ended(Outcome::Accepted));
+            seq.set(Some(
+                written.map_err(|refusal| ControlError::Unavailable(refusal.message))?,
+            ));
+            Ok(())
+        };
+        deed(&accepted).map_err(|error| {
+            let message = error.to_string();
+            let (record, outcome) = match seq.get() {
+                None => (entry.clone(), Outcome::Refused),
+                Some(seq) => (entry.clone().following(seq), Outcome::Failed),
+            };
+            let written = self.audit.write(record.ended(outcome).error(&message));
+            written.map_or_else(|refusal| ControlError::Unavailable(refusal.message), |_| error)
+        })
+    }
+}
+
+impl ReleaseControl for Audited {
+    fn create(&self, call: &Caller, model: &str, request: CreateRelease) -> Result<Value, ControlError> {
+        let asked = json!({
+            "version": request.version, "supersede": request.supersede, "reason": request.reason,
+        });
+        let entry = entry(
+            call,
+            Role::Deploy,
+            Action::ReleaseCreate,
+            format!("model/{model}"),
+            asked,
+        );
+        self.record(entry, |accepted| {
+            self.releases.create(call, model, request, accepted)
+        })
+    }
+
+    fn list(&self, model: Option<&str>) -> Result<Value, ControlError> {
+        self.releases.list(model)
+    }
+
+    fn get(&self, model: &str, id: &str) -> Result<Value, ControlError> {
+        self.releases.get(model, id)
+    }
+
+    fn act(
+        &self,
+        call: &Caller,
+        model: &str,
+        id: &str,
+        action: ReleaseAction,
+        reason: Option<&str>,
+    ) -> Result<Value, ControlError> {
+        let (role, recorded) = match action {
+            ReleaseAction::Pause => (Role::Deploy, Action::ReleasePause),
+            ReleaseAction::Resume => (Role::Deploy, Action::ReleaseResume),
+            ReleaseAction::Promote => (Role::Promote, Action::ReleasePromote),
+            ReleaseAction::Abort => (Role::Rollback, Action::ReleaseAbort),
+        };
+        let object = format!("model/{model}/rollout/{id}");
+        let entry = entry(call, role, recorded, object, json!({ "reason": reason }));
+        self.record(entry, |accepted| {
+            self.releases.act(call, model, id, action, reason, accepted)
+        })
+    }
+
+    fn rollback(
+        &self,
+        call: &Caller,
+        model: &str,
+        to: Option<u64>,
+        reason: &str,
+    ) -> Result<Value, ControlError> {
+        let asked = json!({ "to": to, "reason": reason });
+        let entry = entry(
+            call,
+            Role::Rollback,
+            Action::Rollback,
+            format!("model/{model}"),
+            asked,
+        );
+        self.record(entry, |accepted| {
+            self.releases.rollback(call, model, to, reason, accepted)
+        })
+    }
+}
+
+fn entry(call: &Caller, role: Role, action: Action, object: String, asked: Value) -> Entry {
+    Entry::new(Call::admin(Some(call), Some(role), None), action, &object).evidence(asked)
+}
