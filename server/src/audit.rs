@@ -10,9 +10,10 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crossfade_journal::audit::{self, Audit, AuditOptions};
+use crossfade_journal::audit::{self, Audit, AuditOptions, AuditRecord};
 use crossfade_journal::keys::SigningKey;
 use crossfade_journal::{Error as JournalError, Hash, Head};
+use tokio::sync::broadcast;
 
 pub use self::entry::{Action, Call, Entry, Listener, Outcome};
 use crate::config::AuditConfig;
@@ -21,6 +22,9 @@ use crate::status::{Refusal, Status};
 
 /// A file of this size is followed by a new one: opening the audit reads all of them.
 const MAX_FILE_BYTES: u64 = 64 << 20;
+
+/// Records that are kept for those who follow.
+const KEPT: usize = 256;
 
 /// Why the audit cannot be opened at start.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +52,8 @@ pub struct AuditLog {
     metrics: Arc<Metrics>,
     /// `None` after a failure.
     open: Mutex<Option<Audit>>,
+    /// Each record, once it is on disk.
+    written: broadcast::Sender<AuditRecord>,
 }
 
 impl AuditLog {
@@ -69,6 +75,7 @@ impl AuditLog {
             config_rev,
             metrics,
             open: Mutex::new(None),
+            written: broadcast::Sender::new(KEPT),
         };
         let audit = log.opened()?;
         *log.locked() = Some(audit);
@@ -129,6 +136,11 @@ impl AuditLog {
         })
     }
 
+    /// Hears of each record from now on; who is more than [`KEPT`] behind loses the oldest, and is told how many.
+    pub fn follow(&self) -> broadcast::Receiver<AuditRecord> {
+        self.written.subscribe()
+    }
+
     /// The last record's place; `None` while the audit cannot be written.
     pub fn head(&self) -> Option<Head> {
         self.locked().as_ref().map(Audit::head)
@@ -139,7 +151,10 @@ impl AuditLog {
             Some(audit) => audit,
             None => open.insert(self.opened()?),
         };
-        let seq = audit.append(entry.event(self.config_rev))?.seq;
+        let record = audit.append(entry.event(self.config_rev))?;
+        let seq = record.seq;
+        // Nobody may be listening.
+        let _heard = self.written.send(record);
         match audit.sign_if_due() {
             Ok(Some(signed)) => tracing::info!(
                 seq = signed.seq, hash = %signed.hash, key = %signed.key, signature = %signed.signature,

@@ -25,8 +25,10 @@ use http::request::Parts;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use self::admin::events::READERS;
 use self::reply::{Failure, ReplyBody, identify, without_body};
 use self::routes::{ModelRoute, NoRoute, Route};
 use crate::admin::Admin;
@@ -41,6 +43,10 @@ struct Front {
     service: Arc<Service>,
     /// On the admin listener only.
     admin: Option<Arc<Admin>>,
+    /// Places for readers of events.
+    readers: Arc<Semaphore>,
+    /// Cancelled when the listener closes: events would go on without end.
+    stopping: CancellationToken,
 }
 
 /// Serves HTTP on `listener` until `shutdown`, then until the requests in flight are answered.
@@ -67,11 +73,14 @@ async fn listen(
     listener: TcpListener,
     shutdown: impl Future<Output = ()> + Send,
 ) {
+    let stopping = CancellationToken::new();
     let front = Arc::new(Front {
         service: service.clone(),
         admin,
+        readers: Arc::new(Semaphore::new(READERS)),
+        stopping: stopping.clone(),
     });
-    listener::listen(service, front, listener, CancellationToken::new(), shutdown).await;
+    listener::listen(service, front, listener, stopping, shutdown).await;
 }
 
 /// Answers one request.

@@ -1,5 +1,6 @@
 //! The admin listener over HTTP: who calls, whether they may, then the admin interface or a call of the protocol.
 
+pub(super) mod events;
 mod routes;
 
 use std::net::SocketAddr;
@@ -11,6 +12,7 @@ use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use self::events::READERS;
 use self::routes::Route;
 use super::body::{self, Bounds};
 use super::inference::refuse;
@@ -101,6 +103,7 @@ impl Asked<'_> {
         match route {
             Route::Health => Ok(json_answer(StatusCode::OK, &self.health())),
             Route::Audit => self.audit().await,
+            Route::Events => self.events(),
             Route::V2(route) => control::attempt(self.front, call, route, self.head, body).await,
             Route::Releases { .. } | Route::Act { .. } | Route::Rollback { .. } if changes => {
                 self.release(route, caller, body).await
@@ -181,6 +184,25 @@ impl Asked<'_> {
         Ok(response)
     }
 
+    /// Records from now on, as they are written.
+    fn events(&self) -> Result<Response<ReplyBody>, Failure> {
+        let place = self.front.readers.clone().try_acquire_owned();
+        let place = place.map_err(|_| {
+            let message = format!("{READERS} readers of events are connected already");
+            Refusal::new(Status::Overloaded, message)
+        })?;
+        let records = self.front.service.audit().follow();
+        let events = events::stream(records, place, self.front.stopping.clone());
+        let mut response = Response::new(ReplyBody::live(events));
+        let headers = response.headers_mut();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("text/event-stream"),
+        );
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        Ok(response)
+    }
+
     async fn read_releases(
         &self,
         ask: impl FnOnce(&dyn ReleaseControl) -> Result<Value, ControlError> + Send + 'static,
@@ -231,7 +253,7 @@ impl Asked<'_> {
                 let Back { to, reason } = self.document(body).await?;
                 Box::new(move |r, call| r.rollback(call, &model, to, &reason))
             }
-            Route::Health | Route::Audit | Route::Release { .. } | Route::V2(_) => {
+            Route::Health | Route::Audit | Route::Events | Route::Release { .. } | Route::V2(_) => {
                 return Err(Failure::UnknownPath);
             }
         };

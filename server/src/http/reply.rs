@@ -2,11 +2,13 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::Stream;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 
@@ -23,11 +25,21 @@ pub(super) const BINARY: HeaderValue = HeaderValue::from_static("application/oct
 /// Below this a copy into one piece is cheaper than one more slice to write.
 const FLATTEN: usize = 64 << 10;
 
-/// A response body: the pieces, in order.
+/// A response body: the pieces, in order; or a stream of them, of no known length.
 #[derive(Debug, Default)]
 pub(super) struct ReplyBody {
     pieces: VecDeque<Bytes>,
     left: u64,
+    live: Option<Live>,
+}
+
+/// Pieces that are not there yet.
+struct Live(Pin<Box<dyn Stream<Item = Bytes> + Send>>);
+
+impl fmt::Debug for Live {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Live")
+    }
 }
 
 impl ReplyBody {
@@ -43,6 +55,15 @@ impl ReplyBody {
         Self {
             pieces,
             left: len as u64,
+            live: None,
+        }
+    }
+
+    /// A body that goes on until `pieces` ends.
+    pub(super) fn live(pieces: impl Stream<Item = Bytes> + Send + 'static) -> Self {
+        Self {
+            live: Some(Live(Box::pin(pieces))),
+            ..Self::default()
         }
     }
 
@@ -64,19 +85,28 @@ impl Body for ReplyBody {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if let Some(Live(pieces)) = &mut self.live {
+            return pieces
+                .as_mut()
+                .poll_next(cx)
+                .map(|piece| piece.map(|piece| Ok(Frame::data(piece))));
+        }
         let piece = self.pieces.pop_front();
         self.left -= piece.as_ref().map_or(0, |piece| piece.len() as u64);
         Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.left == 0
+        self.left == 0 && self.live.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left)
+        match &self.live {
+            Some(_) => SizeHint::default(),
+            None => SizeHint::with_exact(self.left),
+        }
     }
 }
 

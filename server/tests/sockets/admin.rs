@@ -4,6 +4,8 @@ use crossfade_proto::inference as wire;
 use crossfade_server::admin::{Role, Token};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 use tonic::Code;
 
 use crate::harness::{ADD_ONE, Answer, Repository, Server, exchange};
@@ -180,6 +182,35 @@ async fn the_audit_is_read_in_pages_that_verify() {
         assert_eq!(page(wrong).await.status, 400, "{wrong}");
     }
     server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_are_records_as_they_are_written_and_end_with_the_server() {
+    let server = serving(|_| {}).await;
+    let mut stream = TcpStream::connect(server.app.admin).await.unwrap();
+    let get = b"GET /crossfade/v1/events HTTP/1.1\r\nhost: test\r\n\r\n";
+    stream.write_all(get).await.unwrap();
+    let mut reader = BufReader::new(stream).lines();
+    // The head is there: from here on nothing is missed.
+    while !reader.next_line().await.unwrap().unwrap().is_empty() {}
+    for model in ["add", "absent"] {
+        server
+            .post(&format!("/v2/repository/models/{model}/unload"), "")
+            .await;
+    }
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        let line = reader.next_line().await.unwrap().unwrap();
+        if let Some(data) = line.strip_prefix("data: ") {
+            seen.push(serde_json::from_str::<Value>(data).unwrap());
+        }
+    }
+    assert_eq!(seen, server.audit());
+    // A reader does not hold the server up.
+    server.stop().await;
+    while let Some(line) = reader.next_line().await.unwrap() {
+        assert!(!line.contains("data"), "{line}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,6 +12,7 @@ use crate::control::object;
 pub(super) enum Route {
     Health,
     Audit,
+    Events,
     Releases {
         model: String,
     },
@@ -50,6 +51,7 @@ impl Route {
         match segments[..] {
             ["health"] => Ok(Self::Health),
             ["audit"] => Ok(Self::Audit),
+            ["events"] => Ok(Self::Events),
             ["models", model] => match model.rsplit_once(':') {
                 Some((model, "rollback")) => Ok(Self::Rollback { model: name(model)? }),
                 _ => Err(NoRoute::UnknownPath),
@@ -74,6 +76,7 @@ impl Route {
     pub(super) fn allow(&self) -> &'static str {
         match self {
             Self::Health | Self::Audit | Self::Release { .. } => "GET, HEAD",
+            Self::Events => "GET",
             Self::Releases { .. } => "GET, HEAD, POST",
             Self::Act { .. } | Self::Rollback { .. } => "POST",
             Self::V2(route) => route.allow(),
@@ -90,7 +93,7 @@ impl Route {
         let of = |model: &str| object("", model);
         let release = |model: &str, id: &str| format!("{}/release/{id}", object("", model));
         match self {
-            Self::Health | Self::Audit | Self::Release { .. } => None,
+            Self::Health | Self::Audit | Self::Events | Self::Release { .. } => None,
             Self::Releases { model } => Some((Action::ReleaseCreate, of(model), Role::Deploy)),
             Self::Act { model, id, action } => {
                 let (action, role) = match action {
@@ -134,6 +137,7 @@ mod tests {
         for (path, expected) in [
             ("health", Route::Health),
             ("audit", Route::Audit),
+            ("events", Route::Events),
             ("models/m/rollouts", Route::Releases { model: m() }),
             ("models/m/rollouts/r1", Route::Release { model: m(), id: id() }),
             ("models/m/rollouts/r1:pause", act(ReleaseAction::Pause)),

@@ -1,0 +1,118 @@
+//! `GET /crossfade/v1/events`: each record of the audit as a server-sent event, once it is on disk.
+//!
+//! Nothing waits for a reader: one that is slow loses the oldest events and is told how many. The audit has them all.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use crossfade_journal::audit::AuditRecord;
+use futures_util::Stream;
+use futures_util::stream::unfold;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
+
+/// Readers at once.
+pub(in crate::http) const READERS: usize = 64;
+/// A comment is sent after so long, so that what stands between does not take the connection for dead.
+const SILENCE: Duration = Duration::from_secs(15);
+
+/// The events, until `stopping`; `place` is held for as long.
+pub(super) fn stream(
+    records: Receiver<AuditRecord>,
+    place: OwnedSemaphorePermit,
+    stopping: CancellationToken,
+) -> impl Stream<Item = Bytes> + Send {
+    unfold(
+        (records, place, stopping),
+        |(mut records, place, stopping)| async move {
+            // Both are cancel-safe: what was not received yet stays in the channel.
+            let received = tokio::select! {
+                () = stopping.cancelled() => return None,
+                received = tokio::time::timeout(SILENCE, records.recv()) => received,
+            };
+            let event = match received {
+                Ok(Ok(record)) => written(&record),
+                Ok(Err(RecvError::Lagged(lost))) => format!("event: lost\ndata: {{\"records\":{lost}}}\n\n"),
+                Ok(Err(RecvError::Closed)) => return None,
+                Err(_) => ": still here\n\n".to_owned(),
+            };
+            Some((event.into(), (records, place, stopping)))
+        },
+    )
+}
+
+fn written(record: &AuditRecord) -> String {
+    match record.line() {
+        Ok(line) => format!("id: {}\nevent: audit\ndata: {line}\n\n", record.seq),
+        // It was written, so it has a spelling.
+        Err(_) => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::sync::Arc;
+
+    use crossfade_journal::audit::{Event, Timestamp};
+    use crossfade_journal::{Hash, Head};
+    use futures_util::StreamExt;
+    use serde_json::Value;
+    use tokio::sync::{Semaphore, broadcast};
+
+    use super::*;
+
+    /// The record of this number; its hash is not looked at here.
+    fn record(seq: u64) -> AuditRecord {
+        let before = Head {
+            seq: seq - 1,
+            hash: Hash::ZERO,
+        };
+        let event = Event {
+            ts: Timestamp::from_unix_micros(0).unwrap(),
+            actor: "local".to_owned(),
+            role: String::new(),
+            action: "model.load".to_owned(),
+            object: "model/a".to_owned(),
+            before: Value::Null,
+            after: Value::Null,
+            reason: String::new(),
+            evidence: Vec::new(),
+            config_rev: Hash::ZERO,
+        };
+        AuditRecord::following(&before, event).unwrap().0
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_loses_the_oldest_and_is_told_how_many() {
+        let sender = broadcast::Sender::new(2);
+        let places = Arc::new(Semaphore::new(1));
+        let place = places.clone().try_acquire_owned().unwrap();
+        let stopping = CancellationToken::new();
+        let mut events = pin!(stream(sender.subscribe(), place, stopping.clone()));
+        for seq in 1..=5 {
+            sender.send(record(seq)).unwrap();
+        }
+        let mut next = async || {
+            events
+                .next()
+                .await
+                .map(|event| String::from_utf8(event.into()).unwrap())
+        };
+        assert_eq!(
+            next().await.as_deref(),
+            Some("event: lost\ndata: {\"records\":3}\n\n")
+        );
+        for seq in [4, 5] {
+            let event = next().await.unwrap();
+            let expected = format!("id: {seq}\nevent: audit\ndata: {{\"action\":\"model.load\"");
+            assert!(event.starts_with(&expected) && event.ends_with("\n\n"), "{event}");
+        }
+        assert_eq!(places.available_permits(), 0);
+        stopping.cancel();
+        assert_eq!(next().await, None);
+        assert_eq!(places.available_permits(), 1, "the place is free again");
+    }
+}
