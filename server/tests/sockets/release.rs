@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use crossfade_models::Division;
@@ -211,6 +211,10 @@ struct Seen {
     /// Failures of version 2, and any other failure.
     canary_failed: AtomicUsize,
     failed: AtomicUsize,
+    /// The version that requests which begin from now on must not get; 0: any may answer.
+    gone: AtomicU64,
+    /// Answers of such a version to such requests.
+    late: AtomicUsize,
 }
 
 impl Clients {
@@ -223,6 +227,7 @@ impl Clients {
                 let mut turn = client * 5;
                 while !stop.load(SeqCst) {
                     turn += 1;
+                    let gone = seen.gone.load(SeqCst);
                     let value: f32 = if turn % 20 == 0 { 13.0 } else { 1.0 };
                     let (ok, version) = if client % 2 == 0 {
                         let body = json!({ "inputs": [{
@@ -245,6 +250,11 @@ impl Clients {
                         (ok, version.map(|version| version.to_str().unwrap().to_owned()))
                     };
                     seen.answered.fetch_add(1, SeqCst);
+                    // Unless the test has changed its mind while the request was under way.
+                    let still = seen.gone.load(SeqCst) == gone;
+                    if still && version.as_deref() == Some(gone.to_string().as_str()) {
+                        seen.late.fetch_add(1, SeqCst);
+                    }
                     if !ok && version.as_deref() == Some("2") {
                         seen.canary_failed.fetch_add(1, SeqCst);
                     } else if !ok {
@@ -260,16 +270,23 @@ impl Clients {
     /// Looks after every fifty answers until the release of `m` is in `state`.
     async fn until(&self, server: &Server, state: &str) {
         for _ in 0..400 {
-            let before = self.seen.answered.load(SeqCst);
-            while self.seen.answered.load(SeqCst) < before + 50 {
-                tokio::task::yield_now().await;
-            }
+            self.some_answers().await;
             server.look();
             if server.state() == state {
-                return;
+                let gone = if state == "live" { 1 } else { 2 };
+                self.seen.gone.store(gone, SeqCst);
+                return self.some_answers().await;
             }
         }
         panic!("{state} is not reached: {}", server.release());
+    }
+
+    /// Waits for fifty answers.
+    async fn some_answers(&self) {
+        let before = self.seen.answered.load(SeqCst);
+        while self.seen.answered.load(SeqCst) < before + 50 {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Stops them; no request has failed but those of version 2 that had to. Returns how many of those there were.
@@ -278,6 +295,11 @@ impl Clients {
         for task in self.tasks {
             task.await.unwrap();
         }
+        assert_eq!(
+            self.seen.late.load(SeqCst),
+            0,
+            "answers of a version that was gone"
+        );
         assert_eq!(self.seen.failed.load(SeqCst), 0, "failures outside the canary");
         self.seen.canary_failed.load(SeqCst)
     }
@@ -321,12 +343,11 @@ async fn a_good_candidate_takes_the_place_of_the_live_version() {
         actor: "ann".into(),
         roles: vec![Role::Rollback],
     };
-    server
-        .app
-        .service
-        .releases()
-        .rollback(&caller, "m", None, "worse")
-        .unwrap();
+    clients.seen.gone.store(0, SeqCst);
+    let releases = server.app.service.releases();
+    releases.rollback(&caller, "m", None, "worse").unwrap();
+    clients.seen.gone.store(2, SeqCst);
+    clients.some_answers().await;
     for _ in 0..20 {
         let answer = server.post("/v2/models/m/infer", INFER).await;
         assert_eq!(answer.json()["model_version"], "1");
