@@ -1,5 +1,6 @@
 """Real models: the server beside a loop in one process over the same runtime, at that loop's best batch and threads."""
 
+import os
 import statistics
 import threading
 import time
@@ -12,7 +13,7 @@ from bench import median, table
 MODELS = {"convnet": 1, "transformer": 1, "mlp_large": 16}
 BATCHES = (1, 8, 32)
 SECONDS = 2
-CORES = 2
+CORES = len(os.sched_getaffinity(0))
 
 
 def session(path, threads):

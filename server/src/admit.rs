@@ -35,16 +35,17 @@ pub struct Admitted {
 }
 
 impl Admitted {
-    /// Holds `body_bytes` bytes from now on: a body is admitted as it travelled, and is larger once decompressed.
+    /// Holds `body_bytes` bytes if those are more than it does: a body is admitted as it travelled, and is larger once
+    /// decompressed.
     ///
     /// Errors: `Overloaded`; it holds them until dropped nevertheless.
-    pub fn resize(&mut self, service: &Service, body_bytes: usize) -> Result<(), Refusal> {
-        let bytes = &self.permits.bytes;
-        let before = bytes.fetch_add(body_bytes, Relaxed);
-        bytes.fetch_sub(self.bytes, Relaxed);
-        let held = before - self.bytes + body_bytes;
+    pub fn grow(&mut self, service: &Service, body_bytes: usize) -> Result<(), Refusal> {
+        let Some(more) = body_bytes.checked_sub(self.bytes).filter(|&more| more > 0) else {
+            return Ok(());
+        };
+        let held = self.permits.bytes.fetch_add(more, Relaxed) + more;
         self.bytes = body_bytes;
-        fits(service, self.permits.requests(), held)
+        bytes_fit(service, self.permits.requests(), held)
     }
 }
 
@@ -97,6 +98,12 @@ fn fits(service: &Service, requests: usize, bytes: usize) -> Result<(), Refusal>
             format!("{max} requests are in flight already; retry later"),
         ));
     }
+    bytes_fit(service, requests, bytes)
+}
+
+/// Whether `bytes` bytes of `requests` requests are within the limit.
+fn bytes_fit(service: &Service, requests: usize, bytes: usize) -> Result<(), Refusal> {
+    let limits = service.limits();
     // A lone request may exceed the sum, since the size limit of one request bounds it.
     if bytes > limits.max_in_flight_bytes && requests > 1 {
         let max = limits.max_in_flight_bytes;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use crossfade_models::{AtStart, ControlMode as Mode, RegistryOptions};
 use crossfade_runtimes::{Runtimes, RuntimesOptions};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -155,10 +155,10 @@ pub struct App {
 impl App {
     /// Binds, starts loading, and serves; returns once every listener is bound.
     pub async fn start(config: ServerConfig, runtimes: Arc<Runtimes>, log: LogControl) -> Result<Self> {
-        let http = bind("HTTP", "--http-port", config.http).await?;
-        let grpc = bind("gRPC", "--grpc-port", config.grpc).await?;
-        let scrape = bind("metrics", "--metrics-port", config.metrics).await?;
-        let admin = bind("the admin interface", "--admin-port", config.admin.listen).await?;
+        let http = bind("HTTP", "--http-port", config.http)?;
+        let grpc = bind("gRPC", "--grpc-port", config.grpc)?;
+        let scrape = bind("metrics", "--metrics-port", config.metrics)?;
+        let admin = bind("the admin interface", "--admin-port", config.admin.listen)?;
         let data = DataDir::open(&config.data_dir)?;
         let counters = Arc::new(Metrics::default());
         let audit = AuditLog::open(data.audit(), &config.audit, config.revision(), counters.clone())?;
@@ -241,8 +241,21 @@ async fn told(mut stopped: watch::Receiver<bool>) {
     let _gone = stopped.wait_for(|stopped| *stopped).await.is_err();
 }
 
-async fn bind(what: &str, flag: &str, address: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| {
+/// Connections that wait to be accepted; the kernel bounds it too (somaxconn). A burst of clients opens more at once than
+/// the library's 1,024, and those that do not fit try again only after a second.
+const BACKLOG: u32 = 4096;
+
+fn bind(what: &str, flag: &str, address: SocketAddr) -> Result<TcpListener> {
+    let listening = || {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listening().with_context(|| {
         format!("cannot listen on {address} for {what}; choose another port with {flag} (0 takes a free one)")
     })
 }

@@ -105,13 +105,19 @@ impl Servable {
         self.running.load().model.memory_bytes()
     }
 
-    /// The effective configuration as Triton's ModelConfig JSON, with the reason if requests are not merged.
+    /// The effective configuration as Triton's ModelConfig JSON, with what was found out since: why requests are not
+    /// merged, how many instances were best, and how many rows.
     pub fn config_json(&self) -> serde_json::Value {
         let mut json = self.config.to_json();
+        let running = self.running.load();
+        if let Some(rows) = running.batcher.lowered_rows() {
+            let rows = rows.to_string();
+            json["parameters"]["crossfade.batch_cap_rows"] = serde_json::json!({ "string_value": rows });
+        }
         if let Some(reason) = &self.unmerged {
             json["parameters"]["crossfade.unmerged"] = serde_json::json!({ "string_value": reason });
         }
-        if let Some(how) = self.running.load().how.get() {
+        if let Some(how) = running.how.get() {
             json["parameters"]["crossfade.instances"] = serde_json::json!({ "string_value": how });
         }
         json

@@ -77,7 +77,7 @@ fn open(options: &OrtOptions) -> Result<Library, RuntimeError> {
     let path = &options.library;
     if !convert::opt_out_of_telemetry() {
         let set = convert::TELEMETRY_SWITCH;
-        tracing::debug!(
+        tracing::warn!(
             set,
             "ONNX Runtime may send usage data: opened beside other threads, without this variable"
         );

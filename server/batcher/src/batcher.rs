@@ -174,6 +174,11 @@ impl Batcher {
         self.queue.cap()
     }
 
+    /// The same where it is less than is allowed.
+    pub fn lowered_rows(&self) -> Option<usize> {
+        self.queue.lowered_cap()
+    }
+
     /// Instances that run or can run batches; takes no lock.
     pub fn healthy_instances(&self) -> usize {
         self.queue.healthy()

@@ -53,11 +53,10 @@ pub struct Candidate<'a> {
 }
 
 impl Candidate<'_> {
-    /// Whether an answer after `run_time` would still be wanted.
-    fn makes_it(&self, run_time: Duration, now: Instant) -> bool {
-        self.waiting
-            .deadline
-            .is_none_or(|deadline| deadline >= now + run_time)
+    /// Whether nobody would want its answer any more after a run of its own.
+    fn is_too_late(&self, forecast: Forecast<'_>, now: Instant) -> bool {
+        let late = |deadline| deadline < now + (forecast.run)(self.waiting.cost);
+        self.waiting.deadline.is_some_and(late)
     }
 }
 
@@ -98,9 +97,9 @@ const LOOK_AHEAD: usize = 1024;
 /// they fit, in order; one that does not fit ends the batch. Others are passed over, unless `in_order`.
 /// Cancelled and expired requests are never chosen.
 ///
-/// Under overload some of those that wait longest could be answered only too late: they are passed over as if they
-/// had expired, as long as there are others that the forecast gives a chance. Where all are short of time, the batch
-/// is as large as lets the first of them be in time.
+/// Under overload some of those that wait longest could be answered only too late, even by a run of their own: they are
+/// passed over as if they had expired, as long as there are others, and nobody is waited for then. Not so `in_order`, and
+/// not where the forecast leaves nobody a chance: it may be wrong.
 ///
 /// Cost: linear in the requests looked at, at most 1024 behind the first live one.
 pub fn decide<'a>(
@@ -109,26 +108,20 @@ pub fn decide<'a>(
     forecast: Forecast<'_>,
     now: Instant,
 ) -> Decision {
-    let run_time = (forecast.run)(forecast.waiting.min(limits.max_cost));
-    let mut live = candidates
+    let live = candidates
         .enumerate()
         .filter(|(_, candidate)| !candidate.cancelled && !is_past(candidate.waiting.deadline, now))
         .take(LOOK_AHEAD);
-    let Some(time) = time_for(
-        live.clone().map(|(_, candidate)| candidate),
-        run_time,
-        forecast,
-        now,
-    ) else {
-        return Decision::Idle;
-    };
+    let is_late = |candidate: Candidate<'_>| candidate.is_too_late(forecast, now);
+    let mut all = live.clone().map(|(_, candidate)| is_late(candidate));
+    let passes_over = !limits.in_order && all.clone().any(|late| late) && all.any(|late| !late);
     let mut live = live
-        .by_ref()
-        .filter(|(_, candidate)| candidate.makes_it(time.least, now))
+        .filter(|(_, candidate)| !(passes_over && is_late(*candidate)))
         .map(|(position, candidate)| (position, candidate.waiting));
     let Some((position, first)) = live.next() else {
         return Decision::Idle;
     };
+    let run_time = (forecast.run)(forecast.waiting.min(limits.max_cost));
     if first.alone || first.cost >= limits.max_cost {
         return Decision::Run(vec![position]);
     }
@@ -139,52 +132,13 @@ pub fn decide<'a>(
         }
         if waiting.alone || waiting.key != first.key {
             batch.full |= limits.in_order;
-        } else if batch.cost + waiting.cost > limits.max_cost
-            || time
-                .most
-                .is_some_and(|most| (forecast.run)(batch.cost + waiting.cost) > most)
-        {
+        } else if batch.cost + waiting.cost > limits.max_cost {
             batch.full = true;
         } else {
             batch.add(position, waiting, limits, run_time);
         }
     }
-    batch.decide(limits, now)
-}
-
-/// The time that a batch may take.
-struct Time {
-    /// Only those take part who can wait as long as this.
-    least: Duration,
-    /// It is no larger than can be run in this time.
-    most: Option<Duration>,
-}
-
-/// How long the next batch may take; `None` where nobody waits.
-///
-/// As long as a full one does, if anyone can wait for that; else as long as the first can wait who can wait for a run
-/// of its own. If nobody can, by the forecast, it may be wrong: then it is not asked.
-fn time_for<'a>(
-    live: impl Iterator<Item = Candidate<'a>> + Clone,
-    run_time: Duration,
-    forecast: Forecast<'_>,
-    now: Instant,
-) -> Option<Time> {
-    live.clone().next()?;
-    if live.clone().any(|candidate| candidate.makes_it(run_time, now)) {
-        return Some(Time {
-            least: run_time,
-            most: None,
-        });
-    }
-    let mut hurried =
-        live.filter(|candidate| candidate.makes_it((forecast.run)(candidate.waiting.cost), now));
-    let left = hurried.next().and_then(|candidate| candidate.waiting.deadline);
-    let left = left.map(|deadline| deadline.saturating_duration_since(now));
-    Some(Time {
-        least: left.unwrap_or_default(),
-        most: left,
-    })
+    batch.decide(limits, !passes_over, now)
 }
 
 /// Whether a deadline, where there is one, has come.
@@ -235,7 +189,7 @@ impl Forming {
 
     /// Triton's order of preference: a preferred size at once; else all there is, as soon as the batch cannot
     /// grow or the oldest member has waited long enough.
-    fn decide(mut self, limits: &Limits, now: Instant) -> Decision {
+    fn decide(mut self, limits: &Limits, waits: bool, now: Instant) -> Decision {
         let patience_ends = self.oldest + limits.max_delay;
         let impatient = !limits.max_delay.is_zero() && patience_ends <= now;
         if let Some(count) = self.preferred
@@ -247,7 +201,7 @@ impl Forming {
         let until = self
             .latest
             .map_or(patience_ends, |latest| patience_ends.min(latest));
-        if self.full || limits.max_delay.is_zero() || until <= now {
+        if !waits || self.full || limits.max_delay.is_zero() || until <= now {
             return Decision::Run(self.chosen);
         }
         let preferred = limits.preferred.iter().copied().filter(|&cost| cost > self.cost);

@@ -217,8 +217,8 @@ impl<T: Item> Queue<T> {
         }
         let wakes_leader = state.leader.as_ref().is_some_and(|leader| {
             let waiting = &entry.waiting;
-            let run_time = state.costs.duration(1, waiting.cost);
-            let latest = waiting.latest_start(run_time);
+            let together = (state.lanes.cost() + waiting.cost).min(state.limits.max_cost);
+            let latest = waiting.latest_start(state.costs.surely(1, together));
             state.lanes.cost() + waiting.cost >= leader.enough
                 || waiting.alone
                 || level < leader.level
@@ -429,6 +429,11 @@ impl<T: Item> Queue<T> {
     /// The cost of the largest batch worth running, by what was learnt; takes no lock.
     pub fn cap(&self) -> usize {
         self.cap.load(Ordering::SeqCst)
+    }
+
+    /// The same where it is below what the settings allow.
+    pub fn lowered_cap(&self) -> Option<usize> {
+        Some(self.cap()).filter(|&cap| cap < self.settings.limits.max_cost)
     }
 
     /// Instances that run or can run batches; takes no lock.

@@ -89,10 +89,11 @@ impl Received {
         self.bytes.len()
     }
 
-    /// The message itself, decompressed if it is compressed. It may be many times as large: to be admitted first.
+    /// The message itself, decompressed if it is compressed: then it may be many times as large, and `grow` is asked
+    /// before memory is taken for it.
     ///
-    /// Errors: `InvalidInput` if it is not what its encoding says; too large.
-    pub(crate) fn decompress(self) -> Result<Bytes, Failure> {
+    /// Errors: `InvalidInput` if it is not what its encoding says; too large; what `grow` says.
+    pub(crate) fn decompress(self, grow: impl FnMut(usize) -> Result<(), Refusal>) -> Result<Bytes, Failure> {
         if !self.compressed {
             return Ok(self.bytes);
         }
@@ -101,9 +102,10 @@ impl Received {
             return Err(Refusal::invalid(message).into());
         };
         let max = self.max_bytes;
-        let message = encoding.decompress(&self.bytes, max);
+        let message = encoding.decompress(&self.bytes, max, grow);
         message.map_err(|error| match error {
             DecompressError::TooLarge => too_large(max + 1, max),
+            DecompressError::Refused(refusal) => refusal.into(),
             DecompressError::Broken { .. } => Refusal::invalid(format!("the message is {error}")).into(),
         })
     }

@@ -40,6 +40,11 @@ impl Failure {
         }
     }
 
+    /// Whether a message was over the size limit, as it travelled or decompressed.
+    pub(super) fn is_oversize(&self) -> bool {
+        self.oversize
+    }
+
     /// How the request is recorded.
     pub(super) fn outcome(&self) -> Outcome {
         Outcome::Refused(self.refusal.status)

@@ -92,7 +92,7 @@ impl Call {
     }
 }
 
-/// The requests of a call, until the first that is broken.
+/// The requests of a call as they travelled, until the framing is broken.
 ///
 /// Between two of them a client may be silent; inside one it may pause as long as inside any request. A message that
 /// is arriving holds no permit, and is counted with all the others that are.
@@ -225,7 +225,7 @@ async fn answer(call: Arc<Call>, message: Received, arrived: Instant) -> Answer 
     scope.finish(outcome).await;
     match answer {
         Ok(pieces) => Ok(pieces),
-        Err(failure) if call.errors_end_it => Err(failure.status()),
+        Err(failure) if call.errors_end_it || failure.is_oversize() => Err(failure.status()),
         Err(failure) => {
             let message = failure.status().message().to_owned();
             let parameters = parameters(id, None, asked.final_marker);
@@ -250,8 +250,7 @@ async fn answer_in_scope(
 ) -> Result<Vec<Bytes>, Failure> {
     let service = &*call.service;
     let mut admitted = admit(service, scope, received.len())?;
-    let message = received.decompress()?;
-    admitted.resize(service, message.len())?;
+    let message = received.decompress(|bytes| admitted.grow(service, bytes))?;
     let mut message = decode::parse(message)?;
     asked.id.clone_from(&message.id);
     let request = decode::request(&mut message)

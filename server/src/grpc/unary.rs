@@ -87,8 +87,7 @@ where
     body.end().await?;
     drop(held);
     let mut admitted = admit(service, scope, received.len())?;
-    let message = received.decompress()?;
-    admitted.resize(service, message.len())?;
+    let message = received.decompress(|bytes| admitted.grow(service, bytes))?;
     let mut message = decode::parse(message)?;
     let request = decode::request(&mut message)
         .inspect_err(|_| scope.note_target(&message.model_name, &message.model_version))?;

@@ -85,8 +85,8 @@ async fn attempt(
     let encoding = encoding::of_request(headers)?;
     let body = received(front, body, scope.deadline()).await?;
     let mut admitted = admit(service, scope, body.len())?;
-    let body = decompressed(body, encoding, service.limits().max_request_bytes)?;
-    admitted.resize(service, body.len())?;
+    let max = service.limits().max_request_bytes;
+    let body = decompressed(body, encoding, max, |bytes| admitted.grow(service, bytes))?;
 
     let Decoded { request, forms } = decode(model, &body, headers.get(HEADER_LENGTH))?;
     drop(body);
@@ -147,7 +147,10 @@ pub(super) async fn read(
 ) -> Result<Bytes, Failure> {
     let encoding = encoding::of_request(headers)?;
     let body = received(front, body, deadline).await?;
-    decompressed(body, encoding, front.service.limits().max_request_bytes)
+    // Calls that control the server are few, and hold no permit.
+    decompressed(body, encoding, front.service.limits().max_request_bytes, |_| {
+        Ok(())
+    })
 }
 
 /// Reads a body as it travels.
@@ -161,12 +164,22 @@ async fn received(front: &Front, body: &mut Incoming, deadline: Option<Instant>)
     body::read(body, bounds, front.service.arriving()).await
 }
 
-fn decompressed(body: Bytes, encoding: Option<Encoding>, max: usize) -> Result<Bytes, Failure> {
+fn decompressed(
+    body: Bytes,
+    encoding: Option<Encoding>,
+    max: usize,
+    grow: impl FnMut(usize) -> Result<(), Refusal>,
+) -> Result<Bytes, Failure> {
     let Some(encoding) = encoding else {
         return Ok(body);
     };
-    heavy(body.len(), || encoding.decompress(&body, max)).map_err(|error| match error {
+    // What comes out may be many times as large.
+    heavy(body.len().saturating_mul(16), || {
+        encoding.decompress(&body, max, grow)
+    })
+    .map_err(|error| match error {
         DecompressError::TooLarge => Failure::TooLarge { max },
+        DecompressError::Refused(refusal) => refusal.into(),
         DecompressError::Broken { .. } => Refusal::invalid(format!("the request is {error}")).into(),
     })
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use crossfade_proto::inference as wire;
 use crossfade_proto::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
 use http::HeaderMap;
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -100,13 +100,23 @@ async fn every_answer_has_a_request_id_and_an_inference_its_version() {
 
 /// Sends ModelInfer without a gRPC library, which would act on the headers itself; returns the answer's headers.
 async fn raw_call(server: &Server, headers: &[(&str, &str)], body: Vec<u8>) -> HeaderMap {
+    raw(server, "ModelInfer", headers, body).await.0
+}
+
+/// As [`raw_call`], for any method; returns headers, data and trailers of the answer.
+async fn raw(
+    server: &Server,
+    method: &str,
+    headers: &[(&str, &str)],
+    body: Vec<u8>,
+) -> (HeaderMap, Bytes, HeaderMap) {
     let stream = TcpStream::connect(server.app.grpc).await.unwrap();
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
             .await
             .unwrap();
     let driver = tokio::spawn(connection);
-    let mut request = http::Request::post("http://test/inference.GRPCInferenceService/ModelInfer")
+    let mut request = http::Request::post(format!("http://test/inference.GRPCInferenceService/{method}"))
         .header("content-type", "application/grpc")
         .header("te", "trailers");
     for (name, value) in headers {
@@ -115,21 +125,58 @@ async fn raw_call(server: &Server, headers: &[(&str, &str)], body: Vec<u8>) -> H
     let body = Full::new(Bytes::from(body));
     let answer = sender.send_request(request.body(body).unwrap()).await.unwrap();
     let headers = answer.headers().clone();
-    drop((answer, sender));
+    let whole = answer.into_body().collect().await.unwrap();
+    let trailers = whole.trailers().cloned().unwrap_or_default();
+    drop(sender);
     driver.await.unwrap().unwrap();
-    headers
+    (headers, whole.to_bytes(), trailers)
+}
+
+fn framed(flag: u8, message: &[u8]) -> Vec<u8> {
+    let mut frame = vec![flag];
+    frame.extend_from_slice(&u32::try_from(message.len()).unwrap().to_be_bytes());
+    frame.extend_from_slice(message);
+    frame
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_outlives_a_message_that_does_not_decompress_but_not_one_too_large() {
+    let repository = Repository::new();
+    repository.add("add", 1, ADD_ONE, "");
+    let server = Server::start_with(repository, |config| config.limits.max_request_bytes = 10_000).await;
+    server.wait_ready().await;
+    let good = framed(0, &request("add", "good", &[1.0, 2.0]).encode_to_vec());
+    let gzip: &[(&str, &str)] = &[("grpc-encoding", "gzip")];
+    let body = [framed(1, b"no gzip"), good.clone()].concat();
+    let (_, mut data, trailers) = raw(&server, "ModelStreamInfer", gzip, body).await;
+    assert_eq!(trailers["grpc-status"], "0");
+    let mut answers = Vec::new();
+    while !data.is_empty() {
+        let length = u32::from_be_bytes(data[1..5].try_into().unwrap());
+        let message = data.split_to(5 + usize::try_from(length).unwrap()).slice(5..);
+        answers.push(wire::ModelStreamInferResponse::decode(message).unwrap());
+    }
+    assert_eq!(answers.len(), 2);
+    assert!(
+        answers[0].error_message.contains("not a valid gzip stream"),
+        "{answers:?}"
+    );
+    assert_eq!(answers[1].infer_response.as_ref().unwrap().id, "good");
+
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    std::io::Write::write_all(&mut encoder, &[0; 20_000]).unwrap();
+    let body = [framed(1, &encoder.finish().unwrap()), good].concat();
+    let (headers, data, trailers) = raw(&server, "ModelStreamInfer", gzip, body).await;
+    assert_eq!((headers.get("grpc-status"), data.len()), (None, 0));
+    let exhausted = (Code::ResourceExhausted as i32).to_string();
+    assert_eq!(trailers["grpc-status"], exhausted.as_str());
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_before_the_message_is_decoded_are_whole_answers() {
     let server = serving_add().await;
     let message = request("add", "", &[1.0, 2.0]).encode_to_vec();
-    let framed = |flag: u8, message: &[u8]| {
-        let mut frame = vec![flag];
-        frame.extend_from_slice(&u32::try_from(message.len()).unwrap().to_be_bytes());
-        frame.extend_from_slice(message);
-        frame
-    };
     let good = framed(0, &message);
     let none: &[(&str, &str)] = &[];
     for (headers, body, code) in [

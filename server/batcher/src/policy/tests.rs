@@ -55,9 +55,9 @@ fn forecast(run: &dyn Fn(usize) -> Duration) -> Forecast<'_> {
     }
 }
 
-/// Decides where a row takes a millisecond, for requests of one row with this many milliseconds left.
+/// Decides where a row takes this many milliseconds, for requests of one row with so many left, or without a deadline (0).
 #[track_caller]
-fn check_left(left: &[u64], max_cost: usize, expected: &[usize]) {
+fn check_left(per_row: u64, left: &[u64], max_cost: usize, expected: &[usize]) {
     let queue: Vec<Waiting> = left
         .iter()
         .map(|&left| Waiting {
@@ -71,25 +71,44 @@ fn check_left(left: &[u64], max_cost: usize, expected: &[usize]) {
     });
     let forecast = Forecast {
         waiting: queue.len(),
-        run: &|cost| ms(cost as u64),
+        run: &|cost| ms(per_row * cost as u64),
     };
     let decision = decide(candidates, &limits(max_cost), forecast, start());
     assert_eq!(decision, Decision::Run(expected.to_vec()), "{left:?}");
 }
 
 #[test]
-fn what_would_be_late_leaves_its_place_to_those_who_would_not() {
-    // A full batch takes 4 ms.
-    check_left(&[3, 9, 2, 9, 9, 9], 4, &[1, 3, 4, 5]);
-    check_left(&[3, 0, 2], 4, &[0, 1]);
-    check_left(&[2, 9], 2, &[0, 1]);
-    check_left(&[1, 0, 1], 2, &[1]);
+fn what_is_late_even_alone_leaves_its_place_to_others() {
+    let check = |left: &[u64], expected: &[usize]| check_left(3, left, 8, expected);
+    check(&[9, 2, 9], &[0, 2]);
+    check(&[2, 0, 1], &[1]);
+    // Late together, in time alone: not for the policy to say who is dropped.
+    check(&[3, 3, 3], &[0, 1, 2]);
 }
 
 #[test]
-fn where_all_are_short_of_time_the_batch_is_as_small_as_the_first_needs() {
-    check_left(&[3, 3, 3, 3, 3, 3], 8, &[0, 1, 2]);
-    check_left(&[2, 3, 3, 3, 3, 3], 8, &[0, 1]);
+fn nobody_is_waited_for_beside_one_who_was_passed_over() {
+    let late = Waiting {
+        deadline: Some(start() + ms(1)),
+        ..waiting(1)
+    };
+    let queue = [late, waiting(1)];
+    let candidates = queue.iter().map(|waiting| Candidate {
+        waiting,
+        cancelled: false,
+    });
+    let patient = Limits {
+        max_delay: ms(100),
+        ..limits(8)
+    };
+    let decision = decide(candidates.clone(), &patient, forecast(&|_| ms(5)), start());
+    assert_eq!(decision, Decision::Run(vec![1]));
+    let in_order = Limits {
+        in_order: true,
+        ..limits(8)
+    };
+    let decision = decide(candidates, &in_order, forecast(&|_| ms(5)), start());
+    assert_eq!(decision, Decision::Run(vec![0, 1]));
 }
 
 #[test]
@@ -252,19 +271,24 @@ proptest! {
         let run_time = ms(run);
         let at = |now| {
             let candidates = queue.iter().map(|(waiting, cancelled)| Candidate { waiting, cancelled: *cancelled });
-            decide(candidates, &limits, forecast(&|_| run_time), now)
+            decide(candidates, &limits, forecast(&|cost| run_time * u32::try_from(cost.min(12)).unwrap()), now)
         };
         let not_expired = |k: usize| !queue[k].1 && queue[k].0.deadline.is_none_or(|deadline| deadline > now);
-        let makes_it = |k: usize| queue[k].0.deadline.is_none_or(|deadline| deadline >= now + run_time);
+        let makes_it = |k: usize| {
+            let run = run_time * u32::try_from(queue[k].0.cost).unwrap();
+            queue[k].0.deadline.is_none_or(|deadline| deadline >= now + run)
+        };
         let mut live: Vec<usize> = (0..queue.len()).filter(|&k| not_expired(k)).collect();
-        // Those who would be late do not count, unless all would be.
-        if live.iter().any(|&k| makes_it(k)) {
+        // Those who would be late do not count, unless all would be, or order is kept.
+        let passed_over = !limits.in_order && live.iter().any(|&k| makes_it(k)) && !live.iter().all(|&k| makes_it(k));
+        if passed_over {
             live.retain(|&k| makes_it(k));
         }
         match at(now) {
             Decision::Idle => prop_assert!(live.is_empty()),
             Decision::Wait { until, enough } => {
                 prop_assert!(!limits.max_delay.is_zero() && until > now && enough <= limits.max_cost);
+                prop_assert!(!passed_over, "waiting beside one who was passed over");
                 let oldest = live.iter().map(|&k| queue[k].0.queued).max().unwrap();
                 prop_assert!(until <= oldest + limits.max_delay);
                 prop_assert!(matches!(at(until), Decision::Run(_)), "waiting longer than announced");

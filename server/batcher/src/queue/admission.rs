@@ -30,11 +30,9 @@ impl<T: Item> Queue<T> {
         {
             return Err(SubmitError::QueueFull { limit });
         }
-        let wait = self.wait_ahead(state, level);
         if let Some(deadline) = waiting.deadline
-            && !wait.is_zero()
-            && waiting.queued + wait + state.costs.surely(1, self.batch_with(state, waiting, level))
-                > deadline
+            && let Some(needed) = self.time_needed(state, waiting, level)
+            && waiting.queued + needed > deadline
         {
             return Err(SubmitError::WouldBeLate {
                 ahead: state.lanes.len(),
@@ -43,14 +41,28 @@ impl<T: Item> Queue<T> {
         Ok(())
     }
 
-    /// The cost of the batch that an item will be part of: under overload a full one, which takes longer than the item
-    /// alone.
-    fn batch_with(&self, state: &State<T>, waiting: &Waiting, level: usize) -> usize {
-        if !self.settings.merges || waiting.alone {
-            return waiting.cost;
+    /// How long an item pushed now at `level` would take to be answered; `None` where an instance is idle and nothing
+    /// waits, so that a wrong estimate cannot keep out everything for ever.
+    ///
+    /// It is run with those ahead of it that fill no batch of their own, which takes longer than it would alone.
+    fn time_needed(&self, state: &State<T>, waiting: &Waiting, level: usize) -> Option<Duration> {
+        let wait = self.wait_ahead(state, level);
+        if wait.is_zero() {
+            return None;
+        }
+        let max = state.limits.max_cost.max(1);
+        if !self.settings.merges || waiting.alone || waiting.cost >= max {
+            return Some(wait + state.costs.surely(1, waiting.cost));
         }
         let (_, ahead) = state.lanes.ahead_of(level);
-        waiting.cost.max(state.limits.max_cost.min(ahead + waiting.cost))
+        let (full, rest) = (ahead / max, ahead % max);
+        // What is left over and the item itself: one batch, or two.
+        let (full, last) = match rest + waiting.cost {
+            together if together <= max => (full, together),
+            _ => (full + 1, waiting.cost),
+        };
+        let before = state.costs.surely(full, full * max) + self.running(state);
+        Some(before / self.instances(state) + state.costs.surely(1, last))
     }
 
     /// How long an item pushed now at `level` would wait for its run, by recent experience.
@@ -70,7 +82,16 @@ impl<T: Item> Queue<T> {
             requests
         };
         let queued = state.costs.surely(batches, cost);
-        let running = state.costs.surely(state.running, state.running_cost) / 2;
-        (queued + running) / u32::try_from(state.healthy).unwrap_or(u32::MAX)
+        (queued + self.running(state)) / self.instances(state)
+    }
+
+    /// Half of what runs.
+    fn running(&self, state: &State<T>) -> Duration {
+        state.costs.surely(state.running, state.running_cost) / 2
+    }
+
+    /// At least one.
+    fn instances(&self, state: &State<T>) -> u32 {
+        u32::try_from(state.healthy).unwrap_or(u32::MAX).max(1)
     }
 }

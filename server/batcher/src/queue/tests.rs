@@ -251,6 +251,37 @@ fn what_would_be_late_is_refused_and_what_would_not_is_taken() {
     bench.push_until("in time", 0, Some(ms(36))).unwrap();
 }
 
+#[test]
+fn a_cap_is_shown_once_it_is_lower_than_what_is_allowed() {
+    let bench = Bench::new(|settings| {
+        settings.limits.max_cost = 8;
+        settings.learns = true;
+    });
+    for round in 0..40 {
+        let rows = if round % 2 == 0 { 8 } else { 1 };
+        assert_eq!(
+            bench.queue.cap(),
+            8,
+            "nothing is known before both sizes were seen often enough"
+        );
+        (0..rows).for_each(|_| drop(bench.push("a", 0).unwrap()));
+        let batch = bench.take().unwrap();
+        // Eight rows take twice as long per row as one.
+        let duration = ms(if batch.cost == 8 { 16 } else { 1 });
+        bench.queue.finish(Finished {
+            cost: batch.cost,
+            duration,
+            ok: true,
+        });
+        if bench.queue.lowered_cap().is_some() {
+            assert_eq!(bench.queue.lowered_cap(), Some(bench.queue.cap()));
+            assert!(round >= 10 && bench.queue.cap() < 8);
+            return;
+        }
+    }
+    panic!("the cap was never lowered");
+}
+
 /// A request that only knows until when its answer is wanted.
 struct Timed(Instant);
 
