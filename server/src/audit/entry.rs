@@ -151,6 +151,7 @@ pub struct Entry {
     value: Value,
     outcome: Outcome,
     error: Option<String>,
+    reason: String,
     evidence: Vec<Value>,
 }
 
@@ -169,6 +170,7 @@ impl Entry {
             value: Value::Null,
             outcome: Outcome::Refused,
             error: None,
+            reason: String::new(),
             evidence: vec![came],
         }
     }
@@ -194,6 +196,14 @@ impl Entry {
     /// The object after.
     pub fn after(self, value: Value) -> Self {
         Self { value, ..self }
+    }
+
+    /// Why, in the caller's words.
+    pub fn reason(self, reason: &str) -> Self {
+        Self {
+            reason: clip(reason),
+            ..self
+        }
     }
 
     /// One more thing that the call brought along.
@@ -240,7 +250,7 @@ impl Entry {
             object: self.object,
             before: self.before,
             after: Value::Object(after),
-            reason: String::new(),
+            reason: self.reason,
             evidence: self.evidence,
             config_rev,
         }

@@ -36,7 +36,8 @@ fn a_record_says_who_did_what_and_how_it_ended() {
         .before(json!({ "versions": [1] }))
         .ended(Outcome::Ok);
     assert_eq!(log.write(unloaded), Ok(1));
-    let refusal = log.refused(entry("model/b"), Refusal::new(Status::Conflict, "no"));
+    let second = entry("model/b").reason("too slow");
+    let refusal = log.refused(second, Refusal::new(Status::Conflict, "no"));
     assert_eq!(refusal.status, Status::Conflict);
 
     let written = written(&folder);
@@ -55,6 +56,10 @@ fn a_record_says_who_did_what_and_how_it_ended() {
     assert_eq!(
         written[1].event.after,
         json!({ "outcome": "refused", "error": "no" })
+    );
+    assert_eq!(
+        (event.reason.as_str(), written[1].event.reason.as_str()),
+        ("", "too slow")
     );
     assert_eq!(verify(&folder, log.head()).unwrap().seq, 2);
 }
