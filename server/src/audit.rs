@@ -136,7 +136,7 @@ impl AuditLog {
         })
     }
 
-    /// Hears of each record from now on; who is more than [`KEPT`] behind loses the oldest, and is told how many.
+    /// Hears of each record from now on; who is more than `KEPT` behind loses the oldest, and is told how many.
     pub fn follow(&self) -> broadcast::Receiver<AuditRecord> {
         self.written.subscribe()
     }
