@@ -301,7 +301,7 @@ def test_what_changes_is_recorded_and_read_from_the_admin_listener(server, curl,
     for content, code in ((lines, 0), (lines.replace(b"refused", b"granted", 1), 1), (b"".join(lines.splitlines(True)[:-1]), 1)):
         export.write_bytes(content)
         assert subprocess.run(verify, check=False, capture_output=True).returncode == code
-    refused(curl("/crossfade/v1/models/digits/rollouts", address=server.admin), 501)
+    refused(curl("/crossfade/v1/models/digits/rollouts", address=server.admin), 404, "not released")
     refused(curl("/crossfade/v1/nothing", address=server.admin), 404)
     refused(curl("/crossfade/v1/audit?since=x", address=server.admin), 400)
     assert json.loads(curl("/crossfade/v1/health", address=server.admin)[2])["audit"]["seq"] >= 1
