@@ -4,7 +4,6 @@
 //! [`RawConfig`]; these are merged per key, and completed once, against the model file, into a [`ModelConfig`].
 
 mod complete;
-pub mod duration;
 mod effective;
 pub mod json;
 pub mod pbtxt;

@@ -10,6 +10,7 @@
 
 mod error;
 
+pub mod duration;
 pub mod policy;
 pub mod state;
 

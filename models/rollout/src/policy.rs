@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::duration;
 use crate::state::{Approvable, Path};
 
 mod built;
 mod check;
 mod complete;
-mod duration;
 mod gates;
 mod preset;
 mod raw;

@@ -9,8 +9,9 @@ use serde_json::{Map, Value, json};
 use toml::{Table, Value as Toml};
 
 use super::raw::{DeviceChoice, OwnKeys, RawConfig, RuntimeChoice};
-use super::{Optimise, WarmupData, duration, policy};
+use super::{Optimise, WarmupData, policy};
 use crate::error::ConfigError;
+use crossfade_rollout::duration;
 use crossfade_runtimes_core::Datatype;
 
 /// Reads the text of a `model.toml`.

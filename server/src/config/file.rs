@@ -305,24 +305,7 @@ impl std::str::FromStr for RawDuration {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong =
-            || format!("`{text}` is not a duration; write a number and a unit, such as \"5ms\" or \"30s\"");
-        let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
-        let (number, unit) = text.split_at(split);
-        let micros: u64 = match unit {
-            "us" => 1,
-            "ms" => 1000,
-            "s" => 1_000_000,
-            "m" => 60_000_000,
-            "h" => 3_600_000_000,
-            "d" => 86_400_000_000,
-            _ => return Err(wrong()),
-        };
-        let number: u64 = number.parse().map_err(|_| wrong())?;
-        number
-            .checked_mul(micros)
-            .map(|micros| Self(Duration::from_micros(micros)))
-            .ok_or_else(wrong)
+        crossfade_rollout::duration::parse(text).map(Self)
     }
 }
 

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::built::{Built, Element};
-use super::duration::RawDuration;
 use super::gates::{DecisionKind, Trust};
 use super::preset::{self, Preset, longest};
 use super::raw::{RawApproval, RawDecision, RawKind, RawPolicy, RawShadow, RawStep};
 use super::{Approval, Decision, KeySource, OnInconclusive, OnNewVersion, Policy, Risk, Shadow, Step};
 use crate::PolicyError;
+use crate::duration::RawDuration;
 use crate::state::Approvable;
 
 mod checks;

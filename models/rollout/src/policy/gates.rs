@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::duration;
+use crate::duration;
 
 /// The gates besides loading, which every version passes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]

@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::check::Metric;
-use super::duration::RawDuration;
 use super::gates::{QualityMetric, Trust};
 use super::{OnInconclusive, OnNewVersion, Risk};
+use crate::duration::RawDuration;
 use crate::state::Approvable;
 
 /// All that a model's configuration says of its releases.

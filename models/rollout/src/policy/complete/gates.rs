@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use super::super::duration::RawDuration;
 use super::super::gates::{Gates, Golden, Performance, Quality, QualityMetric, Trend};
 use super::super::preset::{self, Preset};
 use super::super::raw::{RawGates, RawGolden, RawPerformance, RawQuality, RawTrend};
 use super::{at_least, level};
 use crate::PolicyError;
+use crate::duration::RawDuration;
 
 /// The fewest points of a trend (rollout.md §6).
 const FEWEST_POINTS: usize = 5;

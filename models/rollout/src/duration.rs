@@ -1,4 +1,4 @@
-//! Durations in policies: a number and a unit, as in every other configuration.
+//! Durations as every configuration of a model writes them: a number and a unit.
 
 use std::time::Duration;
 
@@ -21,18 +21,20 @@ pub(crate) struct RawDuration(pub(crate) Duration);
 impl<'de> Deserialize<'de> for RawDuration {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let text = String::deserialize(from)?;
-        match parse(&text) {
-            Some(duration) => Ok(RawDuration(duration)),
-            None => Err(serde::de::Error::custom(format!(
-                "expected a number and a unit (us, ms, s, m, h, d) such as \"5ms\", got \"{text}\""
-            ))),
-        }
+        parse(&text).map(RawDuration).map_err(serde::de::Error::custom)
     }
 }
 
-/// Reads a duration; `None` without a unit, with an unknown one, or if it does not fit.
-fn parse(text: &str) -> Option<Duration> {
-    let text = text.trim();
+/// Reads `5ms`, `1.5s`, `2m`, `1h`, `7d` or `250us`.
+///
+/// Errors: what is accepted, if the text has no unit, an unknown one, or does not fit.
+pub fn parse(text: &str) -> Result<Duration, String> {
+    let wrong =
+        || format!("expected a number and a unit (us, ms, s, m, h, d) such as \"5ms\", got \"{text}\"");
+    read(text.trim()).ok_or_else(wrong)
+}
+
+fn read(text: &str) -> Option<Duration> {
     let (number, unit) = text.split_at(text.find(|c: char| c.is_ascii_alphabetic())?);
     let nanos_per_unit = UNITS.iter().find(|(name, _)| *name == unit)?.1;
     let number = number.trim_end();
@@ -49,7 +51,7 @@ fn parse(text: &str) -> Option<Duration> {
 }
 
 /// Writes a duration with the longest unit that divides it.
-pub(super) fn serialize<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn serialize<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(&write(*duration))
 }
 
@@ -66,14 +68,11 @@ fn write(duration: Duration) -> String {
 }
 
 /// The same for a duration that may be absent.
-pub(super) mod option {
+pub(crate) mod option {
     use super::{Duration, Serializer, write};
 
     #[expect(clippy::ref_option, reason = "serde passes the field by reference")]
-    pub(in crate::policy) fn serialize<S: Serializer>(
-        duration: &Option<Duration>,
-        to: S,
-    ) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(duration: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
         match duration {
             Some(duration) => to.serialize_str(&write(*duration)),
             None => to.serialize_none(),
@@ -97,7 +96,7 @@ mod tests {
             ("0.5d", 43_200_000_000),
             ("7d", 604_800_000_000),
         ] {
-            assert_eq!(parse(text), Some(Duration::from_micros(micros)), "{text}");
+            assert_eq!(parse(text), Ok(Duration::from_micros(micros)), "{text}");
         }
         for text in [
             "",
@@ -110,7 +109,7 @@ mod tests {
             "9999999999d",
             "1.s.s",
         ] {
-            assert_eq!(parse(text), None, "{text}");
+            assert!(parse(text).is_err(), "{text}");
         }
     }
 
