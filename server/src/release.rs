@@ -2,8 +2,8 @@
 //! of the live version or is sent back.
 //!
 //! `record` is what is written down and what follows from it, `log` where, `tally` how requests are counted without
-//! waiting, `desk` the one place where a release of a model moves on, `control` what people may ask for. What is
-//! decided, and when, is `models/rollout`'s.
+//! waiting, `desk` the one place where a release of a model moves on, `control` what people may ask for, `news` what is
+//! told of it, `forecast` what it could see. What is decided, and when, is `models/rollout`'s.
 //!
 //! What is absent: no request waits for anything here. A look holds the lock of one model's desk, for as long as a
 //! file takes to be synced; requests only read the route table and send a count.
@@ -15,6 +15,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossfade_models::{Conductor, Found, Registry, RegistryError};
+use tokio::sync::broadcast;
 
 use crate::metrics::Released;
 use crate::servable::ServableLoader;
@@ -23,14 +24,18 @@ pub mod audited;
 pub mod control;
 mod desk;
 mod digest;
+pub(crate) mod forecast;
 mod gating;
 mod golden;
 mod log;
+mod news;
 mod record;
 mod tally;
 mod world;
 
 use desk::Desk;
+use forecast::Traced;
+pub use news::{News, NewsKind};
 pub(crate) use tally::Count;
 use world::World;
 
@@ -38,6 +43,8 @@ use world::World;
 pub struct Releases {
     world: World,
     desks: Mutex<BTreeMap<Arc<str>, Arc<Mutex<Desk>>>>,
+    /// How many requests came lately.
+    traced: Mutex<BTreeMap<Arc<str>, Traced>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     stop: Arc<(Mutex<bool>, Condvar)>,
 }
@@ -48,6 +55,7 @@ impl Releases {
         Arc::new(Self {
             world: World::new(data_dir.join("state").join("rollout")),
             desks: Mutex::default(),
+            traced: Mutex::default(),
             thread: Mutex::default(),
             stop: Arc::default(),
         })
@@ -82,10 +90,30 @@ impl Releases {
     ///
     /// * `served`: serving time since the last look
     pub fn look(&self, served: Duration) {
-        let desks: Vec<_> = lock(&self.desks).values().cloned().collect();
-        for desk in desks {
+        let desks: Vec<_> = lock(&self.desks).clone().into_iter().collect();
+        for (model, desk) in desks {
             lock(&desk).look(&self.world, served, now());
+            let counters = self.world.counters(&model);
+            lock(&self.traced)
+                .entry(model)
+                .or_default()
+                .look(served, counters);
         }
+    }
+
+    /// Hears of each move from now on; who is too far behind loses the oldest, and reads [`news`](Self::news).
+    pub fn follow(&self) -> broadcast::Receiver<Arc<News>> {
+        self.world.follow()
+    }
+
+    /// The moves of a model after a place in its log, `most` of them. Blocks for the disk.
+    pub fn news(&self, model: &str, after: u64, most: usize) -> Vec<News> {
+        news::after(&self.world.folder, model, after, most)
+    }
+
+    /// The models of whose releases there is a log. Blocks for the disk.
+    pub fn told_of(&self) -> Vec<String> {
+        news::models(&self.world.folder)
     }
 
     /// Ends the looks and keeps what was counted, so that the next start goes on from here.

@@ -21,6 +21,7 @@ use crossfade_statistics::Arm;
 use super::digest;
 use super::gating::Gating;
 use super::log::{Counts, Log, Marker};
+use super::news::News;
 use super::record::{Book, Created, Record, Run};
 use super::tally::{Batches, Count, Tail, Tally};
 use super::world::World;
@@ -258,7 +259,7 @@ impl Desk {
         tracing::info!(model = %self.model, version, "live without a release");
         let written = self.log.append(&record);
         self.warn_unless(written);
-        self.note(&record);
+        self.note(world, &record);
         Some(version)
     }
 
@@ -341,7 +342,9 @@ impl Desk {
             at: now,
         });
         self.log.append(&record)?;
-        self.note(&record);
+        self.note(world, &record);
+        // What the one before showed is nothing of this one.
+        self.report = None;
         tracing::info!(model = %self.model, release = id, version, champion, actor, "a release begins");
         if let Some(run) = self.book.active().cloned() {
             self.begin_counting(world, &run);
@@ -562,7 +565,7 @@ impl Desk {
             }
             tracing::error!(model = %self.model, %error, "a release is taken back although that cannot be written down");
         }
-        self.note(&record);
+        self.note(world, &record);
         tracing::info!(
             model = %self.model,
             release = run.created.id,
@@ -653,7 +656,7 @@ impl Desk {
         if let Err(error) = self.log.append(&record) {
             tracing::error!(model = %self.model, %error, "an earlier version is live again although that cannot be written down");
         }
-        self.note(&record);
+        self.note(world, &record);
         tracing::info!(model = %self.model, version, actor, why, "an earlier version is live again");
         self.count_rollback(Reason::Manual);
         self.divide(world);
@@ -753,7 +756,8 @@ impl Desk {
         }
     }
 
-    fn note(&mut self, record: &Record) {
+    fn note(&mut self, world: &World, record: &Record) {
+        world.tell(News::of(&self.model, self.log.written(), &self.book, record));
         let noted = self.book.apply(record);
         self.warn_unless(noted);
     }

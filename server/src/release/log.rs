@@ -17,6 +17,8 @@ use super::record::{Book, Record};
 /// A log open for writing.
 pub(super) struct Log {
     journal: Journal,
+    /// The number of the last record, unless it could not be written.
+    written: Option<u64>,
     counts: PathBuf,
     marker: PathBuf,
 }
@@ -64,6 +66,7 @@ impl Log {
         }
         let log = Log {
             journal,
+            written: None,
             counts: file("counts"),
             marker: file("marker"),
         };
@@ -73,7 +76,14 @@ impl Log {
     /// Writes a record; it is on disk when this returns.
     pub(super) fn append(&mut self, record: &Record) -> Result<(), String> {
         let line = serde_json::to_vec(record).map_err(|error| error.to_string())?;
-        self.journal.append(&line).map(|_| ()).map_err(text)
+        let appended = self.journal.append(&line).map(|head| head.seq);
+        self.written = appended.as_ref().ok().copied();
+        appended.map(|_| ()).map_err(text)
+    }
+
+    /// The place of the record that was written last; `None` if that failed.
+    pub(super) fn written(&self) -> Option<u64> {
+        self.written
     }
 
     /// Replaces the counts; returns how many bytes they are.

@@ -152,7 +152,10 @@ impl Book {
                 let run = self.runs.last_mut().filter(|run| run.created.id == *id);
                 let run = run.ok_or_else(|| format!("release {id} is not the last one"))?;
                 run.state = state.clone();
-                run.why.clone_from(why);
+                // Why it went back still holds once its last request is answered.
+                if *event != Event::Drained || why.is_some() {
+                    run.why.clone_from(why);
+                }
                 run.since = *at;
                 let created = run.created.clone();
                 self.follow(&created, event, state);
@@ -232,7 +235,7 @@ mod tests {
                 event: event.clone(),
                 state: run.created.path.next(&run.state, event).unwrap(),
                 actor: "crossfade".into(),
-                why: None,
+                why: matches!(event, Event::Failed { .. }).then(|| "slow".into()),
                 at: 2,
             };
             let line = serde_json::to_vec(&record).unwrap();
@@ -283,6 +286,7 @@ mod tests {
         follow(&mut book, &[failed, Event::Drained]);
         assert_eq!((book.champion, book.candidate()), (Some(1), None));
         assert!(book.quarantine.contains("d2") && book.barred.contains(&2));
+        assert_eq!(book.runs[0].why.as_deref(), Some("slow"), "it still says why");
     }
 
     #[test]

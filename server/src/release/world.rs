@@ -6,10 +6,14 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use arc_swap::ArcSwap;
 use crossfade_models::{Division, Registry, Routed};
+use tokio::sync::broadcast;
 
+use super::forecast::Counters;
+use super::news::{KEPT, News};
 use super::tally::{Count, Tally};
 use crate::metrics::Series;
 use crate::servable::{Servable, ServableLoader};
+use crate::status::Status;
 
 /// Tallies by release.
 type Tallies = HashMap<Box<str>, Arc<Tally>>;
@@ -20,6 +24,8 @@ pub(super) struct World {
     pub(super) folder: PathBuf,
     registry: OnceLock<Weak<Registry<ServableLoader>>>,
     tallies: ArcSwap<Tallies>,
+    /// Moves, as they are made.
+    news: broadcast::Sender<Arc<News>>,
 }
 
 impl World {
@@ -28,6 +34,7 @@ impl World {
             folder,
             registry: OnceLock::new(),
             tallies: ArcSwap::default(),
+            news: broadcast::Sender::new(KEPT),
         }
     }
 
@@ -63,6 +70,39 @@ impl World {
     /// The counters of a version that is live.
     pub(super) fn series(&self, model: &str, version: u64) -> Option<Arc<Series>> {
         Some(self.servable(model, version)?.series().clone())
+    }
+
+    /// Tells of a move. Never waits.
+    pub(super) fn tell(&self, news: News) {
+        // Nobody may be listening.
+        let _heard = self.news.send(Arc::new(news)).is_ok();
+    }
+
+    /// Hears of each move from now on.
+    pub(super) fn follow(&self) -> broadcast::Receiver<Arc<News>> {
+        self.news.subscribe()
+    }
+
+    /// The requests of a model's live versions so far.
+    pub(super) fn counters(&self, model: &str) -> Counters {
+        let live = self
+            .registry()
+            .map(|registry| registry.models())
+            .unwrap_or_default();
+        let of = |series: &Series| {
+            let count = |status| series.requests(Some(status));
+            let all: u64 = Status::ALL.into_iter().map(count).sum();
+            let failed = [Status::Internal, Status::NotReady, Status::DeadlineExceeded];
+            (
+                series.requests(None) + all,
+                failed.into_iter().map(count).sum::<u64>(),
+            )
+        };
+        live.iter()
+            .map(|servable| servable.series())
+            .filter(|series| &*series.model == model)
+            .filter_map(|series| Some((series.version?, of(series))))
+            .collect()
     }
 
     /// Requests of a release are counted from here on.

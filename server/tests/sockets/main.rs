@@ -8,6 +8,7 @@
 
 mod admin;
 mod audit;
+mod commands;
 mod grpc;
 mod harness;
 mod http_transport;
@@ -15,3 +16,4 @@ mod life;
 mod parity;
 mod process;
 mod release;
+mod webhook;

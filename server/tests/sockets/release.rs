@@ -20,7 +20,7 @@ use crate::harness::{Repository, Server, exchange};
 const INFER: &str = r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1,2]}]}"#;
 
 /// `y = x + version`, so that an answer tells which version made it.
-fn version_file(version: u64) -> String {
+pub(crate) fn version_file(version: u64) -> String {
     format!("input x FP32 -1,2\noutput y FP32 -1,2\nop add {version}\n")
 }
 
@@ -149,7 +149,7 @@ async fn answers_name_the_release_that_is_active() {
 }
 
 /// Rules of a model whose releases have one step of 50 %, watch errors only, and pass at an error rate of `abs_ok`.
-fn rules(abs_ok: f64, more: &str) -> String {
+pub(crate) fn rules(abs_ok: f64, more: &str) -> String {
     format!(
         "risk = 'low'\n[gates.golden]\nenabled = false\n[rollout]\n{more}\n[[rollout.step]]\npercent = 50\nmin = '0s'\n\
          min_units = 50\n[[rollout.check]]\nmetric = 'errors'\nabs_ok = {abs_ok}\n\
@@ -158,7 +158,7 @@ fn rules(abs_ok: f64, more: &str) -> String {
 }
 
 /// A server whose releases nobody looks at but the test; `data` is its data folder.
-async fn serving(repository: Repository, data: &Path) -> Server {
+pub(crate) async fn serving(repository: Repository, data: &Path) -> Server {
     let data = data.to_owned();
     let server = Server::start_with(repository, |config| {
         config.data_dir = data;
@@ -171,12 +171,12 @@ async fn serving(repository: Repository, data: &Path) -> Server {
 
 impl Server {
     /// The last release of `m`, as people see it.
-    fn release(&self) -> Value {
+    pub(crate) fn release(&self) -> Value {
         let all = self.app.service.releases().list(Some("m")).unwrap();
         all.as_array().unwrap().last().cloned().unwrap_or_default()
     }
 
-    fn state(&self) -> String {
+    pub(crate) fn state(&self) -> String {
         self.release()["state"]["state"]
             .as_str()
             .unwrap_or("none")
@@ -184,12 +184,12 @@ impl Server {
     }
 
     /// Looks once, a second of serving later.
-    fn look(&self) {
+    pub(crate) fn look(&self) {
         self.app.service.releases().look(Duration::from_secs(1));
     }
 
     /// Version 2 arrives by a load call.
-    async fn arrive(&self, version: u64, file: &str, rules: &str) {
+    pub(crate) async fn arrive(&self, version: u64, file: &str, rules: &str) {
         self.repository.add("m", version, file, rules);
         let loaded = self.post("/v2/repository/models/m/load", "").await;
         assert_eq!(loaded.status, 200, "{loaded:?}");

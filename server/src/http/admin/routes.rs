@@ -13,6 +13,11 @@ pub(super) enum Route {
     Health,
     Audit,
     Events,
+    /// The releases of every model.
+    AllReleases,
+    Plan {
+        model: String,
+    },
     Releases {
         model: String,
     },
@@ -52,6 +57,8 @@ impl Route {
             ["health"] => Ok(Self::Health),
             ["audit"] => Ok(Self::Audit),
             ["events"] => Ok(Self::Events),
+            ["rollouts"] => Ok(Self::AllReleases),
+            ["models", model, "plan"] => Ok(Self::Plan { model: name(model)? }),
             ["models", model] => match model.rsplit_once(':') {
                 Some((model, "rollback")) => Ok(Self::Rollback { model: name(model)? }),
                 _ => Err(NoRoute::UnknownPath),
@@ -75,7 +82,9 @@ impl Route {
     /// The methods that the path takes, as `Allow` lists them.
     pub(super) fn allow(&self) -> &'static str {
         match self {
-            Self::Health | Self::Audit | Self::Release { .. } => "GET, HEAD",
+            Self::Health | Self::Audit | Self::AllReleases | Self::Plan { .. } | Self::Release { .. } => {
+                "GET, HEAD"
+            }
             Self::Events => "GET",
             Self::Releases { .. } => "GET, HEAD, POST",
             Self::Act { .. } | Self::Rollback { .. } => "POST",
@@ -93,12 +102,17 @@ impl Route {
         let of = |model: &str| object("", model);
         let release = |model: &str, id: &str| format!("{}/release/{id}", object("", model));
         match self {
-            Self::Health | Self::Audit | Self::Events | Self::Release { .. } => None,
+            Self::Health
+            | Self::Audit
+            | Self::Events
+            | Self::AllReleases
+            | Self::Plan { .. }
+            | Self::Release { .. } => None,
             Self::Releases { model } => Some((Action::ReleaseCreate, of(model), Role::Deploy)),
             Self::Act { model, id, action } => {
                 let (action, role) = match action {
-                    ReleaseAction::Pause => (Action::ReleasePause, Role::Promote),
-                    ReleaseAction::Resume => (Action::ReleaseResume, Role::Promote),
+                    ReleaseAction::Pause => (Action::ReleasePause, Role::Deploy),
+                    ReleaseAction::Resume => (Action::ReleaseResume, Role::Deploy),
                     ReleaseAction::Promote => (Action::ReleasePromote, Role::Promote),
                     ReleaseAction::Abort => (Action::ReleaseAbort, Role::Rollback),
                 };
@@ -138,6 +152,8 @@ mod tests {
             ("health", Route::Health),
             ("audit", Route::Audit),
             ("events", Route::Events),
+            ("rollouts", Route::AllReleases),
+            ("models/m/plan", Route::Plan { model: m() }),
             ("models/m/rollouts", Route::Releases { model: m() }),
             ("models/m/rollouts/r1", Route::Release { model: m(), id: id() }),
             ("models/m/rollouts/r1:pause", act(ReleaseAction::Pause)),
@@ -197,6 +213,14 @@ mod tests {
         assert_eq!(
             role("/crossfade/v1/models/m/rollouts/r:abort"),
             Some(Role::Rollback)
+        );
+        assert_eq!(
+            role("/crossfade/v1/models/m/rollouts/r:pause"),
+            Some(Role::Deploy)
+        );
+        assert_eq!(
+            role("/crossfade/v1/models/m/rollouts/r:promote"),
+            Some(Role::Promote)
         );
         assert_eq!(role("/crossfade/v1/audit"), None);
         assert_eq!(role("/v2/repository/models/m/unload"), Some(Role::Deploy));
