@@ -97,8 +97,8 @@ impl Route {
             Self::Releases { model } => Some((Action::ReleaseCreate, of(model), Role::Deploy)),
             Self::Act { model, id, action } => {
                 let (action, role) = match action {
-                    ReleaseAction::Pause => (Action::ReleasePause, Role::Promote),
-                    ReleaseAction::Resume => (Action::ReleaseResume, Role::Promote),
+                    ReleaseAction::Pause => (Action::ReleasePause, Role::Deploy),
+                    ReleaseAction::Resume => (Action::ReleaseResume, Role::Deploy),
                     ReleaseAction::Promote => (Action::ReleasePromote, Role::Promote),
                     ReleaseAction::Abort => (Action::ReleaseAbort, Role::Rollback),
                 };
@@ -198,6 +198,10 @@ mod tests {
             role("/crossfade/v1/models/m/rollouts/r:abort"),
             Some(Role::Rollback)
         );
+        for action in ["pause", "resume"] {
+            let path = format!("/crossfade/v1/models/m/rollouts/r:{action}");
+            assert_eq!(role(&path), Some(Role::Deploy), "{action}");
+        }
         assert_eq!(role("/crossfade/v1/audit"), None);
         assert_eq!(role("/v2/repository/models/m/unload"), Some(Role::Deploy));
         assert_eq!(role("/v2/repository/index"), None);
