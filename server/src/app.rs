@@ -6,6 +6,7 @@ mod effective;
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,10 +23,10 @@ use crate::admin::Admin;
 use crate::audit::AuditLog;
 use crate::client;
 use crate::config::file::RawConfig;
-use crate::config::{Command, ConfigCommand, ControlMode, Flags, ServerConfig};
+use crate::config::{Command, ConfigCommand, ControlMode, DEFAULT_DATA_DIR, Flags, ServerConfig};
 use crate::control::Changes;
 use crate::control::settings::LogSettings;
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, DataDirError};
 use crate::metrics::{self, Metrics};
 use crate::release::Releases;
 use crate::release::audited::Audited;
@@ -159,7 +160,7 @@ pub struct App {
     scrapes: JoinSet<()>,
     webhooks: JoinSet<()>,
     /// Given up last.
-    _data: DataDir,
+    _data: Option<DataDir>,
 }
 
 impl App {
@@ -169,9 +170,22 @@ impl App {
         let grpc = bind("gRPC", "--grpc-port", config.grpc)?;
         let scrape = bind("metrics", "--metrics-port", config.metrics)?;
         let admin = bind("the admin interface", "--admin-port", config.admin.listen)?;
-        let data = DataDir::open(&config.data_dir)?;
+        let data = match DataDir::open(&config.data_dir) {
+            Ok(data) => Some(data),
+            // Nobody asked for the default folder: what needs none is served without.
+            Err(error @ DataDirError::Io { .. }) if config.data_dir == Path::new(DEFAULT_DATA_DIR) => {
+                tracing::warn!(%error, "no data folder: inference is served, calls that change the server and releases are refused");
+                None
+            }
+            Err(error) => return Err(error.into()),
+        };
         let counters = Arc::new(Metrics::default());
-        let audit = AuditLog::open(data.audit(), &config.audit, config.revision(), counters.clone())?;
+        let audit = AuditLog::open(
+            data.as_ref().map(DataDir::audit),
+            &config.audit,
+            config.revision(),
+            counters.clone(),
+        )?;
         let loader = ServableLoader::new(runtimes, counters.clone(), &config.limits, config.runtimes.cores);
         let admin_at = admin.local_addr()?;
         let changes = Changes {
@@ -254,9 +268,9 @@ impl App {
         let releases = self.service.releases().clone();
         // Joins load threads and instances; they may be in the middle of a run.
         let down = move || {
-            registry.shutdown();
-            // Last: what the registry still tells of is noted.
+            // First: joining may take long, and whoever waits for the process may lose patience.
             releases.close();
+            registry.shutdown();
         };
         let joined = tokio::task::spawn_blocking(down).await;
         if let Err(error) = joined {

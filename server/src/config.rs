@@ -29,7 +29,8 @@ pub use client_args::{
     StatusArgs,
 };
 pub use flags::{
-    AuditCommand, CheckArgs, Cli, Command, ConfigCommand, EffectiveArgs, ExportArgs, Flags, VerifyArgs,
+    AuditCommand, CheckArgs, Cli, Command, ConfigCommand, DEFAULT_DATA_DIR, EffectiveArgs, ExportArgs, Flags,
+    VerifyArgs,
 };
 
 /// What the code may rely on.

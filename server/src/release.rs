@@ -9,6 +9,7 @@
 //! file takes to be synced; requests only read the route table and send a count.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
@@ -45,6 +46,8 @@ pub struct Releases {
     desks: Mutex<BTreeMap<Arc<str>, Arc<Mutex<Desk>>>>,
     /// How many requests came lately.
     traced: Mutex<BTreeMap<Arc<str>, Traced>>,
+    /// What the last scrape showed.
+    shown: Mutex<BTreeMap<Arc<str>, Released>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     stop: Arc<(Mutex<bool>, Condvar)>,
 }
@@ -56,6 +59,7 @@ impl Releases {
             world: World::new(data_dir.join("state").join("rollout")),
             desks: Mutex::default(),
             traced: Mutex::default(),
+            shown: Mutex::default(),
             thread: Mutex::default(),
             stop: Arc::default(),
         })
@@ -92,7 +96,11 @@ impl Releases {
     pub fn look(&self, served: Duration) {
         let desks: Vec<_> = lock(&self.desks).clone().into_iter().collect();
         for (model, desk) in desks {
-            lock(&desk).look(&self.world, served, now());
+            let look = || lock(&desk).look(&self.world, served, now());
+            // The other models' releases are looked at all the same.
+            if catch_unwind(AssertUnwindSafe(look)).is_err() {
+                tracing::error!(%model, "a look at a release panicked");
+            }
             let counters = self.world.counters(&model);
             lock(&self.traced)
                 .entry(model)
@@ -103,7 +111,7 @@ impl Releases {
 
     /// Hears of each move from now on; who is too far behind loses the oldest, and reads [`news`](Self::news).
     pub fn follow(&self) -> broadcast::Receiver<Arc<News>> {
-        self.world.follow()
+        self.world.news().follow()
     }
 
     /// The moves of a model after a place in its log, `most` of them. Blocks for the disk.
@@ -111,8 +119,8 @@ impl Releases {
         news::after(&self.world.folder, model, after, most)
     }
 
-    /// The models of whose releases there is a log. Blocks for the disk.
-    pub fn told_of(&self) -> Vec<String> {
+    /// The models of whose releases there is a log, and its length in bytes. Blocks for the disk.
+    pub fn told_of(&self) -> BTreeMap<String, u64> {
         news::models(&self.world.folder)
     }
 
@@ -127,7 +135,7 @@ impl Releases {
         }
         let desks = std::mem::take(&mut *lock(&self.desks));
         for desk in desks.into_values() {
-            lock(&desk).close();
+            lock(&desk).close(&self.world);
         }
     }
 
@@ -138,8 +146,17 @@ impl Releases {
 
     /// What a scrape shows.
     pub(crate) fn values(&self) -> Vec<Released> {
-        let desks: Vec<_> = lock(&self.desks).values().cloned().collect();
-        desks.iter().map(|desk| lock(desk).values()).collect()
+        // A look may be waiting for the disk: then what was shown before is shown again.
+        let mut shown = lock(&self.shown);
+        if let Ok(desks) = self.desks.try_lock() {
+            shown.retain(|model, _| desks.contains_key(model));
+            for (model, desk) in desks.iter() {
+                if let Ok(desk) = desk.try_lock() {
+                    shown.insert(model.clone(), desk.values());
+                }
+            }
+        }
+        shown.values().cloned().collect()
     }
 
     fn desk(&self, model: &str) -> Option<Arc<Mutex<Desk>>> {
@@ -169,7 +186,8 @@ impl Conductor for Releases {
             let desk = lock(&self.desks).remove(found.model);
             if let Some(desk) = desk {
                 tracing::info!(model = found.model, "its versions are not released any more");
-                lock(&desk).close();
+                let mut desk = lock(&desk);
+                desk.close(&self.world);
                 self.world.divide(found.model, None);
             }
             return Ok(None);

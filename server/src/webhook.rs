@@ -6,6 +6,7 @@
 mod cursor;
 mod message;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,8 +30,8 @@ const CLOUD_EVENT: HeaderValue = HeaderValue::from_static("application/cloudeven
 const PIECE: usize = 64;
 /// The shortest secret, bytes: what is shorter can be guessed.
 const SHORTEST_SECRET: usize = 16;
-/// Tries of a move that is in no log, because the disk fails: it is in memory alone, and others wait behind it.
-const UNWRITTEN_TRIES: u32 = 10;
+/// Between two looks at the logs, where nobody tells of a move.
+const EVERY: Duration = Duration::from_secs(1);
 
 /// How long a receiver may take, and when it is asked again.
 #[derive(Debug, Clone, Copy)]
@@ -128,29 +129,23 @@ impl Webhook {
 
     /// Delivers until the task is ended; what was not delivered then is delivered after the next start.
     pub async fn run(mut self) {
-        // What happened while the server was down, or the receiver away.
-        self.catch_up(None).await;
+        // As long as they were when they were last read to their ends.
+        let mut read: BTreeMap<String, u64> = BTreeMap::new();
         loop {
-            match self.news.recv().await {
-                Ok(news) if news.seq.is_none() => self.deliver_unwritten(&news).await,
-                Ok(news) => self.catch_up(Some(news.model.clone())).await,
-                Err(RecvError::Lagged(_)) => self.catch_up(None).await,
-                Err(RecvError::Closed) => return,
+            let releases = self.releases.clone();
+            let logs = off_thread(move || releases.told_of()).await.unwrap_or_default();
+            for (model, length) in logs {
+                if read.get(&model) == Some(&length) {
+                    continue;
+                }
+                while self.deliver_piece(&model).await {}
+                read.insert(model, length);
             }
-        }
-    }
-
-    /// Delivers what the logs hold beyond the cursor: one model's, or everyone's.
-    async fn catch_up(&mut self, model: Option<String>) {
-        let models = match model {
-            Some(model) => vec![model],
-            None => {
-                let releases = self.releases.clone();
-                off_thread(move || releases.told_of()).await.unwrap_or_default()
+            // A move is told as it takes effect, and is in the log soon after that, or was before.
+            let told = tokio::time::timeout(EVERY, self.news.recv()).await;
+            if let Ok(Err(RecvError::Closed)) = told {
+                return;
             }
-        };
-        for model in models {
-            while self.deliver_piece(&model).await {}
         }
     }
 
@@ -162,7 +157,7 @@ impl Webhook {
             .unwrap_or_default();
         for news in &piece {
             if self.kinds.contains(&news.kind) {
-                self.deliver(news, u32::MAX).await;
+                self.deliver(news).await;
             }
             let moved = self.cursor.moved(model, news.seq.unwrap_or(after));
             let kept = off_thread(move || moved.keep())
@@ -175,18 +170,10 @@ impl Webhook {
         piece.len() == PIECE
     }
 
-    async fn deliver_unwritten(&mut self, news: &News) {
-        if self.kinds.contains(&news.kind) {
-            self.deliver(news, UNWRITTEN_TRIES).await;
-        }
-    }
-
-    /// Tries until the receiver takes it or refuses it, or `most` times.
-    async fn deliver(&self, news: &News, most: u32) {
+    /// Tries until the receiver takes it or refuses it.
+    async fn deliver(&self, news: &News) {
         let body = message::body(news);
-        let mut tries = 0;
-        loop {
-            tries += 1;
+        for tries in 1u32.. {
             match self.attempt(body.clone()).await {
                 Tried::Delivered => return self.metrics.webhook("delivered"),
                 Tried::Refused(status) => {
@@ -199,16 +186,6 @@ impl Webhook {
                 }
                 Tried::Failed(error) => {
                     self.metrics.webhook("failed");
-                    if tries >= most {
-                        tracing::error!(
-                            to = self.to,
-                            error,
-                            model = news.model,
-                            event = news.event,
-                            "a message that is in no log was given up"
-                        );
-                        return;
-                    }
                     let pause = self.pause(tries);
                     tracing::warn!(
                         to = self.to,

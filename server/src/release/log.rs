@@ -16,9 +16,13 @@ use super::record::{Book, Record};
 
 /// A log open for writing.
 pub(super) struct Log {
-    journal: Journal,
-    /// The number of the last record, unless it could not be written.
-    written: Option<u64>,
+    path: PathBuf,
+    /// `None` after a failure, until it is opened again.
+    journal: Option<Journal>,
+    /// The last record that is known to be on disk.
+    head: u64,
+    /// A record of which that is not known.
+    uncertain: Option<Vec<u8>>,
     counts: PathBuf,
     marker: PathBuf,
 }
@@ -65,25 +69,41 @@ impl Log {
                 .map_err(|problem| format!("`{}`: record {}: {problem}", path.display(), record.seq))?;
         }
         let log = Log {
-            journal,
-            written: None,
+            path,
+            head: journal.head().seq,
+            journal: Some(journal),
+            uncertain: None,
             counts: file("counts"),
             marker: file("marker"),
         };
         Ok((log, book))
     }
 
-    /// Writes a record; it is on disk when this returns.
+    /// Writes a record; it is on disk when this returns. After a failure the log is opened again.
     pub(super) fn append(&mut self, record: &Record) -> Result<(), String> {
         let line = serde_json::to_vec(record).map_err(|error| error.to_string())?;
-        let appended = self.journal.append(&line).map(|head| head.seq);
-        self.written = appended.as_ref().ok().copied();
-        appended.map(|_| ()).map_err(text)
-    }
-
-    /// The place of the record that was written last; `None` if that failed.
-    pub(super) fn written(&self) -> Option<u64> {
-        self.written
+        let mut journal = match self.journal.take() {
+            Some(journal) => journal,
+            None => Journal::open(&self.path, Purpose::Rollout).map_err(text)?.0,
+        };
+        let arrived = journal.head().seq > self.head;
+        if arrived && self.uncertain.take().as_ref() == Some(&line) {
+            self.head = journal.head().seq;
+            self.journal = Some(journal);
+            return Ok(());
+        }
+        match journal.append(&line) {
+            Ok(head) => {
+                self.head = head.seq;
+                self.journal = Some(journal);
+                Ok(())
+            }
+            Err(error) => {
+                self.head = journal.head().seq;
+                self.uncertain = Some(line);
+                Err(text(error))
+            }
+        }
     }
 
     /// Replaces the counts; returns how many bytes they are.

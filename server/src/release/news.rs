@@ -1,21 +1,24 @@
 //! What is told of releases: each record of a model's log once it counts, and again from the log for who missed it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use crossfade_journal::Reader;
 use crossfade_rollout::State;
 use serde::Serialize;
 use serde_json::Value;
+use tokio::sync::broadcast;
 
 use super::record::{Book, Record};
 
-/// Moves that wait for a follower; who is further behind reads the log.
-pub(super) const KEPT: usize = 256;
+/// Moves that wait for a follower; who is further behind loses the oldest, and reads the log.
+const KEPT: usize = 256;
 
 /// A move of a release, or of a model's live version.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct News {
-    /// Its place in the model's log; `None`: it took effect, and could not be written.
+    /// Its place in the model's log; `None` for who is told as it happens: a move back may not be written yet.
     pub seq: Option<u64>,
     /// What kind.
     pub kind: NewsKind,
@@ -41,6 +44,29 @@ pub struct News {
     pub why: Option<String>,
     /// Seconds since 1970.
     pub at: u64,
+}
+
+/// Where moves are told as they take effect.
+#[derive(Debug, Clone)]
+pub(super) struct Teller(broadcast::Sender<Arc<News>>);
+
+impl Default for Teller {
+    fn default() -> Self {
+        Self(broadcast::Sender::new(KEPT))
+    }
+}
+
+impl Teller {
+    /// Tells of a move. Never waits.
+    pub(super) fn tell(&self, news: News) {
+        // Nobody may be listening.
+        let _heard = self.0.send(Arc::new(news)).is_ok();
+    }
+
+    /// Hears of each move from now on.
+    pub(super) fn follow(&self) -> broadcast::Receiver<Arc<News>> {
+        self.0.subscribe()
+    }
 }
 
 /// What kind of move.
@@ -160,14 +186,15 @@ pub(super) fn after(folder: &Path, model: &str, seq: u64, most: usize) -> Vec<Ne
     news
 }
 
-/// The models that have a log. Blocks for the disk.
-pub(super) fn models(folder: &Path) -> Vec<String> {
+/// The models that have a log, and its length in bytes. Blocks for the disk.
+pub(super) fn models(folder: &Path) -> BTreeMap<String, u64> {
     let Ok(entries) = std::fs::read_dir(folder) else {
-        return Vec::new();
+        return BTreeMap::new();
     };
-    let name = |entry: std::fs::DirEntry| {
+    let log = |entry: std::fs::DirEntry| {
         let name = entry.file_name().into_string().ok()?;
-        Some(name.strip_suffix(".log")?.to_owned())
+        let model = name.strip_suffix(".log")?;
+        Some((model.to_owned(), entry.metadata().ok()?.len()))
     };
-    entries.filter_map(Result::ok).filter_map(name).collect()
+    entries.filter_map(Result::ok).filter_map(log).collect()
 }

@@ -152,8 +152,8 @@ impl Book {
                 let run = self.runs.last_mut().filter(|run| run.created.id == *id);
                 let run = run.ok_or_else(|| format!("release {id} is not the last one"))?;
                 run.state = state.clone();
-                // Why it went back still holds once its last request is answered.
-                if *event != Event::Drained || why.is_some() {
+                // What a move says nothing of is still so: a version that went back went back for the reason given before.
+                if why.is_some() || !matches!(event, Event::Drained) {
                     run.why.clone_from(why);
                 }
                 run.since = *at;
@@ -163,6 +163,9 @@ impl Book {
             Record::Restored { version, .. } => {
                 if let Some(champion) = self.champion {
                     self.barred.insert(champion);
+                    let released = self.runs.iter().rev().find(|run| run.created.version == champion);
+                    self.quarantine
+                        .extend(released.map(|run| run.created.digest.clone()));
                 }
                 self.warm.retain(|warm| warm != version);
                 self.champion = Some(*version);
@@ -182,7 +185,7 @@ impl Book {
             }
             State::RollingBack { reason, restore } => {
                 self.barred.insert(created.version);
-                // What another release displaced, or a person stopped before it did harm, is not bad by itself.
+                // What another release displaced is not bad by itself.
                 if !matches!(reason, Reason::Superseded) {
                     self.quarantine.insert(created.digest.clone());
                 }

@@ -6,10 +6,9 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use arc_swap::ArcSwap;
 use crossfade_models::{Division, Registry, Routed};
-use tokio::sync::broadcast;
 
 use super::forecast::Counters;
-use super::news::{KEPT, News};
+use super::news::Teller;
 use super::tally::{Count, Tally};
 use crate::metrics::Series;
 use crate::servable::{Servable, ServableLoader};
@@ -24,8 +23,7 @@ pub(super) struct World {
     pub(super) folder: PathBuf,
     registry: OnceLock<Weak<Registry<ServableLoader>>>,
     tallies: ArcSwap<Tallies>,
-    /// Moves, as they are made.
-    news: broadcast::Sender<Arc<News>>,
+    news: Teller,
 }
 
 impl World {
@@ -34,7 +32,7 @@ impl World {
             folder,
             registry: OnceLock::new(),
             tallies: ArcSwap::default(),
-            news: broadcast::Sender::new(KEPT),
+            news: Teller::default(),
         }
     }
 
@@ -72,15 +70,9 @@ impl World {
         Some(self.servable(model, version)?.series().clone())
     }
 
-    /// Tells of a move. Never waits.
-    pub(super) fn tell(&self, news: News) {
-        // Nobody may be listening.
-        let _heard = self.news.send(Arc::new(news)).is_ok();
-    }
-
-    /// Hears of each move from now on.
-    pub(super) fn follow(&self) -> broadcast::Receiver<Arc<News>> {
-        self.news.subscribe()
+    /// Where moves are told.
+    pub(super) fn news(&self) -> &Teller {
+        &self.news
     }
 
     /// The requests of a model's live versions so far.

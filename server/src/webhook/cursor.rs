@@ -51,7 +51,7 @@ impl Cursor {
                 url: url.to_owned(),
                 models: releases
                     .told_of()
-                    .into_iter()
+                    .into_keys()
                     .map(|model| end(releases, model))
                     .collect(),
             },

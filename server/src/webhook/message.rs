@@ -12,11 +12,6 @@ const TYPE: &str = "io.crossfade.release.v1";
 
 /// The body of a message. The same move has the same `id` each time it is sent.
 pub(super) fn body(news: &News) -> Bytes {
-    let place = match (news.seq, &news.release) {
-        (Some(seq), _) => seq.to_string(),
-        (None, Some(release)) => format!("{release}:{}", news.event),
-        (None, None) => format!("{}:{}", news.at, news.event),
-    };
     let micros = i64::try_from(news.at.saturating_mul(1_000_000)).unwrap_or_default();
     let time = Timestamp::from_unix_micros(micros)
         .ok()
@@ -26,7 +21,7 @@ pub(super) fn body(news: &News) -> Bytes {
         "type": TYPE,
         "source": "crossfade",
         "subject": news.model,
-        "id": format!("{}:{place}", news.model),
+        "id": format!("{}:{}", news.model, news.seq.unwrap_or_default()),
         "time": time,
         "datacontenttype": "application/json",
         "data": news,

@@ -214,14 +214,10 @@ mod tests {
             role("/crossfade/v1/models/m/rollouts/r:abort"),
             Some(Role::Rollback)
         );
-        assert_eq!(
-            role("/crossfade/v1/models/m/rollouts/r:pause"),
-            Some(Role::Deploy)
-        );
-        assert_eq!(
-            role("/crossfade/v1/models/m/rollouts/r:promote"),
-            Some(Role::Promote)
-        );
+        for action in ["pause", "resume"] {
+            let path = format!("/crossfade/v1/models/m/rollouts/r:{action}");
+            assert_eq!(role(&path), Some(Role::Deploy), "{action}");
+        }
         assert_eq!(role("/crossfade/v1/audit"), None);
         assert_eq!(role("/v2/repository/models/m/unload"), Some(Role::Deploy));
         assert_eq!(role("/v2/repository/index"), None);
