@@ -2,6 +2,7 @@
 //!
 //! Knows no transport; `http/admin` is its front.
 
+pub mod approvers;
 pub mod control;
 pub mod tokens;
 
@@ -9,7 +10,10 @@ use std::sync::Arc;
 
 use http::{HeaderMap, header};
 
-pub use self::control::{Caller, ControlError, CreateRelease, ReleaseAction, ReleaseControl, Role};
+pub use self::approvers::{Approver, Approvers};
+pub use self::control::{
+    ApproveRelease, Caller, ControlError, CreateRelease, ReleaseAction, ReleaseControl, Role,
+};
 pub use self::tokens::Token;
 use crate::status::{Refusal, Status};
 
@@ -72,12 +76,13 @@ impl Admin {
 }
 
 impl Caller {
-    /// Errors: `Forbidden` without the role.
-    pub fn must_have(&self, role: Role) -> Result<(), Refusal> {
-        if self.roles.contains(&role) {
+    /// Errors: `Forbidden` without any of the roles.
+    pub fn must_have(&self, roles: &[Role]) -> Result<(), Refusal> {
+        if self.roles.iter().any(|role| roles.contains(role)) {
             return Ok(());
         }
-        let message = format!("`{}` needs the role `{}`", self.actor, role.name());
+        let names: Vec<_> = roles.iter().map(|role| format!("`{}`", role.name())).collect();
+        let message = format!("`{}` needs the role {}", self.actor, names.join(" or "));
         Err(Refusal::new(Status::Forbidden, message))
     }
 }
@@ -111,6 +116,7 @@ mod tests {
             name: name.to_owned(),
             sha256: tokens::digest(digest).unwrap(),
             roles: roles.to_vec(),
+            groups: Default::default(),
         };
         let other = "0".repeat(64);
         let tokens = vec![token("other", &other, &[]), token("ci", SECRET, &[Role::Deploy])];
@@ -126,8 +132,8 @@ mod tests {
             (caller.actor.as_str(), caller.roles.as_slice()),
             ("ci", &[Role::Deploy][..])
         );
-        assert_eq!(caller.must_have(Role::Deploy), Ok(()));
-        let refusal = caller.must_have(Role::Promote).unwrap_err();
+        assert_eq!(caller.must_have(&[Role::Deploy]), Ok(()));
+        let refusal = caller.must_have(&[Role::Promote]).unwrap_err();
         assert_eq!(refusal.status, Status::Forbidden);
         assert!(refusal.message.contains("`promote`"), "{refusal}");
         assert!(
@@ -166,7 +172,7 @@ mod tests {
         let open = Admin::new(Vec::new(), None);
         let caller = open.caller(&HeaderMap::new()).unwrap();
         assert_eq!(caller.actor, "local");
-        assert!(Role::ALL.iter().all(|role| caller.must_have(*role).is_ok()));
+        assert!(Role::ALL.iter().all(|role| caller.must_have(&[*role]).is_ok()));
         let page = open.caller(&headers(header::ORIGIN, "http://example.org"));
         assert_eq!(page.unwrap_err().status, Status::Forbidden);
     }

@@ -18,7 +18,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::admin::Admin;
+use crate::admin::{Admin, Approvers};
 use crate::audit::AuditLog;
 use crate::config::file::RawConfig;
 use crate::config::{Command, ConfigCommand, ControlMode, Flags, ServerConfig};
@@ -174,7 +174,8 @@ impl App {
             only_at: config.admin.v2_control.then_some(admin_at),
         };
         let options = registry_options(&config)?;
-        let releases = Releases::new(&config.data_dir);
+        let approvers = Approvers::new(config.admin.approvers.clone(), &config.admin.tokens);
+        let releases = Releases::new(&config.data_dir, approvers, config.revision());
         let service = Service::new(
             config.limits,
             config.log.access,

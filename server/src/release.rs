@@ -1,7 +1,7 @@
 //! Releases: a new version of a model gets a share of the requests, is judged by what they show, and takes the place
 //! of the live version or is sent back.
 //!
-//! `record` is what is written down and what follows from it, `log` where, `tally` how requests are counted without
+//! `approving` is who has to agree, `rules` by which rules a release ends. `record` is what is written down and what follows from it, `log` where, `tally` how requests are counted without
 //! waiting, `desk` the one place where a release of a model moves on, `control` what people may ask for. What is
 //! decided, and when, is `models/rollout`'s.
 //!
@@ -14,11 +14,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crossfade_journal::Hash;
 use crossfade_models::{Conductor, Found, Registry, RegistryError};
 
+use crate::admin::Approvers;
 use crate::metrics::Released;
 use crate::servable::ServableLoader;
 
+mod approving;
 pub mod audited;
 pub mod control;
 mod desk;
@@ -27,6 +30,7 @@ mod gating;
 mod golden;
 mod log;
 mod record;
+mod rules;
 mod tally;
 mod world;
 
@@ -44,9 +48,13 @@ pub struct Releases {
 
 impl Releases {
     /// Releases whose state lies in a data folder; nothing is written before a model is released.
-    pub fn new(data_dir: &Path) -> Arc<Self> {
+    ///
+    /// * `approvers`: who can agree to them
+    /// * `config_rev`: the server's configuration
+    pub fn new(data_dir: &Path, approvers: Approvers, config_rev: Hash) -> Arc<Self> {
+        let folder = data_dir.join("state").join("rollout");
         Arc::new(Self {
-            world: World::new(data_dir.join("state").join("rollout")),
+            world: World::new(folder, approvers, config_rev),
             desks: Mutex::default(),
             thread: Mutex::default(),
             stop: Arc::default(),
@@ -118,6 +126,16 @@ impl Releases {
         lock(&self.desks).get(model).cloned()
     }
 
+    /// Whether a release began under earlier rules and has not ended; it ends by those.
+    fn is_releasing(&self, found: &Found<'_>) -> Result<bool, RegistryError> {
+        if self.desk(found.model).is_none() && !log::exists(&self.world.folder, found.model) {
+            return Ok(false);
+        }
+        let desk = self.open(found)?;
+        let active = lock(&desk).book.active().is_some();
+        Ok(active)
+    }
+
     /// The desk of a model, opened if need be.
     fn open(&self, found: &Found<'_>) -> Result<Arc<Mutex<Desk>>, RegistryError> {
         let mut desks = lock(&self.desks);
@@ -137,7 +155,7 @@ impl Releases {
 
 impl Conductor for Releases {
     fn plan(&self, found: &Found<'_>) -> Result<Option<Vec<u64>>, RegistryError> {
-        if !found.policy.is_active() {
+        if !found.policy.is_active() && !self.is_releasing(found)? {
             let desk = lock(&self.desks).remove(found.model);
             if let Some(desk) = desk {
                 tracing::info!(model = found.model, "its versions are not released any more");

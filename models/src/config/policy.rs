@@ -13,7 +13,7 @@ pub(super) const TABLES: [&str; 3] = ["rollout", "gates", "decision"];
 
 /// The elements of a policy that the server has; a policy that asks for another one is refused.
 pub fn built() -> Built {
-    Built::new([Element::GoldenGate])
+    Built::new([Element::GoldenGate, Element::Approval])
 }
 
 impl RawConfig {

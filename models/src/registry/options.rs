@@ -89,6 +89,8 @@ pub struct Found<'a> {
     pub model: &'a str,
     /// The rules of its releases.
     pub policy: &'a Policy,
+    /// All that is configured of it.
+    pub config: &'a RawConfig,
     /// Its directory.
     pub directory: &'a Path,
     /// The versions that are there.

@@ -76,6 +76,7 @@ impl<L: Loader> Registry<L> {
             let found = Found {
                 model: name,
                 policy: &config.policy().map_err(|error| broken(error.to_string()))?,
+                config: &config,
                 directory: &directory,
                 on_disk: &on_disk,
                 chosen: &chosen,

@@ -1,5 +1,7 @@
 //! What the admin interface asks of releases.
 
+use crossfade_journal::approval::Subject;
+use crossfade_journal::keys::{PublicKey, Signature};
 use serde_json::Value;
 
 /// What the admin interface asks of releases.
@@ -27,6 +29,15 @@ pub trait ReleaseControl: Send + Sync {
         reason: Option<&str>,
     ) -> Result<Value, ControlError>;
 
+    /// Agrees to the release as it stands, or goes on without those who have to. Returns it.
+    fn approve(
+        &self,
+        call: &Caller,
+        model: &str,
+        id: &str,
+        request: ApproveRelease,
+    ) -> Result<Value, ControlError>;
+
     /// Makes an earlier version serve again: `to`, else the one before.
     fn rollback(
         &self,
@@ -47,7 +58,7 @@ pub struct Caller {
 }
 
 /// What the holder of a token may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Begin releases, load and unload models, change settings.
@@ -120,6 +131,24 @@ pub struct CreateRelease {
     pub supersede: bool,
     /// Why.
     #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// What is agreed to, and by whom.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ApproveRelease {
+    /// What the approver saw; has to be what is released now.
+    pub subject: Option<Subject>,
+    /// The approver's public key.
+    #[serde(alias = "public_key")]
+    pub key: Option<PublicKey>,
+    /// Its signature over the canonical JSON of `subject`.
+    pub signature: Option<Signature>,
+    /// Goes on without the approvals that are missing; takes the role `override` and a reason.
+    #[serde(rename = "override")]
+    pub bypass: bool,
+    /// Why.
     pub reason: Option<String>,
 }
 

@@ -19,8 +19,8 @@ use super::inference::refuse;
 use super::reply::{self, Failure, ReplyBody, identify, without_body};
 use super::routes::NoRoute;
 use super::{Front, control};
-use crate::admin::{Admin, Caller, ControlError, ReleaseControl};
-use crate::audit::Call;
+use crate::admin::{Admin, Caller, ControlError, ReleaseControl, Role};
+use crate::audit::{Action, Call};
 use crate::scope::RequestId;
 use crate::status::{Refusal, Status};
 
@@ -88,8 +88,8 @@ impl Asked<'_> {
             Ok(caller) => caller,
             Err(refusal) => return Err(self.refused(&route, None, refusal.into()).await),
         };
-        if let Some((.., role)) = self.change(&route)
-            && let Err(refusal) = caller.must_have(role)
+        if let Some((.., roles)) = self.change(&route)
+            && let Err(refusal) = caller.must_have(roles)
         {
             return Err(self.refused(&route, Some(&caller), refusal.into()).await);
         }
@@ -105,13 +105,15 @@ impl Asked<'_> {
             Route::Audit => self.audit().await,
             Route::Events => self.events(),
             Route::V2(route) => control::attempt(self.front, call, route, self.head, body).await,
-            Route::Releases { .. } | Route::Act { .. } | Route::Rollback { .. } if changes => {
+            Route::Releases { .. } | Route::Act { .. } | Route::Approve { .. } | Route::Rollback { .. }
+                if changes =>
+            {
                 self.release(route, caller, body).await
             }
             Route::Releases { model } => self.read_releases(move |r| r.list(Some(&model))).await,
             Route::Release { model, id } => self.read_releases(move |r| r.get(&model, &id)).await,
             // Their only method is POST.
-            Route::Act { .. } | Route::Rollback { .. } => Err(Failure::UnknownPath),
+            Route::Act { .. } | Route::Approve { .. } | Route::Rollback { .. } => Err(Failure::UnknownPath),
         }
     }
 
@@ -123,14 +125,14 @@ impl Asked<'_> {
     }
 
     /// What this request would change.
-    fn change(&self, route: &Route) -> Option<(crate::audit::Action, String, crate::admin::Role)> {
+    fn change(&self, route: &Route) -> Option<(Action, String, &'static [Role])> {
         route.change().filter(|_| self.head.method == Method::POST)
     }
 
     /// As records name whoever calls.
     fn call(&self, caller: Option<&Caller>, route: &Route) -> Call {
-        let role = self.change(route).map(|(.., role)| role);
-        Call::admin(caller, role, self.peer)
+        let roles = self.change(route).map_or(&[][..], |(.., roles)| roles);
+        Call::admin(caller, roles, self.peer)
     }
 
     /// Records a call that comes no further, if it would have changed something; returns what to answer.
@@ -248,6 +250,10 @@ impl Asked<'_> {
             Route::Act { model, id, action } => {
                 let Because { reason } = self.document(body).await?;
                 Box::new(move |r, call| r.act(call, &model, &id, action, reason.as_deref()))
+            }
+            Route::Approve { model, id } => {
+                let request = self.document(body).await?;
+                Box::new(move |r, call| r.approve(call, &model, &id, request))
             }
             Route::Rollback { model } => {
                 let Back { to, reason } = self.document(body).await?;

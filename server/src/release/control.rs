@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::desk::Desk;
 use super::record::Run;
 use super::{Releases, digest, lock, now};
-use crate::admin::{Caller, ControlError, CreateRelease, ReleaseAction, Role};
+use crate::admin::{ApproveRelease, Caller, ControlError, CreateRelease, ReleaseAction, Role};
 
 /// Called once a wish is known to be fulfilled, before anything follows from it; an error leaves everything as it was.
 pub type Accepted<'a> = &'a dyn Fn() -> Result<(), ControlError>;
@@ -151,6 +151,23 @@ impl Releases {
         Ok(view(&desk, desk.book.runs.last()))
     }
 
+    /// Agrees to a release, or goes on without those who have to.
+    ///
+    /// Errors: every one of [`ControlError`].
+    pub fn approve(
+        &self,
+        call: &Caller,
+        model: &str,
+        id: &str,
+        request: ApproveRelease,
+        accepted: Accepted<'_>,
+    ) -> Result<Value, ControlError> {
+        let desk = self.known(model)?;
+        let mut desk = lock(&desk);
+        desk.approve(&self.world, call, id, request, accepted, now())?;
+        Ok(view(&desk, desk.book.runs.last()))
+    }
+
     /// Goes back: ends the active release, or makes an earlier version live again.
     ///
     /// * `to`: the version, which must be at hand; by default the one that was live before
@@ -222,7 +239,7 @@ fn roles(call: &Caller) -> Vec<state::Role> {
     call.roles.iter().map(role).collect()
 }
 
-fn allowed(action: Action, call: &Caller, reason: &str) -> Result<(), ControlError> {
+pub(super) fn allowed(action: Action, call: &Caller, reason: &str) -> Result<(), ControlError> {
     permit(action, &roles(call), reason).map_err(|error| ControlError::Forbidden(error.to_string()))
 }
 
@@ -230,7 +247,7 @@ fn conflict(error: RolloutError) -> ControlError {
     ControlError::Conflict(error.to_string())
 }
 
-fn unknown(model: &str, id: &str) -> ControlError {
+pub(super) fn unknown(model: &str, id: &str) -> ControlError {
     ControlError::Unknown(format!("model `{model}` has no release {id}"))
 }
 
@@ -255,6 +272,8 @@ fn view(desk: &Desk, run: Option<&Run>) -> Value {
         "why": run.why,
         "actor": run.created.actor,
         "artifact_sha256": run.created.digest,
+        "config_rev": run.created.config_rev,
+        "approval": desk.approvals(run),
         "created": run.created.at,
         "since": run.since,
         "lost_counts": if last { desk.lost } else { 0 },

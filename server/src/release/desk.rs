@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
+use crossfade_journal::Hash;
 use crossfade_models::{Division, Found, RegistryError};
 use crossfade_rollout::ledger::{HardTrigger, Latency, Ledger, Look, Report, Stage};
 use crossfade_rollout::policy::KeySource;
@@ -24,6 +25,7 @@ use super::log::{Counts, Log, Marker};
 use super::record::{Book, Created, Record, Run};
 use super::tally::{Batches, Count, Tail, Tally};
 use super::world::World;
+use crate::admin::Approvers;
 use crate::metrics::{CheckValues, Released, Series};
 use crate::scope::RequestId;
 
@@ -40,7 +42,11 @@ pub(super) struct Desk {
     /// The rules in force: those that the active release began with, or that the process found at its start.
     pub(super) policy: Policy,
     pub(super) book: Book,
-    log: Log,
+    pub(super) log: Log,
+    /// Who can agree to releases.
+    pub(super) approvers: Arc<Approvers>,
+    /// All that is configured of the model, and of the server.
+    pub(super) config_rev: Hash,
     /// Where the versions lie, and which there are.
     pub(super) directory: PathBuf,
     pub(super) on_disk: BTreeSet<u64>,
@@ -133,6 +139,8 @@ impl Desk {
             policy: policy.clone(),
             book,
             log,
+            approvers: world.approvers.clone(),
+            config_rev: Hash::ZERO,
             directory: PathBuf::new(),
             on_disk: BTreeSet::new(),
             counting: None,
@@ -145,6 +153,7 @@ impl Desk {
         };
         if let Some(run) = desk.book.active().cloned() {
             tracing::info!(model, release = run.created.id, state = %run.state, "a release is taken up again");
+            desk.keep_rules(&run);
             desk.begin_counting(world, &run);
             desk.count_crashes(world, &run, now);
         }
@@ -214,6 +223,7 @@ impl Desk {
     ) -> Result<Vec<u64>, RegistryError> {
         self.directory = found.directory.to_owned();
         self.on_disk.clone_from(found.on_disk);
+        self.config_rev = world.config_rev(found);
         if self.book.active().is_none() {
             self.policy = found.policy.clone();
         }
@@ -336,6 +346,8 @@ impl Desk {
             champion,
             digest,
             path: self.policy.path(true),
+            policy: serde_json::to_value(&self.policy).map_err(|error| error.to_string())?,
+            config_rev: Some(self.config_rev),
             actor: actor.to_owned(),
             why,
             at: now,
@@ -389,7 +401,11 @@ impl Desk {
                 self.advance_or_warn(world, Event::Loaded, SERVER, None, now);
             }
             State::Gating if loaded => {}
-            State::Loading | State::Gating => {
+            State::AwaitingApproval { .. } if loaded => {
+                self.divide(world);
+                self.wait_for_approval(world, now);
+            }
+            State::Loading | State::Gating | State::AwaitingApproval { .. } => {
                 let why = Some("it does not load".to_owned());
                 self.advance_or_warn(world, failed(Reason::Load), SERVER, why, now);
             }
@@ -459,6 +475,7 @@ impl Desk {
                     self.advance_or_warn(world, failed(Reason::HardTrigger), SERVER, why, now);
                 }
             }
+            State::AwaitingApproval { .. } => self.wait_for_approval(world, now),
             State::Promoting => self.advance_or_warn(world, Event::Switched, SERVER, None, now),
             State::RollingBack { .. } if self.is_drained() => {
                 self.advance_or_warn(world, Event::Drained, SERVER, None, now);
@@ -577,7 +594,14 @@ impl Desk {
         self.enter(world, &run.state, &state, now)
     }
 
-    fn advance_or_warn(&mut self, world: &World, event: Event, actor: &str, why: Option<String>, now: u64) {
+    pub(super) fn advance_or_warn(
+        &mut self,
+        world: &World,
+        event: Event,
+        actor: &str,
+        why: Option<String>,
+        now: u64,
+    ) {
         let moved = self.advance(world, event, actor, why, now);
         self.warn_unless(moved);
     }
@@ -609,6 +633,8 @@ impl Desk {
                 world.refresh(&self.model);
             }
             State::Failed { .. } | State::RolledBack { .. } => self.finish(world),
+            // The live version answers alone while people think.
+            State::AwaitingApproval { .. } => self.divide(world),
             _ => {}
         }
         Ok(())
@@ -753,7 +779,7 @@ impl Desk {
         }
     }
 
-    fn note(&mut self, record: &Record) {
+    pub(super) fn note(&mut self, record: &Record) {
         let noted = self.book.apply(record);
         self.warn_unless(noted);
     }

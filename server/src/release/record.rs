@@ -3,9 +3,13 @@
 
 use std::collections::BTreeSet;
 
+use crossfade_journal::Hash;
+use crossfade_journal::keys::{PublicKey, Signature};
 use crossfade_rollout::State;
-use crossfade_rollout::state::{Event, Path, Reason};
+use crossfade_rollout::approval::Given;
+use crossfade_rollout::state::{Approvable, Event, Path, Reason};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// One line of a model's log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,6 +41,21 @@ pub(super) enum Record {
         /// Seconds since 1970.
         at: u64,
     },
+    /// Someone agreed to a step of it.
+    Approved {
+        /// Which release.
+        id: String,
+        /// To which step.
+        before: Approvable,
+        /// Who, and to what exactly.
+        given: Given,
+        /// What was signed with, where keys are known.
+        key: Option<PublicKey>,
+        /// Over the canonical JSON of what was agreed to.
+        signature: Option<Signature>,
+        /// Seconds since 1970.
+        at: u64,
+    },
     /// An operator went back to an earlier version while no release was active.
     Restored {
         /// The version that is live again.
@@ -64,6 +83,12 @@ pub(super) struct Created {
     pub(super) digest: String,
     /// Its way through the states.
     pub(super) path: Path,
+    /// The rules that it began with, as JSON; it ends by them, whatever the configuration says later.
+    #[serde(default)]
+    pub(super) policy: Value,
+    /// The configuration that it began with.
+    #[serde(default)]
+    pub(super) config_rev: Option<Hash>,
     /// Who started it.
     pub(super) actor: String,
     /// Why, where someone said so.
@@ -81,6 +106,10 @@ pub(super) struct Run {
     pub(super) why: Option<String>,
     /// Seconds since 1970 of the last move.
     pub(super) since: u64,
+    /// What its gates found, once it has passed them.
+    pub(super) findings: Option<String>,
+    /// Who agreed, to which step.
+    pub(super) approvals: Vec<(Approvable, Given)>,
 }
 
 /// What is known of a model's versions.
@@ -139,6 +168,8 @@ impl Book {
                     state: State::Verifying,
                     why: created.why.clone(),
                     since: created.at,
+                    findings: None,
+                    approvals: Vec::new(),
                 });
             }
             Record::Moved {
@@ -149,14 +180,19 @@ impl Book {
                 at,
                 ..
             } => {
-                let run = self.runs.last_mut().filter(|run| run.created.id == *id);
-                let run = run.ok_or_else(|| format!("release {id} is not the last one"))?;
+                let run = self.last(id)?;
+                if *event == Event::GatesPassed {
+                    run.findings = Some(why.clone().unwrap_or_default());
+                }
                 run.state = state.clone();
                 run.why.clone_from(why);
                 run.since = *at;
                 let created = run.created.clone();
                 self.follow(&created, event, state);
             }
+            Record::Approved {
+                id, before, given, ..
+            } => self.last(id)?.approvals.push((*before, given.clone())),
             Record::Restored { version, .. } => {
                 if let Some(champion) = self.champion {
                     self.barred.insert(champion);
@@ -166,6 +202,12 @@ impl Book {
             }
         }
         Ok(())
+    }
+
+    /// The last release, which has to be this one.
+    fn last(&mut self, id: &str) -> Result<&mut Run, String> {
+        let run = self.runs.last_mut().filter(|run| run.created.id == *id);
+        run.ok_or_else(|| format!("release {id} is not the last one"))
     }
 
     /// What a move means for the versions.
@@ -217,6 +259,8 @@ mod tests {
                 steps: 1,
                 ..Path::default()
             },
+            policy: Value::Null,
+            config_rev: None,
             actor: "crossfade".into(),
             why: None,
             at: 1,

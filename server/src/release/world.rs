@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
 
 use arc_swap::ArcSwap;
+use crossfade_journal::Hash;
 use crossfade_models::{Division, Registry, Routed};
 
 use super::tally::{Count, Tally};
+use crate::admin::Approvers;
 use crate::metrics::Series;
 use crate::servable::{Servable, ServableLoader};
 
@@ -18,14 +20,20 @@ type Tallies = HashMap<Box<str>, Arc<Tally>>;
 pub(super) struct World {
     /// Where logs lie.
     pub(super) folder: PathBuf,
+    /// Who can agree to releases.
+    pub(super) approvers: Arc<Approvers>,
+    /// The server's configuration.
+    pub(super) server_rev: Hash,
     registry: OnceLock<Weak<Registry<ServableLoader>>>,
     tallies: ArcSwap<Tallies>,
 }
 
 impl World {
-    pub(super) fn new(folder: PathBuf) -> Self {
+    pub(super) fn new(folder: PathBuf, approvers: Approvers, server_rev: Hash) -> Self {
         Self {
             folder,
+            approvers: Arc::new(approvers),
+            server_rev,
             registry: OnceLock::new(),
             tallies: ArcSwap::default(),
         }

@@ -25,6 +25,10 @@ pub(super) enum Route {
         id: String,
         action: ReleaseAction,
     },
+    Approve {
+        model: String,
+        id: String,
+    },
     Rollback {
         model: String,
     },
@@ -61,6 +65,7 @@ impl Route {
                 let model = name(model)?;
                 match id.rsplit_once(':') {
                     None => Ok(Self::Release { model, id: name(id)? }),
+                    Some((id, "approve")) => Ok(Self::Approve { model, id: name(id)? }),
                     Some((id, action)) => Ok(Self::Act {
                         model,
                         id: name(id)?,
@@ -78,7 +83,7 @@ impl Route {
             Self::Health | Self::Audit | Self::Release { .. } => "GET, HEAD",
             Self::Events => "GET",
             Self::Releases { .. } => "GET, HEAD, POST",
-            Self::Act { .. } | Self::Rollback { .. } => "POST",
+            Self::Act { .. } | Self::Approve { .. } | Self::Rollback { .. } => "POST",
             Self::V2(route) => route.allow(),
         }
     }
@@ -88,27 +93,34 @@ impl Route {
         self.allow().split(", ").any(|allowed| allowed == method.as_str())
     }
 
-    /// What a POST would change, of what, and who may.
-    pub(super) fn change(&self) -> Option<(Action, String, Role)> {
+    /// What a POST would change, of what, and who may: whoever has one of the roles.
+    pub(super) fn change(&self) -> Option<(Action, String, &'static [Role])> {
         let of = |model: &str| object("", model);
-        let release = |model: &str, id: &str| format!("{}/release/{id}", object("", model));
-        match self {
-            Self::Health | Self::Audit | Self::Events | Self::Release { .. } => None,
-            Self::Releases { model } => Some((Action::ReleaseCreate, of(model), Role::Deploy)),
+        let release = |model: &str, id: &str| format!("{}/rollout/{id}", object("", model));
+        let change: (Action, String, &'static [Role]) = match self {
+            Self::Health | Self::Audit | Self::Events | Self::Release { .. } => return None,
+            Self::Releases { model } => (Action::ReleaseCreate, of(model), &[Role::Deploy]),
             Self::Act { model, id, action } => {
-                let (action, role) = match action {
-                    ReleaseAction::Pause => (Action::ReleasePause, Role::Promote),
-                    ReleaseAction::Resume => (Action::ReleaseResume, Role::Promote),
-                    ReleaseAction::Promote => (Action::ReleasePromote, Role::Promote),
-                    ReleaseAction::Abort => (Action::ReleaseAbort, Role::Rollback),
+                let (action, roles): (_, &'static [Role]) = match action {
+                    ReleaseAction::Pause => (Action::ReleasePause, &[Role::Deploy]),
+                    ReleaseAction::Resume => (Action::ReleaseResume, &[Role::Deploy]),
+                    ReleaseAction::Promote => (Action::ReleasePromote, &[Role::Promote]),
+                    ReleaseAction::Abort => (Action::ReleaseAbort, &[Role::Rollback]),
                 };
-                Some((action, release(model, id), role))
+                (action, release(model, id), roles)
             }
-            Self::Rollback { model } => Some((Action::Rollback, of(model), Role::Rollback)),
+            // Which of them, the body says.
+            Self::Approve { model, id } => {
+                let roles = &[Role::Approve, Role::Override];
+                (Action::ReleaseApprove, release(model, id), roles)
+            }
+            Self::Rollback { model } => (Action::Rollback, of(model), &[Role::Rollback]),
             Self::V2(route) => {
-                super::super::control::change(route).map(|(action, object)| (action, object, Role::Deploy))
+                let (action, object) = super::super::control::change(route)?;
+                (action, object, &[Role::Deploy])
             }
-        }
+        };
+        Some(change)
     }
 }
 
@@ -144,6 +156,10 @@ mod tests {
             ("models/m/rollouts/r1:resume", act(ReleaseAction::Resume)),
             ("models/m/rollouts/r1:promote", act(ReleaseAction::Promote)),
             ("models/m/rollouts/r1:abort", act(ReleaseAction::Abort)),
+            (
+                "models/m/rollouts/r1:approve",
+                Route::Approve { model: m(), id: id() },
+            ),
             ("models/m:rollback", Route::Rollback { model: m() }),
             (
                 "models/a%3Ab:rollback",
@@ -176,7 +192,8 @@ mod tests {
             "/crossfade/v1/models/m",
             "/crossfade/v1/models/:rollback",
             "/crossfade/v1/models/m/rollouts/",
-            "/crossfade/v1/models/m/rollouts/r1:approve",
+            "/crossfade/v1/models/m/rollouts/r1:applaud",
+            "/crossfade/v1/models/m/rollouts/:approve",
             "/crossfade/v1/models/m/rollouts/:pause",
             "/crossfade/v1/models/m/rollouts/r1/x",
             "/crossfade/v2/health",
@@ -192,14 +209,19 @@ mod tests {
 
     #[test]
     fn what_changes_something_says_who_may() {
-        let role = |path: &str| Route::of(path).unwrap().change().map(|(_, _, role)| role);
-        assert_eq!(role("/crossfade/v1/models/m/rollouts"), Some(Role::Deploy));
-        assert_eq!(
-            role("/crossfade/v1/models/m/rollouts/r:abort"),
-            Some(Role::Rollback)
-        );
+        let role = |path: &str| Route::of(path).unwrap().change().map(|(_, _, roles)| roles);
+        assert_eq!(role("/crossfade/v1/models/m/rollouts"), Some(&[Role::Deploy][..]));
+        for (action, expected) in [
+            ("pause", &[Role::Deploy][..]),
+            ("promote", &[Role::Promote]),
+            ("abort", &[Role::Rollback]),
+            ("approve", &[Role::Approve, Role::Override]),
+        ] {
+            let path = format!("/crossfade/v1/models/m/rollouts/r:{action}");
+            assert_eq!(role(&path), Some(expected), "{action}");
+        }
         assert_eq!(role("/crossfade/v1/audit"), None);
-        assert_eq!(role("/v2/repository/models/m/unload"), Some(Role::Deploy));
+        assert_eq!(role("/v2/repository/models/m/unload"), Some(&[Role::Deploy][..]));
         assert_eq!(role("/v2/repository/index"), None);
     }
 }
