@@ -3,17 +3,22 @@
 //! Knows no transport; `http/admin` is its front.
 
 pub mod approvers;
+pub mod change;
 pub mod control;
+mod repeats;
 pub mod tokens;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use http::{HeaderMap, header};
 
 pub use self::approvers::{Approver, Approvers};
+pub use self::change::{Change, Conditions, Declined};
 pub use self::control::{
     ApproveRelease, Caller, ControlError, CreateRelease, ReleaseAction, ReleaseControl, Role,
 };
+use self::repeats::Repeats;
 pub use self::tokens::Token;
 use crate::status::{Refusal, Status};
 
@@ -24,12 +29,25 @@ const LOCAL: &str = "local";
 pub struct Admin {
     tokens: Vec<Token>,
     releases: Option<Arc<dyn ReleaseControl>>,
+    repeats: Repeats,
 }
 
 impl Admin {
     /// An interface for the holders of `tokens`; without any, for all who reach it.
     pub fn new(tokens: Vec<Token>, releases: Option<Arc<dyn ReleaseControl>>) -> Self {
-        Self { tokens, releases }
+        Self {
+            tokens,
+            releases,
+            repeats: Repeats::default(),
+        }
+    }
+
+    /// Answers to calls with an `Idempotency-Key` are kept in this file.
+    pub fn keeping_answers(self, path: &Path) -> Self {
+        Self {
+            repeats: Repeats::open(path),
+            ..self
+        }
     }
 
     /// What moves releases on.

@@ -196,7 +196,8 @@ impl App {
         listeners.spawn(http::serve(service.clone(), http, told(stopped.clone())));
         listeners.spawn(grpc::serve(service.clone(), grpc, told(stopped.clone())));
         let control = Audited::new(releases, service.audit().clone());
-        let interface = Arc::new(Admin::new(config.admin.tokens, Some(Arc::new(control))));
+        let interface = Admin::new(config.admin.tokens, Some(Arc::new(control)));
+        let interface = Arc::new(interface.keeping_answers(&config.data_dir.join("state").join("answers")));
         listeners.spawn(http::serve_admin(
             service.clone(),
             interface,

@@ -177,6 +177,9 @@ impl<L: Loader> Registry<L> {
         let mut todo = Vec::new();
         for (version, identity) in plan.identities.iter().rev() {
             let entry = slot.version(*version);
+            if entry.live.is_some() && plan.held.contains(version) {
+                continue;
+            }
             let same = entry.tried.as_ref().is_some_and(|tried| tried.same(identity));
             // A failure is worth another try only when someone asks for it or something changed.
             let settled = entry.live.is_some() && entry.update_failure.is_none()

@@ -101,6 +101,15 @@ pub struct Found<'a> {
     pub called: bool,
 }
 
+/// What a conductor wants.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Directed {
+    /// The versions that shall be loaded.
+    pub versions: Vec<u64>,
+    /// Those among them that stay as they are while they are loaded, although their files have changed.
+    pub held: BTreeSet<u64>,
+}
+
 /// Decides which versions of a model are loaded and who answers, for models whose versions are released.
 ///
 /// Called on load threads, for one model by one thread at a time, without any lock of the registry: it may call
@@ -109,7 +118,7 @@ pub trait Conductor: Send + Sync {
     /// Which versions shall be loaded; `None`: the version policy decides alone.
     ///
     /// Errors: `Conflict` for a call that does not fit the active release, which then changes nothing.
-    fn plan(&self, found: &Found<'_>) -> Result<Option<Vec<u64>>, RegistryError>;
+    fn plan(&self, found: &Found<'_>) -> Result<Option<Directed>, RegistryError>;
 
     /// Every version that was planned is live or has failed.
     ///

@@ -19,6 +19,8 @@ pub(super) struct Plan {
     pub(super) label_files: Arc<BTreeMap<String, String>>,
     pub(super) on_disk: BTreeSet<u64>,
     pub(super) chosen: Vec<u64>,
+    /// Loaded versions that stay as they are.
+    pub(super) held: BTreeSet<u64>,
     pub(super) identities: BTreeMap<u64, Identity>,
 }
 
@@ -72,6 +74,7 @@ impl<L: Loader> Registry<L> {
             layout::read_label_files(&directory, &config).map_err(|error| broken(error.to_string()))?,
         );
         let mut chosen = policy.choose(&on_disk.iter().copied().collect::<Vec<_>>());
+        let mut held = BTreeSet::new();
         if let Some(conductor) = &self.options.conductor {
             let found = Found {
                 model: name,
@@ -82,8 +85,9 @@ impl<L: Loader> Registry<L> {
                 chosen: &chosen,
                 called,
             };
-            let directed = conductor.plan(&found).map_err(NoPlan::Refused)?;
-            chosen = directed.unwrap_or(chosen);
+            if let Some(directed) = conductor.plan(&found).map_err(NoPlan::Refused)? {
+                (chosen, held) = (directed.versions, directed.held);
+            }
         }
         if chosen.is_empty() {
             return Err(broken(format!(
@@ -108,6 +112,7 @@ impl<L: Loader> Registry<L> {
             label_files,
             on_disk,
             chosen,
+            held,
             identities,
         })
     }

@@ -1,5 +1,6 @@
 //! What the admin interface asks of releases.
 
+use crossfade_journal::Hash;
 use crossfade_journal::approval::Subject;
 use crossfade_journal::keys::{PublicKey, Signature};
 use serde_json::Value;
@@ -12,6 +13,9 @@ use serde_json::Value;
 pub trait ReleaseControl: Send + Sync {
     /// Begins a release of a version that is registered. Returns the release.
     fn create(&self, call: &Caller, model: &str, request: CreateRelease) -> Result<Value, ControlError>;
+
+    /// The configuration in force for a model; the server's, for one that is not released. May wait.
+    fn config_rev(&self, model: &str) -> Hash;
 
     /// The releases of a model, or of all.
     fn list(&self, model: Option<&str>) -> Result<Value, ControlError>;
@@ -96,7 +100,8 @@ impl Role {
 }
 
 /// What is done to a release.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ReleaseAction {
     /// Keep the share as it is.
     Pause,
@@ -121,7 +126,7 @@ impl ReleaseAction {
 }
 
 /// What a release is begun with.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateRelease {
     /// The version to release.
@@ -135,7 +140,7 @@ pub struct CreateRelease {
 }
 
 /// What is agreed to, and by whom.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ApproveRelease {
     /// What the approver saw; has to be what is released now.

@@ -4,6 +4,7 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
+use crossfade_journal::Hash;
 use serde_json::{Value, json};
 
 use super::Releases;
@@ -66,6 +67,10 @@ impl ReleaseControl for Audited {
         self.record(entry, |accepted| {
             self.releases.create(call, model, request, accepted)
         })
+    }
+
+    fn config_rev(&self, model: &str) -> Hash {
+        self.releases.config_rev(model)
     }
 
     fn list(&self, model: Option<&str>) -> Result<Value, ControlError> {

@@ -2,13 +2,14 @@
 
 use std::sync::{Arc, Mutex};
 
+use crossfade_journal::Hash;
 use crossfade_rollout::RolloutError;
 use crossfade_rollout::state::{self, Action, Application, Event, Reason, State, admit, permit};
 use serde_json::{Value, json};
 
 use super::desk::Desk;
 use super::record::Run;
-use super::{Releases, digest, lock, now};
+use super::{Releases, lock, now};
 use crate::admin::{ApproveRelease, Caller, ControlError, CreateRelease, ReleaseAction, Role};
 
 /// Called once a wish is known to be fulfilled, before anything follows from it; an error leaves everything as it was.
@@ -39,7 +40,8 @@ impl Releases {
             return Err(ControlError::Conflict(format!("version {version} is live")));
         };
         let folder = desk.directory.join(version.to_string());
-        let digest = digest::of(&folder).map_err(|error| ControlError::Unavailable(error.to_string()))?;
+        let digest = desk.digest_of(&folder, version);
+        let digest = digest.map_err(|error| ControlError::Unavailable(error.to_string()))?;
         let active = desk.book.active().map(|run| run.created.id.clone());
         let application = Application {
             digest: &digest,
@@ -48,6 +50,12 @@ impl Releases {
             force: permit(Action::Force, &roles(call), reason).is_ok(),
         };
         admit(&application, &desk.book.quarantine).map_err(conflict)?;
+        if desk.is_changed(version, &digest) && !application.force {
+            return Err(ControlError::Conflict(format!(
+                "the files of version {version} are not those that were seen first, and its digest is pinned; releasing them \
+                 takes the role `override` and a reason"
+            )));
+        }
         accepted()?;
         let at = now();
         if active.is_some() {
@@ -78,6 +86,12 @@ impl Releases {
         .map_err(ControlError::Unavailable)?;
         self.world.refresh(model);
         Ok(view(&desk, desk.book.runs.last()))
+    }
+
+    /// The configuration in force for a model; the server's, for one that is not released.
+    pub fn config_rev(&self, model: &str) -> Hash {
+        let desk = (!model.is_empty()).then(|| self.desk(model)).flatten();
+        desk.map_or(self.world.server_rev, |desk| lock(&desk).config_rev)
     }
 
     /// The releases of a model, or of all, oldest first.
@@ -272,7 +286,9 @@ fn view(desk: &Desk, run: Option<&Run>) -> Value {
         "why": run.why,
         "actor": run.created.actor,
         "artifact_sha256": run.created.digest,
-        "config_rev": run.created.config_rev,
+        "champion_sha256": desk.book.digests.get(&run.created.champion),
+        "config_rev": desk.config_rev,
+        "began_with": run.created.config_rev,
         "approval": desk.approvals(run),
         "created": run.created.at,
         "since": run.since,

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossfade_journal::Hash;
 use crossfade_models::{Division, Found, RegistryError};
@@ -19,9 +19,9 @@ use crossfade_rollout::state::{Arrival, Event, Reason, arrival};
 use crossfade_rollout::{Policy, State};
 use crossfade_statistics::Arm;
 
-use super::digest;
 use super::gating::Gating;
 use super::log::{Counts, Log, Marker};
+use super::pinning::Artifacts;
 use super::record::{Book, Created, Record, Run};
 use super::tally::{Batches, Count, Tail, Tally};
 use super::world::World;
@@ -47,6 +47,7 @@ pub(super) struct Desk {
     pub(super) approvers: Arc<Approvers>,
     /// All that is configured of the model, and of the server.
     pub(super) config_rev: Hash,
+    pub(super) artifacts: Artifacts,
     /// Where the versions lie, and which there are.
     pub(super) directory: PathBuf,
     pub(super) on_disk: BTreeSet<u64>,
@@ -60,6 +61,7 @@ pub(super) struct Desk {
     pub(super) lost: u64,
     pub(super) promotions: u64,
     rollbacks: BTreeMap<String, u64>,
+    rolled_back_in: Option<Duration>,
 }
 
 /// The counts of the active release.
@@ -141,6 +143,7 @@ impl Desk {
             log,
             approvers: world.approvers.clone(),
             config_rev: Hash::ZERO,
+            artifacts: Artifacts::default(),
             directory: PathBuf::new(),
             on_disk: BTreeSet::new(),
             counting: None,
@@ -150,6 +153,7 @@ impl Desk {
             lost: 0,
             promotions: 0,
             rollbacks: BTreeMap::new(),
+            rolled_back_in: None,
         };
         if let Some(run) = desk.book.active().cloned() {
             tracing::info!(model, release = run.created.id, state = %run.state, "a release is taken up again");
@@ -235,7 +239,7 @@ impl Desk {
             .candidate()
             .is_some_and(|candidate| !found.on_disk.contains(&candidate))
         {
-            let why = Some("its files are gone".to_owned());
+            let why = Some("its files are gone, or are not those that were released".to_owned());
             self.advance_or_warn(world, failed(Reason::Aborted), SERVER, why, now);
         }
         self.arrivals(world, found, champion, now)?;
@@ -305,7 +309,8 @@ impl Desk {
             model: model.to_string(),
             reason: format!("version {version}: {reason}"),
         };
-        let digest = digest::of(&folder).map_err(|error| failed(error.to_string()))?;
+        let digest = self.digest_of(&folder, version);
+        let digest = digest.map_err(|error| failed(error.to_string()))?;
         let unchanged = |earlier: &Created| earlier.digest == digest && !found.called;
         if self.book.failed(version).is_some_and(unchanged) {
             return Ok(());
@@ -556,6 +561,7 @@ impl Desk {
         why: Option<String>,
         now: u64,
     ) -> Result<(), String> {
+        let began = Instant::now();
         let Some(run) = self.book.runs.last().cloned() else {
             return Err("the model has no release".to_owned());
         };
@@ -591,7 +597,11 @@ impl Desk {
             why,
             "release"
         );
-        self.enter(world, &run.state, &state, now)
+        let entered = self.enter(world, &run.state, &state, now);
+        if matches!(state, State::RollingBack { .. }) {
+            self.rolled_back_in = Some(began.elapsed());
+        }
+        entered
     }
 
     pub(super) fn advance_or_warn(
@@ -761,6 +771,7 @@ impl Desk {
             lost: self.lost,
             promotions: self.promotions,
             rollbacks: self.rollbacks.clone(),
+            rolled_back_in: self.rolled_back_in,
             warm: self.book.warm.len().min(self.policy.keep_warm),
         }
     }
@@ -784,7 +795,7 @@ impl Desk {
         self.warn_unless(noted);
     }
 
-    fn warn_unless(&self, done: Result<(), String>) {
+    pub(super) fn warn_unless(&self, done: Result<(), String>) {
         if let Err(error) = done {
             tracing::error!(model = %self.model, %error, "the state of a release");
         }

@@ -1,7 +1,7 @@
 //! What is written down of a model's releases, and the state that follows from it. Pure: the same records give the
 //! same book, whether they have just been made or were read back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crossfade_journal::Hash;
 use crossfade_journal::keys::{PublicKey, Signature};
@@ -21,6 +21,15 @@ pub(super) enum Record {
         version: u64,
         /// The versions that were there; none of them is new.
         seen: BTreeSet<u64>,
+        /// Seconds since 1970.
+        at: u64,
+    },
+    /// What the files of a version are: seen first, or loaded again after they had changed.
+    Seen {
+        /// The version.
+        version: u64,
+        /// sha256 of its files, hexadecimal.
+        digest: String,
         /// Seconds since 1970.
         at: u64,
     },
@@ -123,6 +132,8 @@ pub(super) struct Book {
     pub(super) seen: BTreeSet<u64>,
     /// Versions that failed, or were taken back.
     pub(super) barred: BTreeSet<u64>,
+    /// What the files of versions are.
+    pub(super) digests: BTreeMap<u64, String>,
     /// Digests that were taken back.
     pub(super) quarantine: BTreeSet<String>,
     /// Every release, oldest first.
@@ -160,7 +171,15 @@ impl Book {
                 self.barred.remove(version);
                 self.enthrone(*version);
             }
+            Record::Seen { version, digest, .. } => {
+                self.digests.insert(*version, digest.clone());
+                let run = self.runs.last_mut().filter(|run| run.state.is_active());
+                if let Some(run) = run.filter(|run| run.created.version == *version) {
+                    run.created.digest.clone_from(digest);
+                }
+            }
             Record::Created(created) => {
+                self.digests.insert(created.version, created.digest.clone());
                 self.seen.insert(created.version);
                 self.barred.remove(&created.version);
                 self.runs.push(Run {

@@ -26,9 +26,9 @@ fn rules(approval: &str) -> String {
 }
 
 /// The strictest rules of the matrix.
-const STRICT: &str = "quorum = 2\nnot_author = true\nindependent = true";
+pub(crate) const STRICT: &str = "quorum = 2\nnot_author = true\nindependent = true";
 
-fn key(seed: u8) -> SigningKey {
+pub(crate) fn key(seed: u8) -> SigningKey {
     SigningKey::from_seed(&[seed; 32]).unwrap()
 }
 
@@ -41,7 +41,7 @@ const PEOPLE: [(&str, u8, &[&str]); 5] = [
     ("zoe", 5, &[]),
 ];
 
-fn approvers() -> Vec<Approver> {
+pub(crate) fn approvers() -> Vec<Approver> {
     let person = |(name, seed, groups): &(&str, u8, &[&str])| Approver {
         name: (*name).to_owned(),
         key: key(*seed).public_key(),
@@ -51,7 +51,7 @@ fn approvers() -> Vec<Approver> {
 }
 
 /// Each token's text is its name.
-fn tokens() -> Vec<Token> {
+pub(crate) fn tokens() -> Vec<Token> {
     let token = |name: &str, roles: &[Role]| Token {
         name: name.to_owned(),
         sha256: Sha256::digest(name).into(),
@@ -63,11 +63,12 @@ fn tokens() -> Vec<Token> {
         token("bob", &[Role::Approve]),
         token("root", &[Role::Override]),
         token("ci", &[Role::Deploy]),
+        token("ops", &[Role::Promote, Role::Rollback]),
     ]
 }
 
 /// A server on these folders, with these who can agree.
-async fn serving(repository: Repository, data: &Path, approvers: Vec<Approver>) -> Server {
+pub(crate) async fn serving(repository: Repository, data: &Path, approvers: Vec<Approver>) -> Server {
     let data = data.to_owned();
     let server = Server::start_with(repository, |config| {
         config.data_dir = data;
@@ -81,23 +82,23 @@ async fn serving(repository: Repository, data: &Path, approvers: Vec<Approver>) 
 }
 
 /// A repository with versions 1, live, and 2, which waits for someone to deploy it.
-fn repository(approval: &str) -> Repository {
+pub(crate) fn repository(approval: &str) -> Repository {
     let repository = Repository::new();
     repository.add("m", 1, &version_file(1), &rules(approval));
     repository
 }
 
-const ALL: &str = "/crossfade/v1/models/m/rollouts";
+pub(crate) const ALL: &str = "/crossfade/v1/models/m/rollouts";
 
 impl Server {
-    async fn tell(&self, token: &str, line: String, body: &Value) -> Answer {
+    pub(crate) async fn tell(&self, token: &str, line: String, body: &Value) -> Answer {
         let bearer = format!("Bearer {token}");
         let headers = [("authorization", bearer.as_str())];
         let line = format!("{line} HTTP/1.1");
         exchange(self.app.admin, &line, &headers, body.to_string().as_bytes()).await
     }
 
-    async fn seen(&self, id: &str) -> Value {
+    pub(crate) async fn seen(&self, id: &str) -> Value {
         let answer = self.tell("ci", format!("GET {ALL}/{id}"), &json!({})).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         answer.json()
@@ -107,7 +108,7 @@ impl Server {
         self.tell(token, format!("POST {ALL}/{id}:approve"), body).await
     }
 
-    async fn stopped(self) -> Repository {
+    pub(crate) async fn stopped(self) -> Repository {
         let stop = self
             .app
             .stop(std::time::Duration::from_secs(60), std::future::pending());
@@ -117,14 +118,14 @@ impl Server {
 }
 
 /// The subject of a release, signed by someone.
-fn signed(view: &Value, seed: u8) -> Value {
+pub(crate) fn signed(view: &Value, seed: u8) -> Value {
     let subject: Subject = serde_json::from_value(view["approval"]["subject"].clone()).unwrap();
     let approval = Approval::sign(&subject, &key(seed));
     json!({ "subject": subject, "key": approval.key, "signature": approval.signature })
 }
 
 /// Ann starts the release of version 2; returns its id once it waits for people.
-async fn waiting(server: &Server, approval: &str) -> String {
+pub(crate) async fn waiting(server: &Server, approval: &str) -> String {
     server.repository.add("m", 2, &version_file(2), &rules(approval));
     let loaded = server.post("/v2/repository/models/m/load", "").await;
     assert_eq!(loaded.status, 200, "{loaded:?}");
@@ -354,7 +355,7 @@ async fn a_release_that_nobody_approves_in_time_fails() {
 }
 
 /// Action and outcome.
-fn gist(record: &Value) -> String {
+pub(crate) fn gist(record: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     format!(
         "{} {}",
@@ -364,7 +365,7 @@ fn gist(record: &Value) -> String {
 }
 
 /// The records of calls that concern releases, in order, verified.
-fn records(data: &Path) -> Vec<Value> {
+pub(crate) fn records(data: &Path) -> Vec<Value> {
     let records = crossfade_journal::audit::records(&data.join("audit"), 0).unwrap();
     records
         .map(|record| serde_json::from_str(&record.unwrap().line().unwrap()).unwrap())

@@ -7,6 +7,7 @@
 )]
 
 mod admin;
+mod admin_grpc;
 mod approval;
 mod audit;
 mod grpc;
@@ -14,5 +15,6 @@ mod harness;
 mod http_transport;
 mod life;
 mod parity;
+mod pinning;
 mod process;
 mod release;

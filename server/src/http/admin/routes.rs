@@ -3,7 +3,7 @@
 use http::Method;
 
 use super::super::routes::{self, NoRoute};
-use crate::admin::{ReleaseAction, Role};
+use crate::admin::{ReleaseAction, change};
 use crate::audit::Action;
 use crate::control::object;
 
@@ -93,34 +93,31 @@ impl Route {
         self.allow().split(", ").any(|allowed| allowed == method.as_str())
     }
 
-    /// What a POST would change, of what, and who may: whoever has one of the roles.
-    pub(super) fn change(&self) -> Option<(Action, String, &'static [Role])> {
-        let of = |model: &str| object("", model);
-        let release = |model: &str, id: &str| format!("{}/rollout/{id}", object("", model));
-        let change: (Action, String, &'static [Role]) = match self {
-            Self::Health | Self::Audit | Self::Events | Self::Release { .. } => return None,
-            Self::Releases { model } => (Action::ReleaseCreate, of(model), &[Role::Deploy]),
-            Self::Act { model, id, action } => {
-                let (action, roles): (_, &'static [Role]) = match action {
-                    ReleaseAction::Pause => (Action::ReleasePause, &[Role::Deploy]),
-                    ReleaseAction::Resume => (Action::ReleaseResume, &[Role::Deploy]),
-                    ReleaseAction::Promote => (Action::ReleasePromote, &[Role::Promote]),
-                    ReleaseAction::Abort => (Action::ReleaseAbort, &[Role::Rollback]),
-                };
-                (action, release(model, id), roles)
-            }
-            // Which of them, the body says.
-            Self::Approve { model, id } => {
-                let roles = &[Role::Approve, Role::Override];
-                (Action::ReleaseApprove, release(model, id), roles)
-            }
-            Self::Rollback { model } => (Action::Rollback, of(model), &[Role::Rollback]),
-            Self::V2(route) => {
-                let (action, object) = super::super::control::change(route)?;
-                (action, object, &[Role::Deploy])
-            }
-        };
-        Some(change)
+    /// What a POST would change, and of what.
+    pub(super) fn change(&self) -> Option<(Action, String)> {
+        match self {
+            Self::Health | Self::Audit | Self::Events | Self::Release { .. } => None,
+            Self::Releases { model } => Some((Action::ReleaseCreate, object("", model))),
+            Self::Act { model, id, action } => Some((change::of(*action), change::release(model, id))),
+            // Or an override, which the body says.
+            Self::Approve { model, id } => Some((Action::ReleaseApprove, change::release(model, id))),
+            Self::Rollback { model } => Some((Action::Rollback, object("", model))),
+            Self::V2(route) => super::super::control::change(route),
+        }
+    }
+
+    /// The model that a POST would change; empty for settings of the server.
+    pub(super) fn model(&self) -> &str {
+        match self {
+            Self::Health | Self::Audit | Self::Events => "",
+            Self::Releases { model }
+            | Self::Release { model, .. }
+            | Self::Act { model, .. }
+            | Self::Approve { model, .. }
+            | Self::Rollback { model }
+            | Self::V2(routes::Route::Load { model, .. } | routes::Route::Unload { model, .. }) => model,
+            Self::V2(_) => "",
+        }
     }
 }
 
@@ -137,6 +134,7 @@ fn action_of(text: &str) -> Result<ReleaseAction, NoRoute> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::Role;
 
     #[test]
     fn every_path_of_the_interface_is_known() {
@@ -209,8 +207,16 @@ mod tests {
 
     #[test]
     fn what_changes_something_says_who_may() {
-        let role = |path: &str| Route::of(path).unwrap().change().map(|(_, _, roles)| roles);
-        assert_eq!(role("/crossfade/v1/models/m/rollouts"), Some(&[Role::Deploy][..]));
+        let roles = |path: &str| {
+            Route::of(path)
+                .unwrap()
+                .change()
+                .map(|(action, _)| change::roles(action))
+        };
+        assert_eq!(
+            roles("/crossfade/v1/models/m/rollouts"),
+            Some(&[Role::Deploy][..])
+        );
         for (action, expected) in [
             ("pause", &[Role::Deploy][..]),
             ("promote", &[Role::Promote]),
@@ -218,10 +224,10 @@ mod tests {
             ("approve", &[Role::Approve, Role::Override]),
         ] {
             let path = format!("/crossfade/v1/models/m/rollouts/r:{action}");
-            assert_eq!(role(&path), Some(expected), "{action}");
+            assert_eq!(roles(&path), Some(expected), "{action}");
         }
-        assert_eq!(role("/crossfade/v1/audit"), None);
-        assert_eq!(role("/v2/repository/models/m/unload"), Some(&[Role::Deploy][..]));
-        assert_eq!(role("/v2/repository/index"), None);
+        assert_eq!(roles("/crossfade/v1/audit"), None);
+        assert_eq!(roles("/v2/repository/models/m/unload"), Some(&[Role::Deploy][..]));
+        assert_eq!(roles("/v2/repository/index"), None);
     }
 }
