@@ -7,11 +7,14 @@
 )]
 
 mod admin;
+mod admin_grpc;
+mod approval;
 mod audit;
 mod grpc;
 mod harness;
 mod http_transport;
 mod life;
 mod parity;
+mod pinning;
 mod process;
 mod release;
