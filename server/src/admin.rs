@@ -8,9 +8,11 @@ pub mod control;
 mod repeats;
 pub mod tokens;
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use http::uri::Authority;
 use http::{HeaderMap, header};
 
 pub use self::approvers::{Approver, Approvers};
@@ -66,8 +68,8 @@ impl Admin {
     /// where there are none: loopback is no proof of who made it call.
     pub fn caller(&self, headers: &HeaderMap) -> Result<Caller, Refusal> {
         if self.tokens.is_empty() {
-            if headers.contains_key(header::ORIGIN) {
-                let message = "calls from web pages need tokens (admin.tokens)";
+            if headers.contains_key(header::ORIGIN) || !names_loopback(headers) {
+                let message = "calls from web pages, or to a name that is not this machine's, need tokens (admin.tokens)";
                 return Err(Refusal::new(Status::Forbidden, message));
             }
             return Ok(Caller {
@@ -91,6 +93,22 @@ impl Admin {
             roles: token.roles.clone(),
         })
     }
+}
+
+/// Whether a call was sent to loopback by address or as `localhost`. A page of a name that was made to point here is sent
+/// to that name, and a browser tells of no `Origin` when it only reads.
+fn names_loopback(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(header::HOST) else {
+        return true;
+    };
+    let authority = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok());
+    authority.is_some_and(|authority| {
+        let host = authority.host().trim_matches(['[', ']']);
+        host.eq_ignore_ascii_case("localhost")
+            || host
+                .parse::<IpAddr>()
+                .is_ok_and(|address| address.to_canonical().is_loopback())
+    })
 }
 
 impl Caller {
@@ -193,5 +211,20 @@ mod tests {
         assert!(Role::ALL.iter().all(|role| caller.must_have(&[*role]).is_ok()));
         let page = open.caller(&headers(header::ORIGIN, "http://example.org"));
         assert_eq!(page.unwrap_err().status, Status::Forbidden);
+        for (host, expected) in [
+            ("localhost:8003", true),
+            ("LOCALHOST", true),
+            ("127.0.0.1:8003", true),
+            ("127.1.2.3", true),
+            ("[::1]:8003", true),
+            ("[::ffff:127.0.0.1]:8003", true),
+            ("rebound.example:8003", false),
+            ("127.0.0.1.rebound.example", false),
+            ("10.0.0.1:8003", false),
+            ("", false),
+        ] {
+            let called = open.caller(&headers(header::HOST, host));
+            assert_eq!(called.is_ok(), expected, "{host}");
+        }
     }
 }

@@ -21,7 +21,8 @@ use sha2::{Digest, Sha256};
 use crate::admin::{Approver, Token};
 use crate::service::Limits;
 pub use flags::{
-    AuditCommand, CheckArgs, Cli, Command, ConfigCommand, EffectiveArgs, ExportArgs, Flags, VerifyArgs,
+    AuditCommand, CheckArgs, Cli, Command, ConfigCommand, DEFAULT_DATA_DIR, EffectiveArgs, ExportArgs, Flags,
+    VerifyArgs,
 };
 
 /// What the code may rely on.

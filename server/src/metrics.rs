@@ -114,6 +114,7 @@ pub struct Loaded {
 }
 
 /// The releases of a model as a scrape sees them.
+#[derive(Clone)]
 pub struct Released {
     /// The model.
     pub model: Arc<str>,
@@ -140,6 +141,7 @@ pub struct Released {
 }
 
 /// What a check said at the last look.
+#[derive(Clone)]
 pub struct CheckValues {
     /// Its metric.
     pub name: &'static str,

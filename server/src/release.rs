@@ -10,6 +10,7 @@
 //! file takes to be synced; requests only read the route table and send a count.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
@@ -44,6 +45,8 @@ use world::World;
 pub struct Releases {
     world: World,
     desks: Mutex<BTreeMap<Arc<str>, Arc<Mutex<Desk>>>>,
+    /// What the last scrape showed.
+    shown: Mutex<BTreeMap<Arc<str>, Released>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     stop: Arc<(Mutex<bool>, Condvar)>,
 }
@@ -58,6 +61,7 @@ impl Releases {
         Arc::new(Self {
             world: World::new(folder, approvers, config_rev),
             desks: Mutex::default(),
+            shown: Mutex::default(),
             thread: Mutex::default(),
             stop: Arc::default(),
         })
@@ -94,7 +98,11 @@ impl Releases {
     pub fn look(&self, served: Duration) {
         let desks: Vec<_> = lock(&self.desks).values().cloned().collect();
         for desk in desks {
-            lock(&desk).look(&self.world, served, now());
+            let look = || lock(&desk).look(&self.world, served, now());
+            // The other models' releases are looked at all the same.
+            if catch_unwind(AssertUnwindSafe(look)).is_err() {
+                tracing::error!(model = %lock(&desk).model, "a look at a release panicked");
+            }
         }
     }
 
@@ -109,7 +117,7 @@ impl Releases {
         }
         let desks = std::mem::take(&mut *lock(&self.desks));
         for desk in desks.into_values() {
-            lock(&desk).close();
+            lock(&desk).close(&self.world);
         }
     }
 
@@ -120,8 +128,17 @@ impl Releases {
 
     /// What a scrape shows.
     pub(crate) fn values(&self) -> Vec<Released> {
-        let desks: Vec<_> = lock(&self.desks).values().cloned().collect();
-        desks.iter().map(|desk| lock(desk).values()).collect()
+        // A look may be waiting for the disk: then what was shown before is shown again.
+        let mut shown = lock(&self.shown);
+        if let Ok(desks) = self.desks.try_lock() {
+            shown.retain(|model, _| desks.contains_key(model));
+            for (model, desk) in desks.iter() {
+                if let Ok(desk) = desk.try_lock() {
+                    shown.insert(model.clone(), desk.values());
+                }
+            }
+        }
+        shown.values().cloned().collect()
     }
 
     /// sha256 of the files of a version, hexadecimal, where its model is released and they were read. Never waits.
@@ -166,7 +183,8 @@ impl Conductor for Releases {
             let desk = lock(&self.desks).remove(found.model);
             if let Some(desk) = desk {
                 tracing::info!(model = found.model, "its versions are not released any more");
-                lock(&desk).close();
+                let mut desk = lock(&desk);
+                desk.close(&self.world);
                 self.world.divide(found.model, None);
             }
             return Ok(None);

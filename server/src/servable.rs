@@ -13,6 +13,7 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 use crossfade_batcher::{BatchReport, Batcher, Observer};
 use crossfade_models::ModelConfig;
+use crossfade_models::config::finding;
 use crossfade_runtimes_core::{Model, ModelSignature};
 
 use crate::metrics::{Series, Snapshot};
@@ -111,14 +112,13 @@ impl Servable {
         let mut json = self.config.to_json();
         let running = self.running.load();
         if let Some(rows) = running.batcher.lowered_rows() {
-            let rows = rows.to_string();
-            json["parameters"]["crossfade.batch_cap_rows"] = serde_json::json!({ "string_value": rows });
+            finding::show(&mut json, finding::BATCH_CAP_ROWS, &rows.to_string());
         }
         if let Some(reason) = &self.unmerged {
-            json["parameters"]["crossfade.unmerged"] = serde_json::json!({ "string_value": reason });
+            finding::show(&mut json, finding::UNMERGED, reason);
         }
         if let Some(how) = running.how.get() {
-            json["parameters"]["crossfade.instances"] = serde_json::json!({ "string_value": how });
+            finding::show(&mut json, finding::INSTANCES, how);
         }
         json
     }

@@ -161,7 +161,7 @@ impl<L: Loader> Registry<L> {
         result
     }
 
-    /// Says what shall serve, marks what will load, and gives it back, the highest first.
+    /// Says what shall serve, marks what will load, and gives it back in that order.
     fn begin(
         &self,
         name: &Arc<str>,
@@ -175,7 +175,11 @@ impl<L: Loader> Registry<L> {
         slot.chosen.clone_from(&plan.chosen);
         slot.file_labels = plan.config.labels();
         let mut todo = Vec::new();
-        for (version, identity) in plan.identities.iter().rev() {
+        for (version, identity) in plan
+            .order
+            .iter()
+            .filter_map(|version| plan.identities.get_key_value(version))
+        {
             let entry = slot.version(*version);
             if entry.live.is_some() && plan.held.contains(version) {
                 continue;

@@ -115,9 +115,10 @@ pub struct Directed {
 /// Called on load threads, for one model by one thread at a time, without any lock of the registry: it may call
 /// [`divide`](super::Registry::divide).
 pub trait Conductor: Send + Sync {
-    /// Which versions shall be loaded; `None`: the version policy decides alone.
+    /// Which versions shall be loaded, in that order; `None`: the version policy decides alone.
     ///
-    /// Errors: `Conflict` for a call that does not fit the active release, which then changes nothing.
+    /// Errors: `Conflict` for a call that does not fit the active release, `LoadFailed` where nothing may take the place
+    /// of a live version whose files are gone. What serves goes on serving then.
     fn plan(&self, found: &Found<'_>) -> Result<Option<Directed>, RegistryError>;
 
     /// Every version that was planned is live or has failed.

@@ -12,6 +12,9 @@ use crate::admin::{Caller, Role};
 /// The longest text that a record takes from a client, in characters.
 const MAX_TEXT: usize = 1024;
 
+/// The actor of a call whose caller is not known.
+const ANONYMOUS: &str = "anonymous";
+
 /// Where a call came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Listener {
@@ -46,7 +49,7 @@ impl Call {
     /// A call over a listener that asks nobody for a name.
     pub fn anonymous(listener: Listener, peer: Option<SocketAddr>) -> Self {
         Self {
-            actor: "anonymous".to_owned(),
+            actor: ANONYMOUS.to_owned(),
             role: String::new(),
             listener,
             peer,
@@ -229,6 +232,11 @@ impl Entry {
             error: Some(clip(message)),
             ..self
         }
+    }
+
+    /// Whether nobody knows who called.
+    pub(super) fn is_anonymous(&self) -> bool {
+        self.call.actor == ANONYMOUS
     }
 
     pub(super) fn action(&self) -> Action {

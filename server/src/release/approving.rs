@@ -90,7 +90,7 @@ impl Desk {
             signature: request.signature,
             at: now,
         };
-        self.log.append(&record).map_err(ControlError::Unavailable)?;
+        self.write(&record).map_err(ControlError::Unavailable)?;
         self.note(&record);
         tracing::info!(model = %self.model, release = id, actor = call.actor, "a release was approved");
         self.wait_for_approval(world, now);

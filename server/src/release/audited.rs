@@ -55,7 +55,7 @@ impl Audited {
 impl ReleaseControl for Audited {
     fn create(&self, call: &Caller, model: &str, request: CreateRelease) -> Result<Value, ControlError> {
         let asked = json!({
-            "version": request.version, "supersede": request.supersede, "reason": request.reason,
+            "version": request.version.to_string(), "supersede": request.supersede, "reason": request.reason,
         });
         let entry = entry(
             call,
@@ -137,7 +137,7 @@ impl ReleaseControl for Audited {
         to: Option<u64>,
         reason: &str,
     ) -> Result<Value, ControlError> {
-        let asked = json!({ "to": to, "reason": reason });
+        let asked = json!({ "to": to.map(|to| to.to_string()), "reason": reason });
         let entry = entry(
             call,
             Role::Rollback,

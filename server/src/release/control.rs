@@ -36,7 +36,17 @@ impl Releases {
                 "model `{model}` has no version {version}"
             )));
         }
-        let Some(champion) = desk.book.champion.filter(|champion| *champion != version) else {
+        let superseded = Event::Failed {
+            reason: Reason::Superseded,
+        };
+        let champion = match desk.book.active().filter(|_| request.supersede) {
+            Some(run) => match run.created.path.next(&run.state, &superseded).map_err(conflict)? {
+                State::RollingBack { restore: true, .. } => Some(run.created.champion),
+                _ => desk.book.champion,
+            },
+            None => desk.book.champion,
+        };
+        let Some(champion) = champion.filter(|champion| *champion != version) else {
             return Err(ControlError::Conflict(format!("version {version} is live")));
         };
         let folder = desk.directory.join(version.to_string());
@@ -59,9 +69,6 @@ impl Releases {
         accepted()?;
         let at = now();
         if active.is_some() {
-            let superseded = Event::Failed {
-                reason: Reason::Superseded,
-            };
             let why = Some(format!("version {version} takes its place"));
             desk.advance(&self.world, superseded, &call.actor, why, at)
                 .map_err(ControlError::Unavailable)?;

@@ -200,7 +200,7 @@ impl Desk {
 
     fn see(&mut self, version: u64, digest: String, at: u64) {
         let record = Record::Seen { version, digest, at };
-        let written = self.log.append(&record);
+        let written = self.write(&record);
         self.warn_unless(written);
         self.note(&record);
     }

@@ -204,7 +204,10 @@ impl Book {
                     run.findings = Some(why.clone().unwrap_or_default());
                 }
                 run.state = state.clone();
-                run.why.clone_from(why);
+                // What a move says nothing of is still so: a version that went back went back for the reason given before.
+                if why.is_some() || !matches!(event, Event::Drained) {
+                    run.why.clone_from(why);
+                }
                 run.since = *at;
                 let created = run.created.clone();
                 self.follow(&created, event, state);
@@ -215,6 +218,9 @@ impl Book {
             Record::Restored { version, .. } => {
                 if let Some(champion) = self.champion {
                     self.barred.insert(champion);
+                    let released = self.runs.iter().rev().find(|run| run.created.version == champion);
+                    self.quarantine
+                        .extend(released.map(|run| run.created.digest.clone()));
                 }
                 self.warm.retain(|warm| warm != version);
                 self.champion = Some(*version);
@@ -240,7 +246,7 @@ impl Book {
             }
             State::RollingBack { reason, restore } => {
                 self.barred.insert(created.version);
-                // What another release displaced, or a person stopped before it did harm, is not bad by itself.
+                // What another release displaced is not bad by itself.
                 if !matches!(reason, Reason::Superseded) {
                     self.quarantine.insert(created.digest.clone());
                 }

@@ -189,7 +189,7 @@ async fn the_audit_is_read_in_pages_that_verify() {
 async fn events_are_records_as_they_are_written_and_end_with_the_server() {
     let server = serving(|_| {}).await;
     let mut stream = TcpStream::connect(server.app.admin).await.unwrap();
-    let get = b"GET /crossfade/v1/events HTTP/1.1\r\nhost: test\r\n\r\n";
+    let get = b"GET /crossfade/v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n";
     stream.write_all(get).await.unwrap();
     let mut reader = BufReader::new(stream).lines();
     // The head is there: from here on nothing is missed.
