@@ -211,7 +211,10 @@ impl App {
         listeners.spawn(grpc::serve(service.clone(), grpc, told(stopped.clone())));
         let control = Audited::new(releases, service.audit().clone());
         let interface = Admin::new(config.admin.tokens, Some(Arc::new(control)));
-        let interface = Arc::new(interface.keeping_answers(&config.data_dir.join("state").join("answers")));
+        let interface = Arc::new(match &data {
+            Some(_) => interface.keeping_answers(&config.data_dir.join("state").join("answers")),
+            None => interface,
+        });
         listeners.spawn(http::serve_admin(
             service.clone(),
             interface,

@@ -47,7 +47,7 @@ pub(super) struct Desk {
     /// The rules in force: those that the active release began with, or that the process found at its start.
     pub(super) policy: Policy,
     pub(super) book: Book,
-    pub(super) log: Log,
+    log: Log,
     /// Who can agree to releases.
     pub(super) approvers: Arc<Approvers>,
     /// All that is configured of the model, and of the server.
@@ -548,8 +548,8 @@ impl Desk {
         }
         match &run.state {
             State::Canary { .. } | State::Baking => self.judge(world, served, &run, now),
-            State::Paused { .. } => self.guard(world, &run, now),
             State::AwaitingApproval { .. } => self.wait_for_approval(world, now),
+            State::Paused { .. } => self.guard(world, &run, now),
             State::Promoting => self.advance_or_warn(world, Event::Switched, SERVER, None, now),
             State::RollingBack { .. } if self.is_drained() => {
                 self.advance_or_warn(world, Event::Drained, SERVER, None, now);
@@ -669,6 +669,9 @@ impl Desk {
             // No disk holds up what takes requests away from a version.
             self.note(&record);
             self.divide(world);
+            if matches!(state, State::RollingBack { .. }) {
+                self.rolled_back_in = Some(began.elapsed());
+            }
             self.write_later(record);
         } else {
             self.write(&record)?;
@@ -685,11 +688,7 @@ impl Desk {
             why,
             "release"
         );
-        let entered = self.enter(world, &run.state, &state, now);
-        if matches!(state, State::RollingBack { .. }) {
-            self.rolled_back_in = Some(began.elapsed());
-        }
-        entered
+        self.enter(world, &run.state, &state, now)
     }
 
     pub(super) fn advance_or_warn(

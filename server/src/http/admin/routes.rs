@@ -219,6 +219,7 @@ mod tests {
         );
         for (action, expected) in [
             ("pause", &[Role::Deploy][..]),
+            ("resume", &[Role::Deploy]),
             ("promote", &[Role::Promote]),
             ("abort", &[Role::Rollback]),
             ("approve", &[Role::Approve, Role::Override]),
