@@ -31,8 +31,8 @@ use table::{Reap, Table};
 use threads::Threads;
 
 pub use options::{
-    AtStart, Conductor, ControlMode, Found, IndexEntry, LoadParameters, LoadRequest, Loaded, Loader,
-    RegistryOptions,
+    AtStart, Conductor, ControlMode, Directed, Found, IndexEntry, LoadParameters, LoadRequest, Loaded,
+    Loader, RegistryOptions,
 };
 pub use table::{Choice, Routed};
 

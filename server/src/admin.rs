@@ -2,16 +2,25 @@
 //!
 //! Knows no transport; `http/admin` is its front.
 
+pub mod approvers;
+pub mod change;
 pub mod control;
+mod repeats;
 pub mod tokens;
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use http::uri::Authority;
 use http::{HeaderMap, header};
 
-pub use self::control::{Caller, ControlError, CreateRelease, ReleaseAction, ReleaseControl, Role};
+pub use self::approvers::{Approver, Approvers};
+pub use self::change::{Change, Conditions, Declined};
+pub use self::control::{
+    ApproveRelease, Caller, ControlError, CreateRelease, ReleaseAction, ReleaseControl, Role,
+};
+use self::repeats::Repeats;
 pub use self::tokens::Token;
 use crate::status::{Refusal, Status};
 
@@ -22,12 +31,25 @@ const LOCAL: &str = "local";
 pub struct Admin {
     tokens: Vec<Token>,
     releases: Option<Arc<dyn ReleaseControl>>,
+    repeats: Repeats,
 }
 
 impl Admin {
     /// An interface for the holders of `tokens`; without any, for all who reach it.
     pub fn new(tokens: Vec<Token>, releases: Option<Arc<dyn ReleaseControl>>) -> Self {
-        Self { tokens, releases }
+        Self {
+            tokens,
+            releases,
+            repeats: Repeats::default(),
+        }
+    }
+
+    /// Answers to calls with an `Idempotency-Key` are kept in this file.
+    pub fn keeping_answers(self, path: &Path) -> Self {
+        Self {
+            repeats: Repeats::open(path),
+            ..self
+        }
     }
 
     /// What moves releases on.
@@ -90,12 +112,13 @@ fn names_loopback(headers: &HeaderMap) -> bool {
 }
 
 impl Caller {
-    /// Errors: `Forbidden` without the role.
-    pub fn must_have(&self, role: Role) -> Result<(), Refusal> {
-        if self.roles.contains(&role) {
+    /// Errors: `Forbidden` without any of the roles.
+    pub fn must_have(&self, roles: &[Role]) -> Result<(), Refusal> {
+        if self.roles.iter().any(|role| roles.contains(role)) {
             return Ok(());
         }
-        let message = format!("`{}` needs the role `{}`", self.actor, role.name());
+        let names: Vec<_> = roles.iter().map(|role| format!("`{}`", role.name())).collect();
+        let message = format!("`{}` needs the role {}", self.actor, names.join(" or "));
         Err(Refusal::new(Status::Forbidden, message))
     }
 }
@@ -129,6 +152,7 @@ mod tests {
             name: name.to_owned(),
             sha256: tokens::digest(digest).unwrap(),
             roles: roles.to_vec(),
+            groups: Default::default(),
         };
         let other = "0".repeat(64);
         let tokens = vec![token("other", &other, &[]), token("ci", SECRET, &[Role::Deploy])];
@@ -144,8 +168,8 @@ mod tests {
             (caller.actor.as_str(), caller.roles.as_slice()),
             ("ci", &[Role::Deploy][..])
         );
-        assert_eq!(caller.must_have(Role::Deploy), Ok(()));
-        let refusal = caller.must_have(Role::Promote).unwrap_err();
+        assert_eq!(caller.must_have(&[Role::Deploy]), Ok(()));
+        let refusal = caller.must_have(&[Role::Promote]).unwrap_err();
         assert_eq!(refusal.status, Status::Forbidden);
         assert!(refusal.message.contains("`promote`"), "{refusal}");
         assert!(
@@ -184,7 +208,7 @@ mod tests {
         let open = Admin::new(Vec::new(), None);
         let caller = open.caller(&HeaderMap::new()).unwrap();
         assert_eq!(caller.actor, "local");
-        assert!(Role::ALL.iter().all(|role| caller.must_have(*role).is_ok()));
+        assert!(Role::ALL.iter().all(|role| caller.must_have(&[*role]).is_ok()));
         let page = open.caller(&headers(header::ORIGIN, "http://example.org"));
         assert_eq!(page.unwrap_err().status, Status::Forbidden);
         for (host, expected) in [

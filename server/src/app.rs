@@ -19,7 +19,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::admin::Admin;
+use crate::admin::{Admin, Approvers};
 use crate::audit::AuditLog;
 use crate::client;
 use crate::config::file::RawConfig;
@@ -194,7 +194,8 @@ impl App {
             only_at: config.admin.v2_control.then_some(admin_at),
         };
         let options = registry_options(&config)?;
-        let releases = Releases::new(&config.data_dir);
+        let approvers = Approvers::new(config.admin.approvers.clone(), &config.admin.tokens);
+        let releases = Releases::new(&config.data_dir, approvers, config.revision());
         let state = config.data_dir.join("state");
         let mut webhooks = JoinSet::new();
         for webhook in &config.webhooks {
@@ -221,7 +222,11 @@ impl App {
         listeners.spawn(http::serve(service.clone(), http, told(stopped.clone())));
         listeners.spawn(grpc::serve(service.clone(), grpc, told(stopped.clone())));
         let control = Audited::new(releases, service.audit().clone());
-        let interface = Arc::new(Admin::new(config.admin.tokens, Some(Arc::new(control))));
+        let interface = Admin::new(config.admin.tokens, Some(Arc::new(control)));
+        let interface = Arc::new(match &data {
+            Some(_) => interface.keeping_answers(&config.data_dir.join("state").join("answers")),
+            None => interface,
+        });
         listeners.spawn(http::serve_admin(
             service.clone(),
             interface,

@@ -11,6 +11,7 @@ pub mod series;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use metrics::{Gauge, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -141,6 +142,8 @@ pub struct Released {
     pub promotions: u64,
     /// Versions that were sent back, by reason.
     pub rollbacks: BTreeMap<String, u64>,
+    /// From the last decision to send a version back until requests went elsewhere.
+    pub rolled_back_in: Option<Duration>,
     /// Earlier versions at hand.
     pub warm: usize,
 }

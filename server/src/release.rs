@@ -3,7 +3,8 @@
 //!
 //! `record` is what is written down and what follows from it, `log` where, `tally` how requests are counted without
 //! waiting, `desk` the one place where a release of a model moves on, `control` what people may ask for, `news` what is
-//! told of it, `forecast` what it could see. What is decided, and when, is `models/rollout`'s.
+//! told of it, `forecast` what it could see. `approving` is who has to agree, `rules` by which rules a release ends,
+//! `pinning` what follows when files change. What is decided, and when, is `models/rollout`'s.
 //!
 //! What is absent: no request waits for anything here. A look holds the lock of one model's desk, for as long as a
 //! file takes to be synced; requests only read the route table and send a count.
@@ -15,12 +16,15 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crossfade_models::{Conductor, Found, Registry, RegistryError};
+use crossfade_journal::Hash;
+use crossfade_models::{Conductor, Directed, Found, Registry, RegistryError};
 use tokio::sync::broadcast;
 
+use crate::admin::Approvers;
 use crate::metrics::Released;
 use crate::servable::ServableLoader;
 
+mod approving;
 pub mod audited;
 pub mod control;
 mod desk;
@@ -30,7 +34,9 @@ mod gating;
 mod golden;
 mod log;
 mod news;
+mod pinning;
 mod record;
+mod rules;
 mod tally;
 mod world;
 
@@ -54,9 +60,13 @@ pub struct Releases {
 
 impl Releases {
     /// Releases whose state lies in a data folder; nothing is written before a model is released.
-    pub fn new(data_dir: &Path) -> Arc<Self> {
+    ///
+    /// * `approvers`: who can agree to them
+    /// * `config_rev`: the server's configuration
+    pub fn new(data_dir: &Path, approvers: Approvers, config_rev: Hash) -> Arc<Self> {
+        let folder = data_dir.join("state").join("rollout");
         Arc::new(Self {
-            world: World::new(data_dir.join("state").join("rollout")),
+            world: World::new(folder, approvers, config_rev),
             desks: Mutex::default(),
             traced: Mutex::default(),
             shown: Mutex::default(),
@@ -159,8 +169,23 @@ impl Releases {
         shown.values().cloned().collect()
     }
 
+    /// sha256 of the files of a version, hexadecimal, where its model is released and they were read. Never waits.
+    pub(crate) fn artifact(&self, model: &str, version: u64) -> Option<String> {
+        self.world.artifact(model, version)
+    }
+
     fn desk(&self, model: &str) -> Option<Arc<Mutex<Desk>>> {
         lock(&self.desks).get(model).cloned()
+    }
+
+    /// Whether a release began under earlier rules and has not ended; it ends by those.
+    fn is_releasing(&self, found: &Found<'_>) -> Result<bool, RegistryError> {
+        if self.desk(found.model).is_none() && !log::exists(&self.world.folder, found.model) {
+            return Ok(false);
+        }
+        let desk = self.open(found)?;
+        let active = lock(&desk).book.active().is_some();
+        Ok(active)
     }
 
     /// The desk of a model, opened if need be.
@@ -181,8 +206,8 @@ impl Releases {
 }
 
 impl Conductor for Releases {
-    fn plan(&self, found: &Found<'_>) -> Result<Option<Vec<u64>>, RegistryError> {
-        if !found.policy.is_active() {
+    fn plan(&self, found: &Found<'_>) -> Result<Option<Directed>, RegistryError> {
+        if !found.policy.is_active() && !self.is_releasing(found)? {
             let desk = lock(&self.desks).remove(found.model);
             if let Some(desk) = desk {
                 tracing::info!(model = found.model, "its versions are not released any more");
@@ -193,15 +218,39 @@ impl Conductor for Releases {
             return Ok(None);
         }
         let desk = self.open(found)?;
-        let wanted = lock(&desk).plan(&self.world, found, now());
-        wanted.map(Some)
+        // The desk stays free while files are read, which may take long.
+        let unread = lock(&desk).unread_before(found);
+        let read = unread.read();
+        let mut desk = lock(&desk);
+        desk.learn(read);
+        let pinned = desk.pin(&self.world, found, now())?;
+        let usable = Found {
+            on_disk: &pinned.usable,
+            chosen: &pinned.chosen,
+            ..*found
+        };
+        let versions = desk.plan(&self.world, &usable, now())?;
+        desk.on_disk.clone_from(found.on_disk);
+        self.world.publish(found.model, &desk.book.digests);
+        Ok(Some(Directed {
+            versions,
+            held: pinned.held,
+        }))
     }
 
     fn settled(&self, model: &str, live: &BTreeSet<u64>) {
         let Some(desk) = self.desk(model) else {
             return;
         };
-        lock(&desk).settled(&self.world, live, now());
+        let unread = lock(&desk).unread_after(live);
+        let read = unread.read();
+        {
+            let mut desk = lock(&desk);
+            desk.learn(read);
+            desk.record_digests(live, now());
+            desk.settled(&self.world, live, now());
+            self.world.publish(model, &desk.book.digests);
+        }
         // The desk stays free while the gates run, which may take long.
         let gating = lock(&desk).gating();
         if let Some(gating) = gating {

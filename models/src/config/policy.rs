@@ -13,7 +13,7 @@ pub(super) const TABLES: [&str; 3] = ["rollout", "gates", "decision"];
 
 /// The elements of a policy that the server has; a policy that asks for another one is refused.
 pub fn built() -> Built {
-    Built::new([Element::GoldenGate])
+    Built::new([Element::GoldenGate, Element::Approval, Element::PinnedDigest])
 }
 
 impl RawConfig {
@@ -86,7 +86,9 @@ mod tests {
         };
         check("[model]\nrisk = 'low'\n", "rollout.check.output");
         let quality = "[gates.quality]\ndata = 'a'\n";
-        check(&format!("[model]\nrisk = 'medium'\n{quality}"), "gates.signature");
+        check(&format!("[model]\nrisk = 'medium'\n{quality}"), "gates.quality");
+        let signed = format!("[model]\nrisk = 'low'\n[gates]\nsignature = 'required'\n{WITHOUT}");
+        check(&signed, "gates.signature");
         for golden in ["interval = '1h'", "file = 'golden.parquet'"] {
             let text = format!("[model]\nrisk = 'low'\n[gates.golden]\n{golden}\n{WITHOUT}");
             check(&text, "gates.golden");

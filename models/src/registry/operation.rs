@@ -181,6 +181,9 @@ impl<L: Loader> Registry<L> {
             .filter_map(|version| plan.identities.get_key_value(version))
         {
             let entry = slot.version(*version);
+            if entry.live.is_some() && plan.held.contains(version) {
+                continue;
+            }
             let same = entry.tried.as_ref().is_some_and(|tried| tried.same(identity));
             // A failure is worth another try only when someone asks for it or something changed.
             let settled = entry.live.is_some() && entry.update_failure.is_none()

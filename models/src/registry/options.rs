@@ -89,6 +89,8 @@ pub struct Found<'a> {
     pub model: &'a str,
     /// The rules of its releases.
     pub policy: &'a Policy,
+    /// All that is configured of it.
+    pub config: &'a RawConfig,
     /// Its directory.
     pub directory: &'a Path,
     /// The versions that are there.
@@ -97,6 +99,15 @@ pub struct Found<'a> {
     pub chosen: &'a [u64],
     /// A load call asks, rather than a scan.
     pub called: bool,
+}
+
+/// What a conductor wants.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Directed {
+    /// The versions that shall be loaded.
+    pub versions: Vec<u64>,
+    /// Those among them that stay as they are while they are loaded, although their files have changed.
+    pub held: BTreeSet<u64>,
 }
 
 /// Decides which versions of a model are loaded and who answers, for models whose versions are released.
@@ -108,7 +119,7 @@ pub trait Conductor: Send + Sync {
     ///
     /// Errors: `Conflict` for a call that does not fit the active release, `LoadFailed` where nothing may take the place
     /// of a live version whose files are gone. What serves goes on serving then.
-    fn plan(&self, found: &Found<'_>) -> Result<Option<Vec<u64>>, RegistryError>;
+    fn plan(&self, found: &Found<'_>) -> Result<Option<Directed>, RegistryError>;
 
     /// Every version that was planned is live or has failed.
     ///

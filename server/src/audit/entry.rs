@@ -56,15 +56,15 @@ impl Call {
         }
     }
 
-    /// A call over the admin listener: of `caller` where it is known, in `role` where it needs one and the caller has it.
-    pub fn admin(caller: Option<&Caller>, role: Option<Role>, peer: Option<SocketAddr>) -> Self {
+    /// A call over the admin listener: of `caller` where it is known, in the first of `roles` that the caller has.
+    pub fn admin(caller: Option<&Caller>, roles: &[Role], peer: Option<SocketAddr>) -> Self {
         let Some(caller) = caller else {
             return Self::anonymous(Listener::Admin, peer);
         };
-        let role = role.filter(|role| caller.roles.contains(role));
+        let role = roles.iter().find(|role| caller.roles.contains(role));
         Self {
             actor: caller.actor.clone(),
-            role: role.map_or("", Role::name).to_owned(),
+            role: role.map_or("", |role| role.name()).to_owned(),
             listener: Listener::Admin,
             peer,
         }
@@ -97,6 +97,10 @@ pub enum Action {
     ReleasePromote,
     /// Give it up.
     ReleaseAbort,
+    /// Agree to a release.
+    ReleaseApprove,
+    /// Go on without the approvals that are missing.
+    ReleaseOverride,
     /// Go back to an earlier version.
     Rollback,
 }
@@ -114,6 +118,8 @@ impl Action {
             Action::ReleaseResume => "release.resume",
             Action::ReleasePromote => "release.promote",
             Action::ReleaseAbort => "release.abort",
+            Action::ReleaseApprove => "release.approve",
+            Action::ReleaseOverride => "release.override",
             Action::Rollback => "model.rollback",
         }
     }

@@ -157,7 +157,11 @@ pub(super) fn told(told: &Told) -> Line {
         told.version,
         told.event.replace('_', " ")
     );
-    if let Some(to) = told.to.as_ref().filter(|to| **to != told.event) {
+    if let Some(to) = told
+        .to
+        .as_ref()
+        .filter(|to| **to != told.event && told.event != "agreed")
+    {
         let _written = write!(text, " → {}", to.replace('_', " ")).is_ok();
     }
     if !told.actor.is_empty() && told.actor != "crossfade" {

@@ -144,6 +144,16 @@ pub(super) const ROLLBACKS: Name = name(
     "counter",
     "Versions that were sent back, by reason",
 );
+pub(super) const ROLLBACK_SECONDS: Name = name(
+    "crossfade_rollback_seconds",
+    "gauge",
+    "How long the last version that was sent back got new requests after the decision",
+);
+pub(super) const CRASH_LOOP_TRIPS: Name = name(
+    "crossfade_crash_loop_trips_total",
+    "counter",
+    "Versions that were sent back because the process ended uncleanly too often with them",
+);
 pub(super) const PROMOTIONS: Name = name(
     "crossfade_promotions_total",
     "counter",
@@ -156,7 +166,7 @@ pub(super) const WARM_VERSIONS: Name = name(
 );
 
 /// Every series of a model's releases.
-pub(super) const RELEASES: [&Name; 10] = [
+pub(super) const RELEASES: [&Name; 12] = [
     &ROLLOUT_STATE,
     &ROLLOUT_PERCENT,
     &ROLLOUT_LOG_E,
@@ -165,6 +175,8 @@ pub(super) const RELEASES: [&Name; 10] = [
     &ROLLOUT_LOST,
     &GATE_RESULT,
     &ROLLBACKS,
+    &ROLLBACK_SECONDS,
+    &CRASH_LOOP_TRIPS,
     &PROMOTIONS,
     &WARM_VERSIONS,
 ];

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use crossfade_journal::Hash;
 use crossfade_rollout::RolloutError;
 use crossfade_rollout::state::{self, Action, Application, Event, Reason, State, admit, permit};
 use serde_json::{Value, json};
@@ -9,8 +10,8 @@ use serde_json::{Value, json};
 use super::desk::Desk;
 use super::forecast::{self, Traced, Traffic};
 use super::record::Run;
-use super::{Releases, digest, lock, now};
-use crate::admin::{Caller, ControlError, CreateRelease, ReleaseAction, Role};
+use super::{Releases, lock, now};
+use crate::admin::{ApproveRelease, Caller, ControlError, CreateRelease, ReleaseAction, Role};
 
 /// Called once a wish is known to be fulfilled, before anything follows from it; an error leaves everything as it was.
 pub type Accepted<'a> = &'a dyn Fn() -> Result<(), ControlError>;
@@ -56,7 +57,8 @@ impl Releases {
         let Some(champion) = champion.filter(|champion| *champion != version) else {
             return Err(ControlError::Conflict(format!("version {version} is live")));
         };
-        let digest = digest::of(&folder).map_err(|error| ControlError::Unavailable(error.to_string()))?;
+        let digest = desk.digest_of(&folder, version);
+        let digest = digest.map_err(|error| ControlError::Unavailable(error.to_string()))?;
         let active = desk.book.active().map(|run| run.created.id.clone());
         let application = Application {
             digest: &digest,
@@ -65,6 +67,12 @@ impl Releases {
             force: permit(Action::Force, &roles(call), reason).is_ok(),
         };
         admit(&application, &desk.book.quarantine).map_err(conflict)?;
+        if desk.is_changed(version, &digest) && !application.force {
+            return Err(ControlError::Conflict(format!(
+                "the files of version {version} are not those that were seen first, and its digest is pinned; releasing them \
+                 takes the role `override` and a reason"
+            )));
+        }
         accepted()?;
         let at = now();
         if active.is_some() {
@@ -92,6 +100,12 @@ impl Releases {
         .map_err(ControlError::Unavailable)?;
         self.world.refresh(model);
         Ok(view(&desk, desk.book.runs.last()))
+    }
+
+    /// The configuration in force for a model; the server's, for one that is not released.
+    pub fn config_rev(&self, model: &str) -> Hash {
+        let desk = (!model.is_empty()).then(|| self.desk(model)).flatten();
+        desk.map_or(self.world.server_rev, |desk| lock(&desk).config_rev)
     }
 
     /// The releases of a model, or of all, oldest first.
@@ -183,6 +197,23 @@ impl Releases {
         Ok(view(&desk, desk.book.runs.last()))
     }
 
+    /// Agrees to a release, or goes on without those who have to.
+    ///
+    /// Errors: every one of [`ControlError`].
+    pub fn approve(
+        &self,
+        call: &Caller,
+        model: &str,
+        id: &str,
+        request: ApproveRelease,
+        accepted: Accepted<'_>,
+    ) -> Result<Value, ControlError> {
+        let desk = self.known(model)?;
+        let mut desk = lock(&desk);
+        desk.approve(&self.world, call, id, request, accepted, now())?;
+        Ok(view(&desk, desk.book.runs.last()))
+    }
+
     /// Goes back: ends the active release, or makes an earlier version live again.
     ///
     /// * `to`: the version, which must be at hand; by default the one that was live before
@@ -254,7 +285,7 @@ fn roles(call: &Caller) -> Vec<state::Role> {
     call.roles.iter().map(role).collect()
 }
 
-fn allowed(action: Action, call: &Caller, reason: &str) -> Result<(), ControlError> {
+pub(super) fn allowed(action: Action, call: &Caller, reason: &str) -> Result<(), ControlError> {
     permit(action, &roles(call), reason).map_err(|error| ControlError::Forbidden(error.to_string()))
 }
 
@@ -262,7 +293,7 @@ fn conflict(error: RolloutError) -> ControlError {
     ControlError::Conflict(error.to_string())
 }
 
-fn unknown(model: &str, id: &str) -> ControlError {
+pub(super) fn unknown(model: &str, id: &str) -> ControlError {
     ControlError::Unknown(format!("model `{model}` has no release {id}"))
 }
 
@@ -287,6 +318,10 @@ fn view(desk: &Desk, run: Option<&Run>) -> Value {
         "why": run.why,
         "actor": run.created.actor,
         "artifact_sha256": run.created.digest,
+        "champion_sha256": desk.book.digests.get(&run.created.champion),
+        "config_rev": desk.config_rev,
+        "began_with": run.created.config_rev,
+        "approval": desk.approvals(run),
         "created": run.created.at,
         "since": run.since,
         "lost_counts": if last { desk.lost } else { 0 },

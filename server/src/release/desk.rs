@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crossfade_journal::Hash;
 use crossfade_models::{Division, Found, RegistryError};
 use crossfade_rollout::ledger::{HardTrigger, Latency, Ledger, Look, Report, Stage};
 use crossfade_rollout::policy::KeySource;
@@ -18,13 +19,14 @@ use crossfade_rollout::state::{Arrival, Event, Reason, arrival};
 use crossfade_rollout::{Policy, State};
 use crossfade_statistics::Arm;
 
-use super::digest;
 use super::gating::Gating;
 use super::log::{Counts, Log, Marker};
 use super::news::{News, Teller};
+use super::pinning::Artifacts;
 use super::record::{Book, Created, Record, Run};
 use super::tally::{Batches, Count, Tail, Tally};
 use super::world::World;
+use crate::admin::Approvers;
 use crate::metrics::{CheckValues, Released, Series};
 use crate::scope::RequestId;
 use crate::status::Status;
@@ -48,6 +50,11 @@ pub(super) struct Desk {
     pub(super) book: Book,
     news: Teller,
     log: Log,
+    /// Who can agree to releases.
+    pub(super) approvers: Arc<Approvers>,
+    /// All that is configured of the model, and of the server.
+    pub(super) config_rev: Hash,
+    pub(super) artifacts: Artifacts,
     /// Where the versions lie, and which there are.
     pub(super) directory: PathBuf,
     pub(super) on_disk: BTreeSet<u64>,
@@ -65,6 +72,7 @@ pub(super) struct Desk {
     pub(super) lost: u64,
     pub(super) promotions: u64,
     rollbacks: BTreeMap<String, u64>,
+    rolled_back_in: Option<Duration>,
 }
 
 /// The counts of the active release.
@@ -186,6 +194,9 @@ impl Desk {
             book,
             news: world.news().clone(),
             log,
+            approvers: world.approvers.clone(),
+            config_rev: Hash::ZERO,
+            artifacts: Artifacts::default(),
             directory: PathBuf::new(),
             on_disk: BTreeSet::new(),
             counting: None,
@@ -197,9 +208,11 @@ impl Desk {
             lost: 0,
             promotions: 0,
             rollbacks: BTreeMap::new(),
+            rolled_back_in: None,
         };
         if let Some(run) = desk.book.active().cloned() {
             tracing::info!(model, release = run.created.id, state = %run.state, "a release is taken up again");
+            desk.keep_rules(&run);
             desk.begin_counting(world, &run);
             desk.count_crashes(world, &run, now);
         }
@@ -267,6 +280,7 @@ impl Desk {
     ) -> Result<Vec<u64>, RegistryError> {
         self.directory = found.directory.to_owned();
         self.on_disk.clone_from(found.on_disk);
+        self.config_rev = world.config_rev(found);
         if self.book.active().is_none() {
             self.policy = found.policy.clone();
         }
@@ -278,7 +292,7 @@ impl Desk {
             .candidate()
             .is_some_and(|candidate| !found.on_disk.contains(&candidate))
         {
-            let why = Some("its files are gone".to_owned());
+            let why = Some("its files are gone, or are not those that were released".to_owned());
             self.advance_or_warn(world, failed(Reason::Aborted), SERVER, why, now);
         }
         self.arrivals(world, found, champion, now)?;
@@ -365,7 +379,8 @@ impl Desk {
             model: model.to_string(),
             reason: format!("version {version}: {reason}"),
         };
-        let digest = digest::of(&folder).map_err(|error| failed(error.to_string()))?;
+        let digest = self.digest_of(&folder, version);
+        let digest = digest.map_err(|error| failed(error.to_string()))?;
         let unchanged = |earlier: &Created| earlier.digest == digest && !found.called;
         if self.book.failed(version).is_some_and(unchanged) {
             return Ok(());
@@ -406,6 +421,8 @@ impl Desk {
             champion,
             digest,
             path: self.policy.path(true),
+            policy: serde_json::to_value(&self.policy).map_err(|error| error.to_string())?,
+            config_rev: Some(self.config_rev),
             actor: actor.to_owned(),
             why,
             at: now,
@@ -464,7 +481,11 @@ impl Desk {
                 self.advance_or_warn(world, Event::Loaded, SERVER, None, now);
             }
             State::Gating if loaded => {}
-            State::Loading | State::Gating => {
+            State::AwaitingApproval { .. } if loaded => {
+                self.divide(world);
+                self.wait_for_approval(world, now);
+            }
+            State::Loading | State::Gating | State::AwaitingApproval { .. } => {
                 let why = Some("it does not load".to_owned());
                 self.advance_or_warn(world, failed(Reason::Load), SERVER, why, now);
             }
@@ -532,6 +553,7 @@ impl Desk {
         }
         match &run.state {
             State::Canary { .. } | State::Baking => self.judge(world, served, &run, now),
+            State::AwaitingApproval { .. } => self.wait_for_approval(world, now),
             State::Paused { .. } => self.guard(world, &run, now),
             State::Promoting => self.advance_or_warn(world, Event::Switched, SERVER, None, now),
             State::RollingBack { .. } if self.is_drained() => {
@@ -630,6 +652,7 @@ impl Desk {
         why: Option<String>,
         now: u64,
     ) -> Result<(), String> {
+        let began = Instant::now();
         let Some(run) = self.book.runs.last().cloned() else {
             return Err("the model has no release".to_owned());
         };
@@ -651,6 +674,9 @@ impl Desk {
             // No disk holds up what takes requests away from a version.
             self.note(&record);
             self.divide(world);
+            if matches!(state, State::RollingBack { .. }) {
+                self.rolled_back_in = Some(began.elapsed());
+            }
             self.write_later(record);
         } else {
             self.write(&record)?;
@@ -670,7 +696,14 @@ impl Desk {
         self.enter(world, &run.state, &state, now)
     }
 
-    fn advance_or_warn(&mut self, world: &World, event: Event, actor: &str, why: Option<String>, now: u64) {
+    pub(super) fn advance_or_warn(
+        &mut self,
+        world: &World,
+        event: Event,
+        actor: &str,
+        why: Option<String>,
+        now: u64,
+    ) {
         let moved = self.advance(world, event, actor, why, now);
         self.warn_unless(moved);
     }
@@ -702,6 +735,8 @@ impl Desk {
                 world.refresh(&self.model);
             }
             State::Failed { .. } | State::RolledBack { .. } => self.finish(world),
+            // The live version answers alone while people think.
+            State::AwaitingApproval { .. } => self.divide(world),
             _ => {}
         }
         Ok(())
@@ -759,7 +794,7 @@ impl Desk {
     }
 
     /// Writes a record, after those that could not be written before it.
-    fn write(&mut self, record: &Record) -> Result<(), String> {
+    pub(super) fn write(&mut self, record: &Record) -> Result<(), String> {
         self.flush()?;
         self.log.append(record)
     }
@@ -862,6 +897,7 @@ impl Desk {
             lost: self.lost,
             promotions: self.promotions,
             rollbacks: self.rollbacks.clone(),
+            rolled_back_in: self.rolled_back_in,
             warm: self.book.warm.len().min(self.policy.keep_warm),
         }
     }
@@ -884,13 +920,15 @@ impl Desk {
         }
     }
 
-    fn note(&mut self, record: &Record) {
-        self.news.tell(News::of(&self.model, None, &self.book, record));
+    pub(super) fn note(&mut self, record: &Record) {
+        if let Some(news) = News::of(&self.model, None, &self.book, record) {
+            self.news.tell(news);
+        }
         let noted = self.book.apply(record);
         self.warn_unless(noted);
     }
 
-    fn warn_unless(&self, done: Result<(), String>) {
+    pub(super) fn warn_unless(&self, done: Result<(), String>) {
         if let Err(error) = done {
             tracing::error!(model = %self.model, %error, "the state of a release");
         }

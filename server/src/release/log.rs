@@ -133,6 +133,11 @@ impl Log {
     }
 }
 
+/// Whether a model was ever released.
+pub(super) fn exists(folder: &Path, model: &str) -> bool {
+    folder.join(format!("{model}.log")).exists()
+}
+
 fn keep(path: &Path, content: &impl Serialize) -> Result<usize, String> {
     let bytes = serde_json::to_vec(content).map_err(|error| error.to_string())?;
     snapshot::replace(path, &bytes).map_err(text)?;

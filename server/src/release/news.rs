@@ -82,8 +82,8 @@ pub enum NewsKind {
 }
 
 impl News {
-    /// What is told of a record that follows on `book`.
-    pub(super) fn of(model: &str, seq: Option<u64>, book: &Book, record: &Record) -> Self {
+    /// What is told of a record that follows on `book`; nothing of files that were found.
+    pub(super) fn of(model: &str, seq: Option<u64>, book: &Book, record: &Record) -> Option<Self> {
         let mut news = Self {
             seq,
             kind: NewsKind::Transition,
@@ -135,6 +135,17 @@ impl News {
                 news.why.clone_from(why);
                 news.at = *at;
             }
+            Record::Seen { .. } => return None,
+            Record::Approved { id, given, at, .. } => {
+                let run = book.runs.last();
+                news.version = run.map_or(0, |run| run.created.version);
+                news.from = run.map(|run| run.state.name());
+                news.to = news.from;
+                news.event = "agreed".to_owned();
+                news.release = Some(id.clone());
+                news.actor.clone_from(&given.by.name);
+                news.at = *at;
+            }
             Record::Restored {
                 version,
                 actor,
@@ -148,7 +159,7 @@ impl News {
                 news.why = Some(why.clone());
             }
         }
-        news
+        Some(news)
     }
 }
 
@@ -177,7 +188,7 @@ pub(super) fn after(folder: &Path, model: &str, seq: u64, most: usize) -> Vec<Ne
             if news.len() == most {
                 break;
             }
-            news.push(News::of(model, Some(record.seq), &book, &read));
+            news.extend(News::of(model, Some(record.seq), &book, &read));
         }
         if book.apply(&read).is_err() {
             break;

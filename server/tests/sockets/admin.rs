@@ -34,6 +34,7 @@ fn token(name: &str, text: &str, roles: &[Role]) -> Token {
         name: name.to_owned(),
         sha256: Sha256::digest(text).into(),
         roles: roles.to_vec(),
+        groups: Default::default(),
     }
 }
 
@@ -228,7 +229,7 @@ async fn a_model_that_is_not_released_is_unknown_to_releases_and_records_say_who
         ),
         (format!("GET {rollouts}/r1:abort"), "", 405),
         (format!("DELETE {rollouts}"), "", 405),
-        (format!("POST {rollouts}/r1:approve"), "", 404),
+        (format!("POST {rollouts}/r1:approve"), "{}", 404),
         ("GET /crossfade/v1/nothing".to_owned(), "", 404),
         ("GET /v2/models/add".to_owned(), "", 404),
         ("POST /v2/models/add/infer".to_owned(), "{}", 404),
@@ -238,7 +239,15 @@ async fn a_model_that_is_not_released_is_unknown_to_releases_and_records_say_who
         assert_eq!(answer.status, status, "{line}: {answer:?}");
     }
     let actions: Vec<Value> = server.audit().iter().map(|r| r["action"].clone()).collect();
-    assert_eq!(actions, ["release.create", "release.abort", "model.rollback"]);
+    assert_eq!(
+        actions,
+        [
+            "release.create",
+            "release.abort",
+            "model.rollback",
+            "release.approve"
+        ]
+    );
     server.stop().await;
 }
 

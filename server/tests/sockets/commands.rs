@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
+use crate::approval;
 use crate::harness::{Repository, Server};
 use crate::release::{rules, version_file};
 
@@ -231,6 +232,7 @@ async fn tokens_come_from_a_file_or_the_environment() {
         name: "ci".to_owned(),
         sha256: Sha256::digest("secret").into(),
         roles: vec![Role::Deploy],
+        groups: Default::default(),
     };
     let server = Server::start_with(repository, |config| config.admin.tokens = vec![token]).await;
     server.wait_ready().await;
@@ -414,4 +416,35 @@ async fn an_approval_signs_what_the_release_shows() {
     assert_eq!(approval.key, public);
     let subject: Subject = serde_json::from_value(subject).unwrap();
     assert!(approval.verifies(&subject));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_goes_on_once_enough_have_signed_from_the_command_line() {
+    let data = tempfile::tempdir().unwrap();
+    let server = approval::serving(
+        approval::repository(approval::STRICT),
+        data.path(),
+        approval::approvers(),
+    )
+    .await;
+    let id = approval::waiting(&server, approval::STRICT).await;
+    let agree = async |seed: u8, release: &str| {
+        let key = data.path().join(format!("{seed}.key"));
+        std::fs::write(&key, format!("{seed:02x}").repeat(32)).unwrap();
+        let mut command = command(
+            server.app.admin,
+            &format!("approve {release} --key {}", key.display()),
+        );
+        command.env("CROSSFADE_TOKEN", "bob");
+        output(command).await
+    };
+    let own = agree(1, &id).await;
+    assert_eq!(own.status.code(), Some(REFUSED), "{own:?}");
+    let first = agree(3, &id).await;
+    let shown = String::from_utf8(first.stdout).unwrap();
+    assert!(shown.contains("missing  1 of 2 approvals: eve agreed"), "{shown}");
+    let second = agree(4, "m").await;
+    assert!(second.status.success(), "{second:?}");
+    assert_eq!(server.state(), "canary");
+    server.stopped().await;
 }

@@ -7,6 +7,8 @@
 )]
 
 mod admin;
+mod admin_grpc;
+mod approval;
 mod audit;
 mod commands;
 mod grpc;
@@ -14,6 +16,7 @@ mod harness;
 mod http_transport;
 mod life;
 mod parity;
+mod pinning;
 mod process;
 mod release;
 mod webhook;
