@@ -186,7 +186,14 @@ impl App {
             config.revision(),
             counters.clone(),
         )?;
-        let loader = ServableLoader::new(runtimes, counters.clone(), &config.limits, config.runtimes.cores);
+        let cores = config.runtimes.cores;
+        let loader = ServableLoader::new(
+            runtimes,
+            counters.clone(),
+            &config.limits,
+            cores,
+            &config.data_dir,
+        );
         let admin_at = admin.local_addr()?;
         let changes = Changes {
             log: Arc::new(LogSettings::new(log, &config.log.filter)),
