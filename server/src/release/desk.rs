@@ -545,8 +545,8 @@ impl Desk {
         }
         match &run.state {
             State::Canary { .. } | State::Baking => self.judge(world, served, &run, now),
-            State::AwaitingApproval { .. } => self.wait_for_approval(world, now),
             State::Paused { .. } => self.guard(world, &run, now),
+            State::AwaitingApproval { .. } => self.wait_for_approval(world, now),
             State::Promoting => self.advance_or_warn(world, Event::Switched, SERVER, None, now),
             State::RollingBack { .. } if self.is_drained() => {
                 self.advance_or_warn(world, Event::Drained, SERVER, None, now);
