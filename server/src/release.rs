@@ -219,7 +219,11 @@ impl Conductor for Releases {
         }
         let desk = self.open(found)?;
         // The desk stays free while files are read, which may take long.
-        let unread = lock(&desk).unread_before(found);
+        let unread = {
+            let mut desk = lock(&desk);
+            desk.take_rules(found);
+            desk.unread_before(found)
+        };
         let read = unread.read();
         let mut desk = lock(&desk);
         desk.learn(read);

@@ -281,9 +281,6 @@ impl Desk {
         self.directory = found.directory.to_owned();
         self.on_disk.clone_from(found.on_disk);
         self.config_rev = world.config_rev(found);
-        if self.book.active().is_none() {
-            self.policy = found.policy.clone();
-        }
         let Some(champion) = self.champion(world, found, now)? else {
             return Ok(Vec::new());
         };
@@ -856,6 +853,7 @@ impl Desk {
             epoch: self.epoch,
             traffic,
             key_headers: headers.collect(),
+            rules: self.route_rules(),
         })
     }
 

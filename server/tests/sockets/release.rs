@@ -105,6 +105,7 @@ async fn answers_name_the_release_that_is_active() {
             salt: Salt::of("r-1"),
         },
         key_headers: vec!["x-user-id".into()],
+        rules: Vec::new(),
     };
     server.app.service.registry().divide("m", Some(division)).unwrap();
     let mut seen = [0; 2];
@@ -618,6 +619,48 @@ async fn a_scan_that_finds_a_new_version_starts_its_release() {
             "{line} is missing in\n{text}"
         );
     }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_match_a_rule_go_to_its_side_and_are_not_counted() {
+    let data = tempfile::tempdir().unwrap();
+    let repository = Repository::new();
+    let matching = "[[rollout.match]]\nheader = 'x-beta'\nvalue = '1'\nto = 'candidate'\n\
+                    [[rollout.match]]\nheader = 'x-careful'\nto = 'stable'";
+    let rules = rules(0.2, "").replace("percent = 50", "percent = 1") + matching;
+    repository.add("m", 1, &version_file(1), &rules);
+    let server = serving(repository, data.path()).await;
+    let asked = async |headers: &[(&str, &str)]| {
+        let answer = server
+            .post_with("/v2/models/m/infer", headers, INFER.as_bytes())
+            .await;
+        answer.headers["x-model-version"].clone()
+    };
+    assert_eq!(asked(&[("x-beta", "1")]).await, "1", "there is no candidate");
+    server.arrive(2, &version_file(2), &rules).await;
+    assert_eq!(server.state(), "canary");
+    let mut grpc = server.grpc().await;
+    for _ in 0..20 {
+        assert_eq!(asked(&[("x-beta", "1")]).await, "2");
+        assert_eq!(
+            asked(&[("x-beta", "1"), ("x-careful", "yes")]).await,
+            "2",
+            "the first rule counts"
+        );
+        assert_eq!(asked(&[("x-careful", "yes")]).await, "1");
+        assert_eq!(
+            asked(&[("x-model-version", "1"), ("x-beta", "1")]).await,
+            "1",
+            "a version that is named"
+        );
+        let mut request = Request::new(message());
+        request.metadata_mut().insert("x-beta", "1".parse().unwrap());
+        let answer = grpc.model_infer(request).await.unwrap();
+        assert_eq!(answer.metadata().get("x-model-version").unwrap(), "2");
+    }
+    server.look();
+    assert_eq!(server.release()["report"]["units"], 0, "{}", server.release());
     server.stop().await;
 }
 
