@@ -239,6 +239,7 @@ impl App {
         let releases = self.service.releases().clone();
         // Joins load threads and instances; they may be in the middle of a run.
         let down = move || {
+            releases.end_copies();
             registry.shutdown();
             // Last: what the registry still tells of is noted.
             releases.close();

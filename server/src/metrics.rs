@@ -133,6 +133,8 @@ pub struct Released {
     pub promotions: u64,
     /// Versions that were sent back, by reason.
     pub rollbacks: BTreeMap<String, u64>,
+    /// Copies of requests: pairs, flips, dropped.
+    pub shadow: [u64; 3],
     /// Earlier versions at hand.
     pub warm: usize,
 }

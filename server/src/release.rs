@@ -2,7 +2,7 @@
 //! of the live version or is sent back.
 //!
 //! `record` is what is written down and what follows from it, `log` where, `tally` how requests are counted without
-//! waiting, `desk` the one place where a release of a model moves on, `control` what people may ask for. What is
+//! waiting, `decision` and `outputs` how answers are read and compared, `shadow` copies of requests, `desk` the one place where a release of a model moves on, `control` what people may ask for. What is
 //! decided, and when, is `models/rollout`'s.
 //!
 //! What is absent: no request waits for anything here. A look holds the lock of one model's desk, for as long as a
@@ -22,16 +22,23 @@ use crate::servable::ServableLoader;
 
 pub mod audited;
 pub mod control;
+mod decision;
 mod desk;
 mod digest;
+mod elements;
 mod gating;
 mod golden;
 mod log;
+mod outputs;
 mod record;
+mod shadow;
 mod tally;
 mod world;
 
+pub(crate) use decision::Reading;
 use desk::Desk;
+pub(crate) use outputs::Watch;
+pub(crate) use shadow::{RequestCopy, Shadow};
 pub(crate) use tally::Count;
 use world::World;
 
@@ -114,6 +121,25 @@ impl Releases {
     /// Counts a request of a release. Never waits.
     pub(crate) fn count(&self, release: &str, count: Count) {
         self.world.count(release, count);
+    }
+
+    /// Which answers to the requests of a release are read, while two versions are compared by them.
+    pub(crate) fn watch(&self, release: &str) -> Option<Arc<Watch>> {
+        self.world.watch(release)
+    }
+
+    /// Where the requests of a release leave copies, while it is in shadow.
+    pub(crate) fn shadow(&self, release: &str) -> Option<Arc<Shadow>> {
+        self.world.shadow(release)
+    }
+
+    /// Ends all copies of requests and waits for their last runs: before the versions are unloaded.
+    pub(crate) fn end_copies(&self) {
+        self.world.end();
+        let desks: Vec<_> = lock(&self.desks).values().cloned().collect();
+        for desk in desks {
+            lock(&desk).shadow.close();
+        }
     }
 
     /// What a scrape shows.

@@ -149,6 +149,21 @@ pub(super) const PROMOTIONS: Name = name(
     "counter",
     "Versions that became live by a release",
 );
+pub(super) const SHADOW_PAIRS: Name = name(
+    "crossfade_shadow_pairs_total",
+    "counter",
+    "Copies of requests that a version being released has answered",
+);
+pub(super) const SHADOW_FLIPS: Name = name(
+    "crossfade_shadow_flips_total",
+    "counter",
+    "Copies that it has decided otherwise than the live version",
+);
+pub(super) const SHADOW_DROPPED: Name = name(
+    "crossfade_shadow_dropped_total",
+    "counter",
+    "Copies that were dropped for want of room, because the live version was busy",
+);
 pub(super) const WARM_VERSIONS: Name = name(
     "crossfade_warm_versions",
     "gauge",
@@ -156,7 +171,7 @@ pub(super) const WARM_VERSIONS: Name = name(
 );
 
 /// Every series of a model's releases.
-pub(super) const RELEASES: [&Name; 10] = [
+pub(super) const RELEASES: [&Name; 13] = [
     &ROLLOUT_STATE,
     &ROLLOUT_PERCENT,
     &ROLLOUT_LOG_E,
@@ -166,6 +181,9 @@ pub(super) const RELEASES: [&Name; 10] = [
     &GATE_RESULT,
     &ROLLBACKS,
     &PROMOTIONS,
+    &SHADOW_PAIRS,
+    &SHADOW_FLIPS,
+    &SHADOW_DROPPED,
     &WARM_VERSIONS,
 ];
 

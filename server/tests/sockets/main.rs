@@ -12,6 +12,8 @@ mod grpc;
 mod harness;
 mod http_transport;
 mod life;
+mod outputs;
 mod parity;
 mod process;
 mod release;
+mod shadow;
