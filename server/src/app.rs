@@ -280,7 +280,8 @@ impl App {
         let releases = self.service.releases().clone();
         // Joins load threads and instances; they may be in the middle of a run.
         let down = move || {
-            // First: joining may take long, and whoever waits for the process may lose patience.
+            releases.end_copies();
+            // Then: joining may take long, and whoever waits for the process may lose patience.
             releases.close();
             registry.shutdown();
         };

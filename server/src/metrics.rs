@@ -144,6 +144,8 @@ pub struct Released {
     pub rollbacks: BTreeMap<String, u64>,
     /// From the last decision to send a version back until requests went elsewhere.
     pub rolled_back_in: Option<Duration>,
+    /// Copies of requests: pairs, flips, dropped.
+    pub shadow: [u64; 3],
     /// Earlier versions at hand.
     pub warm: usize,
 }

@@ -2,9 +2,10 @@
 //! of the live version or is sent back.
 //!
 //! `record` is what is written down and what follows from it, `log` where, `tally` how requests are counted without
-//! waiting, `desk` the one place where a release of a model moves on, `control` what people may ask for, `news` what is
-//! told of it, `forecast` what it could see. `approving` is who has to agree, `rules` by which rules a release ends,
-//! `pinning` what follows when files change. What is decided, and when, is `models/rollout`'s.
+//! waiting, `decision` and `outputs` how answers are read and compared, `shadow` copies of requests, `desk` the one place
+//! where a release of a model moves on, `control` what people may ask for, `news` what is told of it, `forecast` what it
+//! could see. `approving` is who has to agree, `rules` by which rules a release ends, `pinning` what follows when files
+//! change. What is decided, and when, is `models/rollout`'s.
 //!
 //! What is absent: no request waits for anything here. A look holds the lock of one model's desk, for as long as a
 //! file takes to be synced; requests only read the route table and send a count.
@@ -27,22 +28,29 @@ use crate::servable::ServableLoader;
 mod approving;
 pub mod audited;
 pub mod control;
+mod decision;
 mod desk;
 mod digest;
+mod elements;
 pub(crate) mod forecast;
 mod gating;
 mod golden;
 mod log;
 mod news;
+mod outputs;
 mod pinning;
 mod record;
 mod rules;
+mod shadow;
 mod tally;
 mod world;
 
+pub(crate) use decision::Reading;
 use desk::Desk;
 use forecast::Traced;
 pub use news::{News, NewsKind};
+pub(crate) use outputs::Watch;
+pub(crate) use shadow::{RequestCopy, Shadow};
 pub(crate) use tally::Count;
 use world::World;
 
@@ -152,6 +160,25 @@ impl Releases {
     /// Counts a request of a release. Never waits.
     pub(crate) fn count(&self, release: &str, count: Count) {
         self.world.count(release, count);
+    }
+
+    /// Which answers to the requests of a release are read, while two versions are compared by them.
+    pub(crate) fn watch(&self, release: &str) -> Option<Arc<Watch>> {
+        self.world.watch(release)
+    }
+
+    /// Where the requests of a release leave copies, while it is in shadow.
+    pub(crate) fn shadow(&self, release: &str) -> Option<Arc<Shadow>> {
+        self.world.shadow(release)
+    }
+
+    /// Ends all copies of requests and waits for their last runs: before the versions are unloaded.
+    pub(crate) fn end_copies(&self) {
+        self.world.end();
+        let desks: Vec<_> = lock(&self.desks).values().cloned().collect();
+        for desk in desks {
+            lock(&desk).shadow.close();
+        }
     }
 
     /// What a scrape shows.

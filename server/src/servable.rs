@@ -1,5 +1,6 @@
 //! A servable: the signature, the batcher and the counters of one loaded version; and how one is made.
 
+mod apart;
 mod calibration;
 mod loader;
 mod priority;

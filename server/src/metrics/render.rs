@@ -154,6 +154,9 @@ impl Released {
                 sample("", trips.copied().unwrap_or_default() as f64);
             }
             n if n == names::PROMOTIONS.name => sample("", self.promotions as f64),
+            n if n == names::SHADOW_PAIRS.name => sample("", self.shadow[0] as f64),
+            n if n == names::SHADOW_FLIPS.name => sample("", self.shadow[1] as f64),
+            n if n == names::SHADOW_DROPPED.name => sample("", self.shadow[2] as f64),
             _ => sample("", self.warm as f64),
         }
     }

@@ -325,6 +325,7 @@ fn view(desk: &Desk, run: Option<&Run>) -> Value {
         "created": run.created.at,
         "since": run.since,
         "lost_counts": if last { desk.lost } else { 0 },
+        "shadow": desk.shadow.view(&run.created.id, &desk.policy),
         "report": desk.report.as_ref().filter(|_| last),
         "rules": last.then(|| forecast::rules(&desk.policy)),
     })

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock, Weak};
 
 use arc_swap::ArcSwap;
@@ -10,6 +11,8 @@ use crossfade_models::{Division, Registry, Routed};
 
 use super::forecast::Counters;
 use super::news::Teller;
+use super::outputs::Watch;
+use super::shadow::Shadow;
 use super::tally::{Count, Tally};
 use crate::admin::Approvers;
 use crate::metrics::Series;
@@ -34,6 +37,8 @@ pub(super) struct World {
     tallies: ArcSwap<Tallies>,
     news: Teller,
     artifacts: ArcSwap<Artifacts>,
+    /// The server ends: nothing is started any more.
+    ends: AtomicBool,
 }
 
 impl World {
@@ -46,6 +51,7 @@ impl World {
             tallies: ArcSwap::default(),
             news: Teller::default(),
             artifacts: ArcSwap::default(),
+            ends: AtomicBool::new(false),
         }
     }
 
@@ -56,6 +62,21 @@ impl World {
 
     fn registry(&self) -> Option<Arc<Registry<ServableLoader>>> {
         self.registry.get().and_then(Weak::upgrade)
+    }
+
+    /// The registry, for those that must not keep it alive.
+    pub(super) fn weak_registry(&self) -> Weak<Registry<ServableLoader>> {
+        self.registry.get().cloned().unwrap_or_default()
+    }
+
+    /// The server ends.
+    pub(super) fn end(&self) {
+        self.ends.store(true, SeqCst);
+    }
+
+    /// Whether the server ends.
+    pub(super) fn ends(&self) -> bool {
+        self.ends.load(SeqCst)
     }
 
     /// Divides the requests of a model. When it returns, no new request is routed by the former division.
@@ -143,6 +164,16 @@ impl World {
             tallies.remove(release);
             tallies
         });
+    }
+
+    /// Which answers to the requests of a release are read.
+    pub(super) fn watch(&self, release: &str) -> Option<Arc<Watch>> {
+        self.tallies.load().get(release)?.watch()
+    }
+
+    /// Where the requests of a release leave copies.
+    pub(super) fn shadow(&self, release: &str) -> Option<Arc<Shadow>> {
+        self.tallies.load().get(release)?.copies()
     }
 
     /// Counts a request. Cost: one atomic load, one look-up, one try to send; never waits.

@@ -19,14 +19,14 @@ use crate::harness::{Repository, Server, exchange};
 
 mod faults;
 
-const INFER: &str = r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1,2]}]}"#;
+pub(crate) const INFER: &str = r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1,2]}]}"#;
 
 /// `y = x + version`, so that an answer tells which version made it.
 pub(crate) fn version_file(version: u64) -> String {
     format!("input x FP32 -1,2\noutput y FP32 -1,2\nop add {version}\n")
 }
 
-fn message() -> ModelInferRequest {
+pub(crate) fn message() -> ModelInferRequest {
     ModelInferRequest {
         model_name: "m".into(),
         inputs: vec![InferInputTensor {
@@ -104,6 +104,7 @@ async fn answers_name_the_release_that_is_active() {
             portion: Portion::percent(50.0),
             salt: Salt::of("r-1"),
         },
+        shadow: None,
         key_headers: vec!["x-user-id".into()],
         rules: Vec::new(),
     };
@@ -200,27 +201,27 @@ impl Server {
 }
 
 /// Clients of both protocols that ask until they are told to stop; every twentieth request holds the value 13.
-struct Clients {
+pub(crate) struct Clients {
     stop: Arc<AtomicBool>,
     tasks: Vec<JoinHandle<()>>,
-    seen: Arc<Seen>,
+    pub(crate) seen: Arc<Seen>,
 }
 
 /// What the clients saw.
 #[derive(Default)]
-struct Seen {
-    answered: AtomicUsize,
+pub(crate) struct Seen {
+    pub(crate) answered: AtomicUsize,
     /// Failures of version 2, and any other failure.
     canary_failed: AtomicUsize,
     failed: AtomicUsize,
     /// The version that requests which begin from now on must not get; 0: any may answer.
-    gone: AtomicU64,
+    pub(crate) gone: AtomicU64,
     /// Answers of such a version to such requests.
     late: AtomicUsize,
 }
 
 impl Clients {
-    fn start(server: &Arc<Server>) -> Self {
+    pub(crate) fn start(server: &Arc<Server>) -> Self {
         let (stop, seen) = (Arc::<AtomicBool>::default(), Arc::<Seen>::default());
         let tasks = (0..4).map(|client| {
             let (server, stop, seen) = (server.clone(), stop.clone(), seen.clone());
@@ -270,7 +271,7 @@ impl Clients {
     }
 
     /// Looks after every fifty answers until the release of `m` is in `state`.
-    async fn until(&self, server: &Server, state: &str) {
+    pub(crate) async fn until(&self, server: &Server, state: &str) {
         for _ in 0..400 {
             self.some_answers().await;
             server.look();
@@ -284,7 +285,7 @@ impl Clients {
     }
 
     /// Waits for fifty answers.
-    async fn some_answers(&self) {
+    pub(crate) async fn some_answers(&self) {
         let before = self.seen.answered.load(SeqCst);
         while self.seen.answered.load(SeqCst) < before + 50 {
             tokio::task::yield_now().await;
@@ -292,7 +293,7 @@ impl Clients {
     }
 
     /// Stops them; no request has failed but those of version 2 that had to. Returns how many of those there were.
-    async fn stop(self) -> usize {
+    pub(crate) async fn stop(self) -> usize {
         self.stop.store(true, SeqCst);
         for task in self.tasks {
             task.await.unwrap();
@@ -307,7 +308,7 @@ impl Clients {
     }
 }
 
-async fn stopped(server: Arc<Server>) -> Repository {
+pub(crate) async fn stopped(server: Arc<Server>) -> Repository {
     let server = Arc::into_inner(server).expect("the clients are gone");
     let repository = server.repository;
     assert!(
