@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -53,6 +53,9 @@ pub(crate) use outputs::Watch;
 pub(crate) use shadow::{RequestCopy, Shadow};
 pub(crate) use tally::Count;
 use world::World;
+
+/// How long a scrape may wait for releases that are being moved on.
+const SCRAPE_WAITS: Duration = Duration::from_millis(20);
 
 /// The releases of all models.
 pub struct Releases {
@@ -183,12 +186,13 @@ impl Releases {
 
     /// What a scrape shows.
     pub(crate) fn values(&self) -> Vec<Released> {
-        // A look may be waiting for the disk: then what was shown before is shown again.
+        // A look may be waiting for the disk: after a little patience what was shown before is shown again.
+        let until = Instant::now() + SCRAPE_WAITS;
         let mut shown = lock(&self.shown);
-        if let Ok(desks) = self.desks.try_lock() {
+        if let Some(desks) = locked_by(&self.desks, until) {
             shown.retain(|model, _| desks.contains_key(model));
             for (model, desk) in desks.iter() {
-                if let Ok(desk) = desk.try_lock() {
+                if let Some(desk) = locked_by(desk, until) {
                     shown.insert(model.clone(), desk.values());
                 }
             }
@@ -304,6 +308,18 @@ fn now() -> u64 {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
         .as_secs()
+}
+
+/// The lock, if it is free before `until`.
+fn locked_by<T>(mutex: &Mutex<T>, until: Instant) -> Option<MutexGuard<'_, T>> {
+    loop {
+        match mutex.try_lock() {
+            Ok(guard) => return Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::yield_now(),
+            Err(TryLockError::WouldBlock) => return None,
+        }
+    }
 }
 
 /// A poisoned lock only means that another thread panicked between two consistent states.

@@ -71,6 +71,8 @@ pub(super) struct Desk {
     epoch: u64,
     /// Moves that took effect and are not on disk yet, oldest first.
     unwritten: Vec<Record>,
+    /// The release that the last plan was made for.
+    planned: Option<String>,
     /// The model is not released any more.
     closed: bool,
     /// Requests that were not counted for want of room.
@@ -222,6 +224,7 @@ impl Desk {
             report: None,
             epoch: 0,
             unwritten: Vec::new(),
+            planned: None,
             closed: false,
             lost: 0,
             promotions: 0,
@@ -315,6 +318,7 @@ impl Desk {
             self.advance_or_warn(world, Event::Verified, SERVER, None, now);
         }
         self.divide(world);
+        self.planned = self.book.active().map(|run| run.created.id.clone());
         Ok(self.wanted(found))
     }
 
@@ -488,6 +492,10 @@ impl Desk {
         };
         let version = run.created.version;
         let loaded = live.contains(&version);
+        if !loaded && self.planned.as_ref() != Some(&run.created.id) {
+            // What was planned before it began says nothing about it.
+            return self.divide(world);
+        }
         if let (Some(counting), Some(series)) = (&mut self.counting, world.series(&self.model, version)) {
             counting.series = Some(series);
         }

@@ -167,6 +167,11 @@ mod tests {
                 "[[rollout.step]]" if *key == "min" => "percent = 10\n",
                 "[[rollout.step]]" => "percent = 10\nmin = \"1m\"\n",
                 "[[rollout.check]]" if *key != "metric" => "metric = \"errors\"\n",
+                "[[rollout.match]]" => match *key {
+                    "header" => "value = \"x\"\nto = \"candidate\"\n",
+                    "value" => "header = \"x\"\nto = \"candidate\"\n",
+                    _ => "header = \"x\"\nvalue = \"x\"\n",
+                },
                 "[decision]" if *key == "output" => "kind = \"none\"\n",
                 "[decision]" if *key == "kind" => "output = \"y\"\n",
                 "[decision]" => "output = \"y\"\nkind = \"threshold\"\n",

@@ -1,6 +1,9 @@
 //! Releases simulated many times: how often a good one is stopped, and how soon a bad one.
+//!
+//! Each case prints a row, tabs between cells, which `cargo xtask rollout-statistics` makes a page of.
 
 mod power;
+mod reference;
 mod type_one;
 
 use crossfade_statistics::random::SplitMix64;
@@ -8,6 +11,15 @@ use crossfade_statistics::{Counts, Share, log_e};
 
 /// The level of every simulated check.
 const ALPHA: f64 = 0.01;
+
+/// A row of a table, for whoever runs the simulations to see it.
+#[expect(
+    clippy::print_stdout,
+    reason = "the table is what the simulations are run for"
+)]
+fn row(table: &str, cells: &[String]) {
+    println!("{table}\t{}", cells.join("\t"));
+}
 
 fn share(w: f64) -> Share {
     Share::new(w).expect("the simulation's shares are shares")

@@ -3,7 +3,7 @@
 use crossfade_statistics::random::SplitMix64;
 use crossfade_statistics::{Arm, Counts, Exceedance, Look, Share, power::Plan};
 
-use super::{ALPHA, Boundary, median, share};
+use super::{ALPHA, Boundary, median, row, share};
 
 /// How many times each case is simulated.
 const RUNS: u64 = 1000;
@@ -55,6 +55,17 @@ fn detection_as_in_the_design() {
         let share = found.len() as f64 / RUNS as f64;
         let what = format!("{rates:?} at w {w}");
         let median = median(found);
+        row(
+            "power",
+            &[
+                format!("{} → {}", rates.0, rates.1),
+                format!("{w}"),
+                format!("{share:.3}"),
+                format!("{share_found}"),
+                format!("{median:.0}"),
+                format!("{median_found:.0}"),
+            ],
+        );
         within(share, share_found, &format!("share found, {what}"));
         within(median, median_found, &format!("median, {what}"));
     };
@@ -100,6 +111,16 @@ fn non_inferiority_is_shown_after_so_many_units() {
             shown.len()
         );
         let median = median(shown);
+        row(
+            "passing",
+            &[
+                format!("{rate}"),
+                format!("{margin}"),
+                format!("{w}"),
+                format!("{median:.0}"),
+                format!("{:.0}", events / rate * w),
+            ],
+        );
         within(median, events / rate * w, &what);
     };
     check(0.01, 1.5, 0.05, 695.0);

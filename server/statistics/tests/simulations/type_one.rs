@@ -5,7 +5,7 @@
 use crossfade_statistics::random::SplitMix64;
 use crossfade_statistics::{Arm, Counts, Evidence, Exceedance, Look, SeenKeys};
 
-use super::{ALPHA, Boundary, geometric, share};
+use super::{ALPHA, Boundary, geometric, row, share};
 
 const PATHS: usize = 2000;
 
@@ -16,6 +16,7 @@ fn share_rejected(seed: u64, mut path: impl FnMut(&mut SplitMix64) -> bool) -> f
 }
 
 fn assert_level(rejected: f64, what: &str) {
+    row("type_one", &[what.to_owned(), format!("{rejected:.4}")]);
     let limit = ALPHA + 3.0 * (ALPHA * (1.0 - ALPHA) / PATHS as f64).sqrt();
     assert!(
         rejected <= limit,
@@ -87,6 +88,13 @@ fn sticky_bursts() {
         "sticky bursts",
     );
     let per_request = share_rejected(21, |random| run(random, false, &mut boundary));
+    row(
+        "naive",
+        &[
+            "sticky bursts, counted per request".to_owned(),
+            format!("{per_request:.4}"),
+        ],
+    );
     assert!(
         per_request > 0.3,
         "counted per request only {per_request} rejected: the bursts are too tame"
@@ -236,6 +244,13 @@ fn latency_of_heavy_users() {
     };
     assert_level(share_rejected(60, |random| run(random, true)), "heavy users");
     let naive = share_rejected(61, |random| run(random, false));
+    row(
+        "naive",
+        &[
+            "heavy users, every slow batch counted".to_owned(),
+            format!("{naive:.4}"),
+        ],
+    );
     assert!(
         naive > 0.05,
         "counting every slow batch only {naive} rejected: the users are too light"
