@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crossfade_rollout::routing::{Drawn, Traffic};
+use crossfade_rollout::routing::{Drawn, RouteReason, Rule, Traffic};
 
 use crate::lifecycle::State;
 
@@ -30,6 +30,8 @@ pub struct Division {
     pub epoch: u64,
     /// Headers whose value is the routing key, lower case; the first that a request has counts.
     pub key_headers: Vec<String>,
+    /// Whose requests are not drawn, tried in order.
+    pub rules: Vec<Rule>,
 }
 
 impl Division {
@@ -54,6 +56,13 @@ impl Division {
 
     /// Chooses for a request that names no version. Cost: at most one hash.
     pub fn draw(&self, wish: &Wish<'_>) -> Drawn {
+        if let Some(rule) = self.rules.iter().find(|rule| rule.holds(&wish.header)) {
+            return Drawn {
+                version: rule.version,
+                reason: RouteReason::Rule,
+                unit: 0,
+            };
+        }
         let mut keys = self.key_headers.iter();
         let key = keys.find_map(|name| (wish.header)(name).filter(|value| !value.is_empty()));
         self.traffic.draw(key, wish.id)
@@ -176,7 +185,7 @@ fn exact(version: u64, view: &RouteView<'_>) -> Route {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crossfade_rollout::routing::{Portion, Purpose, RouteReason, Salt};
+    use crossfade_rollout::routing::{Portion, Purpose, Salt};
 
     #[test]
     fn no_other_version_answers_for_one_that_is_live_and_not_ready() {
@@ -186,6 +195,7 @@ mod tests {
             epoch: 1,
             traffic: Traffic::Only(1),
             key_headers: Vec::new(),
+            rules: Vec::new(),
         };
         let labels = BTreeMap::new();
         let view = |division| RouteView {
@@ -265,6 +275,7 @@ mod tests {
                     salt: Salt::of("r"),
                 },
                 key_headers: Vec::new(),
+                rules: Vec::new(),
             };
             let view = RouteView {
                 versions: &versions,
@@ -295,6 +306,7 @@ mod tests {
                 salt: Salt::of("r"),
             },
             key_headers: vec!["x-user-id".into(), "x-session".into()],
+            rules: Vec::new(),
         };
         let check = |headers: &[(&str, &str)], reason, key: &str| {
             let header = |name: &str| {

@@ -2,9 +2,9 @@
 //! of the live version or is sent back.
 //!
 //! `record` is what is written down and what follows from it, `log` where, `tally` how requests are counted without
-//! waiting, `desk` the one place where a release of a model moves on, `control` what people may ask for. `approving` is
-//! who has to agree, `rules` by which rules a release ends, `pinning` what follows when files change. What is decided,
-//! and when, is `models/rollout`'s.
+//! waiting, `desk` the one place where a release of a model moves on, `control` what people may ask for, `news` what is
+//! told of it, `forecast` what it could see. `approving` is who has to agree, `rules` by which rules a release ends,
+//! `pinning` what follows when files change. What is decided, and when, is `models/rollout`'s.
 //!
 //! What is absent: no request waits for anything here. A look holds the lock of one model's desk, for as long as a
 //! file takes to be synced; requests only read the route table and send a count.
@@ -18,6 +18,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossfade_journal::Hash;
 use crossfade_models::{Conductor, Directed, Found, Registry, RegistryError};
+use tokio::sync::broadcast;
 
 use crate::admin::Approvers;
 use crate::metrics::Released;
@@ -28,9 +29,11 @@ pub mod audited;
 pub mod control;
 mod desk;
 mod digest;
+pub(crate) mod forecast;
 mod gating;
 mod golden;
 mod log;
+mod news;
 mod pinning;
 mod record;
 mod rules;
@@ -38,6 +41,8 @@ mod tally;
 mod world;
 
 use desk::Desk;
+use forecast::Traced;
+pub use news::{News, NewsKind};
 pub(crate) use tally::Count;
 use world::World;
 
@@ -45,6 +50,8 @@ use world::World;
 pub struct Releases {
     world: World,
     desks: Mutex<BTreeMap<Arc<str>, Arc<Mutex<Desk>>>>,
+    /// How many requests came lately.
+    traced: Mutex<BTreeMap<Arc<str>, Traced>>,
     /// What the last scrape showed.
     shown: Mutex<BTreeMap<Arc<str>, Released>>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -61,6 +68,7 @@ impl Releases {
         Arc::new(Self {
             world: World::new(folder, approvers, config_rev),
             desks: Mutex::default(),
+            traced: Mutex::default(),
             shown: Mutex::default(),
             thread: Mutex::default(),
             stop: Arc::default(),
@@ -96,14 +104,34 @@ impl Releases {
     ///
     /// * `served`: serving time since the last look
     pub fn look(&self, served: Duration) {
-        let desks: Vec<_> = lock(&self.desks).values().cloned().collect();
-        for desk in desks {
+        let desks: Vec<_> = lock(&self.desks).clone().into_iter().collect();
+        for (model, desk) in desks {
             let look = || lock(&desk).look(&self.world, served, now());
             // The other models' releases are looked at all the same.
             if catch_unwind(AssertUnwindSafe(look)).is_err() {
-                tracing::error!(model = %lock(&desk).model, "a look at a release panicked");
+                tracing::error!(%model, "a look at a release panicked");
             }
+            let counters = self.world.counters(&model);
+            lock(&self.traced)
+                .entry(model)
+                .or_default()
+                .look(served, counters);
         }
+    }
+
+    /// Hears of each move from now on; who is too far behind loses the oldest, and reads [`news`](Self::news).
+    pub fn follow(&self) -> broadcast::Receiver<Arc<News>> {
+        self.world.news().follow()
+    }
+
+    /// The moves of a model after a place in its log, `most` of them. Blocks for the disk.
+    pub fn news(&self, model: &str, after: u64, most: usize) -> Vec<News> {
+        news::after(&self.world.folder, model, after, most)
+    }
+
+    /// The models of whose releases there is a log, and its length in bytes. Blocks for the disk.
+    pub fn told_of(&self) -> BTreeMap<String, u64> {
+        news::models(&self.world.folder)
     }
 
     /// Ends the looks and keeps what was counted, so that the next start goes on from here.
@@ -191,7 +219,11 @@ impl Conductor for Releases {
         }
         let desk = self.open(found)?;
         // The desk stays free while files are read, which may take long.
-        let unread = lock(&desk).unread_before(found);
+        let unread = {
+            let mut desk = lock(&desk);
+            desk.take_rules(found);
+            desk.unread_before(found)
+        };
         let read = unread.read();
         let mut desk = lock(&desk);
         desk.learn(read);

@@ -119,6 +119,27 @@ pub struct Approval {
     pub timeout: Option<Duration>,
 }
 
+/// One of the two versions that have traffic during a release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    /// The live version.
+    Stable,
+    /// The version that is being released.
+    Candidate,
+}
+
+/// Sends requests with a header to one side while both have traffic.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Match {
+    /// The header's or metadata's name, lower case.
+    pub header: String,
+    /// The value that matches; `None`: any.
+    pub value: Option<String>,
+    /// Which version answers.
+    pub to: Side,
+}
+
 /// The rules of a model's releases.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Policy {
@@ -128,6 +149,9 @@ pub struct Policy {
     pub on_new_version: OnNewVersion,
     /// Where routing keys come from, the first that a request has; empty: every request by itself.
     pub route_key: Vec<KeySource>,
+    /// Whose requests go to one side without being drawn, tried in order; they are not counted.
+    #[serde(rename = "match", default)]
+    pub matches: Vec<Match>,
     /// The probability of a false rollback per release.
     pub alpha: f64,
     /// The probability that something is falsely shown to be good enough.

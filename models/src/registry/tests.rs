@@ -1001,6 +1001,7 @@ fn requests_are_divided_among_the_versions_of_a_release() {
                 salt: Salt::of("r"),
             },
             key_headers: Vec::new(),
+            rules: Vec::new(),
         };
         world.registry.divide("a", Some(division)).unwrap();
         (0..1000)

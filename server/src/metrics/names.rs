@@ -197,6 +197,13 @@ pub(super) const AUDIT_RECORDS: Name = name(
     "Records of the audit by action and outcome",
 );
 
+/// Messages to webhooks.
+pub(super) const WEBHOOK_DELIVERIES: Name = name(
+    "crossfade_webhook_deliveries_total",
+    "counter",
+    "Tries to deliver a message to a webhook, by result: delivered, refused, failed",
+);
+
 /// Gauges of the process, with their help texts.
 pub(super) const PROCESS: &[(&str, &str)] = &[
     (READY, "1 while the server is ready"),

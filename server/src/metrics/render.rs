@@ -294,8 +294,9 @@ pub(super) fn markdown() -> String {
     for Name { name, kind, help } in names::RELEASES {
         writeln!(out, "| `{name}` | {kind} | {help} |").expect("a String takes any text");
     }
-    let Name { name, kind, help } = &names::AUDIT_RECORDS;
-    writeln!(out, "| `{name}` | {kind} | {help} |").expect("a String takes any text");
+    for Name { name, kind, help } in [names::AUDIT_RECORDS, names::WEBHOOK_DELIVERIES] {
+        writeln!(out, "| `{name}` | {kind} | {help} |").expect("a String takes any text");
+    }
     for (name, help) in names::PROCESS {
         writeln!(out, "| `{name}` | gauge | {help} |").expect("a String takes any text");
     }

@@ -21,6 +21,7 @@ use crossfade_statistics::Arm;
 
 use super::gating::Gating;
 use super::log::{Counts, Log, Marker};
+use super::news::{News, Teller};
 use super::pinning::Artifacts;
 use super::record::{Book, Created, Record, Run};
 use super::tally::{Batches, Count, Tail, Tally};
@@ -47,6 +48,7 @@ pub(super) struct Desk {
     /// The rules in force: those that the active release began with, or that the process found at its start.
     pub(super) policy: Policy,
     pub(super) book: Book,
+    news: Teller,
     log: Log,
     /// Who can agree to releases.
     pub(super) approvers: Arc<Approvers>,
@@ -190,6 +192,7 @@ impl Desk {
             model: model.into(),
             policy: policy.clone(),
             book,
+            news: world.news().clone(),
             log,
             approvers: world.approvers.clone(),
             config_rev: Hash::ZERO,
@@ -278,9 +281,6 @@ impl Desk {
         self.directory = found.directory.to_owned();
         self.on_disk.clone_from(found.on_disk);
         self.config_rev = world.config_rev(found);
-        if self.book.active().is_none() {
-            self.policy = found.policy.clone();
-        }
         let Some(champion) = self.champion(world, found, now)? else {
             return Ok(Vec::new());
         };
@@ -426,6 +426,8 @@ impl Desk {
         });
         self.write(&record)?;
         self.note(&record);
+        // What the one before showed is nothing of this one.
+        self.report = None;
         tracing::info!(model = %self.model, release = id, version, champion, actor, "a release begins");
         if let Some(run) = self.book.active().cloned() {
             self.begin_counting(world, &run);
@@ -851,6 +853,7 @@ impl Desk {
             epoch: self.epoch,
             traffic,
             key_headers: headers.collect(),
+            rules: self.route_rules(),
         })
     }
 
@@ -916,6 +919,9 @@ impl Desk {
     }
 
     pub(super) fn note(&mut self, record: &Record) {
+        if let Some(news) = News::of(&self.model, None, &self.book, record) {
+            self.news.tell(news);
+        }
         let noted = self.book.apply(record);
         self.warn_unless(noted);
     }

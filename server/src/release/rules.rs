@@ -3,7 +3,9 @@
 
 use crossfade_journal::Hash;
 use crossfade_models::Found;
-use crossfade_rollout::Policy;
+use crossfade_rollout::policy::{Match, Side};
+use crossfade_rollout::routing::Rule;
+use crossfade_rollout::{Policy, State};
 use serde_json::json;
 
 use super::desk::Desk;
@@ -12,6 +14,13 @@ use super::world::World;
 use crate::config::revision;
 
 impl Desk {
+    /// Takes up the rules of the configuration, unless a release is active.
+    pub(super) fn take_rules(&mut self, found: &Found<'_>) {
+        if self.book.active().is_none() {
+            self.policy = found.policy.clone();
+        }
+    }
+
     /// Takes up the rules that a release began with.
     pub(super) fn keep_rules(&mut self, run: &Run) {
         let (model, release) = (&self.model, &run.created.id);
@@ -32,6 +41,27 @@ impl Desk {
                 "the rules that this release began with cannot be read; it goes on by those of the configuration"
             ),
         }
+    }
+}
+
+impl Desk {
+    /// Whose requests go to one version without being drawn: while two of them have traffic.
+    pub(super) fn route_rules(&self) -> Vec<Rule> {
+        let Some(run) = self.book.active() else {
+            return Vec::new();
+        };
+        if !matches!(run.state, State::Canary { .. } | State::Paused { step: Some(_) }) {
+            return Vec::new();
+        }
+        let rule = |matching: &Match| Rule {
+            header: matching.header.clone(),
+            values: matching.value.iter().cloned().collect(),
+            version: match matching.to {
+                Side::Stable => run.created.champion,
+                Side::Candidate => run.created.version,
+            },
+        };
+        self.policy.matches.iter().map(rule).collect()
     }
 }
 

@@ -8,10 +8,13 @@ use arc_swap::ArcSwap;
 use crossfade_journal::Hash;
 use crossfade_models::{Division, Registry, Routed};
 
+use super::forecast::Counters;
+use super::news::Teller;
 use super::tally::{Count, Tally};
 use crate::admin::Approvers;
 use crate::metrics::Series;
 use crate::servable::{Servable, ServableLoader};
+use crate::status::Status;
 
 /// Tallies by release.
 type Tallies = HashMap<Box<str>, Arc<Tally>>;
@@ -29,6 +32,7 @@ pub(super) struct World {
     pub(super) server_rev: Hash,
     registry: OnceLock<Weak<Registry<ServableLoader>>>,
     tallies: ArcSwap<Tallies>,
+    news: Teller,
     artifacts: ArcSwap<Artifacts>,
 }
 
@@ -40,6 +44,7 @@ impl World {
             server_rev,
             registry: OnceLock::new(),
             tallies: ArcSwap::default(),
+            news: Teller::default(),
             artifacts: ArcSwap::default(),
         }
     }
@@ -76,6 +81,33 @@ impl World {
     /// The counters of a version that is live.
     pub(super) fn series(&self, model: &str, version: u64) -> Option<Arc<Series>> {
         Some(self.servable(model, version)?.series().clone())
+    }
+
+    /// Where moves are told.
+    pub(super) fn news(&self) -> &Teller {
+        &self.news
+    }
+
+    /// The requests of a model's live versions so far.
+    pub(super) fn counters(&self, model: &str) -> Counters {
+        let live = self
+            .registry()
+            .map(|registry| registry.models())
+            .unwrap_or_default();
+        let of = |series: &Series| {
+            let count = |status| series.requests(Some(status));
+            let all: u64 = Status::ALL.into_iter().map(count).sum();
+            let failed = [Status::Internal, Status::NotReady, Status::DeadlineExceeded];
+            (
+                series.requests(None) + all,
+                failed.into_iter().map(count).sum::<u64>(),
+            )
+        };
+        live.iter()
+            .map(|servable| servable.series())
+            .filter(|series| &*series.model == model)
+            .filter_map(|series| Some((series.version?, of(series))))
+            .collect()
     }
 
     /// Makes known what the files of a model's versions are.

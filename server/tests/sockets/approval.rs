@@ -64,6 +64,7 @@ pub(crate) fn tokens() -> Vec<Token> {
         token("root", &[Role::Override]),
         token("ci", &[Role::Deploy]),
         token("ops", &[Role::Promote, Role::Rollback]),
+        token("chief", &[Role::Deploy, Role::Override]),
     ]
 }
 
@@ -331,6 +332,67 @@ async fn without_known_keys_the_role_is_enough_and_the_author_may_be_excluded() 
         assert_eq!(answer.status, status, "{token}: {answer:?}");
     }
     assert_eq!(server.seen(&id).await["state"]["state"], "canary");
+    server.stop().await;
+}
+
+const INFER: &str = r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1,2]}]}"#;
+
+/// Between the last step and everyone the live version answers alone, until people have agreed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_canary_waits_for_people_before_it_is_promoted() {
+    let data = tempfile::tempdir().unwrap();
+    let rules = rules("quorum = 1").replace("'canary'", "'promoting'");
+    let repository = Repository::new();
+    repository.add("m", 1, &version_file(1), &rules);
+    let server = serving(repository, data.path(), approvers()).await;
+    server.repository.add("m", 2, &version_file(2), &rules);
+    assert_eq!(server.post("/v2/repository/models/m/load", "").await.status, 200);
+    let answered_by = async || {
+        let answer = server.post("/v2/models/m/infer", INFER).await;
+        answer.headers["x-model-version"].clone()
+    };
+    for (end, live) in [("rolled_back", "1"), ("live", "2")] {
+        let body = json!({ "version": 2, "reason": "again" });
+        let token = if end == "live" { "chief" } else { "ann" };
+        let created = server.tell(token, format!("POST {ALL}"), &body).await;
+        assert_eq!(created.status, 201, "{created:?}");
+        let id = created.json()["id"].as_str().unwrap().to_owned();
+        while server.seen(&id).await["state"]["state"] != "canary" {
+            tokio::task::yield_now().await;
+        }
+        let early = server
+            .approve("bob", &id, &signed(&server.seen(&id).await, 3))
+            .await;
+        assert_eq!(early.status, 409, "{early:?}");
+        let promoted = server
+            .tell("ops", format!("POST {ALL}/{id}:promote"), &json!({}))
+            .await;
+        assert_eq!(
+            promoted.json()["state"],
+            json!({ "state": "awaiting_approval", "next": "promoting" })
+        );
+        for _ in 0..20 {
+            assert_eq!(answered_by().await, "1");
+        }
+        if end == "live" {
+            let approved = server
+                .approve("bob", &id, &signed(&server.seen(&id).await, 3))
+                .await;
+            assert_eq!(approved.status, 200, "{approved:?}");
+        } else {
+            let aborted = server
+                .tell("ops", format!("POST {ALL}/{id}:abort"), &json!({}))
+                .await;
+            assert_eq!(aborted.status, 200, "{aborted:?}");
+            server
+                .app
+                .service
+                .releases()
+                .look(std::time::Duration::from_secs(1));
+        }
+        assert_eq!(server.seen(&id).await["state"]["state"], end);
+        assert_eq!(answered_by().await, live);
+    }
     server.stop().await;
 }
 

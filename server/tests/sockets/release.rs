@@ -22,7 +22,7 @@ mod faults;
 const INFER: &str = r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1,2]}]}"#;
 
 /// `y = x + version`, so that an answer tells which version made it.
-fn version_file(version: u64) -> String {
+pub(crate) fn version_file(version: u64) -> String {
     format!("input x FP32 -1,2\noutput y FP32 -1,2\nop add {version}\n")
 }
 
@@ -105,6 +105,7 @@ async fn answers_name_the_release_that_is_active() {
             salt: Salt::of("r-1"),
         },
         key_headers: vec!["x-user-id".into()],
+        rules: Vec::new(),
     };
     server.app.service.registry().divide("m", Some(division)).unwrap();
     let mut seen = [0; 2];
@@ -151,7 +152,7 @@ async fn answers_name_the_release_that_is_active() {
 }
 
 /// Rules of a model whose releases have one step of 50 %, watch errors only, and pass at an error rate of `abs_ok`.
-fn rules(abs_ok: f64, more: &str) -> String {
+pub(crate) fn rules(abs_ok: f64, more: &str) -> String {
     format!(
         "risk = 'low'\n[gates.golden]\nenabled = false\n[rollout]\n{more}\n[[rollout.step]]\npercent = 50\nmin = '0s'\n\
          min_units = 50\n[[rollout.check]]\nmetric = 'errors'\nabs_ok = {abs_ok}\n\
@@ -160,7 +161,7 @@ fn rules(abs_ok: f64, more: &str) -> String {
 }
 
 /// A server whose releases nobody looks at but the test; `data` is its data folder.
-async fn serving(repository: Repository, data: &Path) -> Server {
+pub(crate) async fn serving(repository: Repository, data: &Path) -> Server {
     let data = data.to_owned();
     let server = Server::start_with(repository, |config| {
         config.data_dir = data;
@@ -173,12 +174,12 @@ async fn serving(repository: Repository, data: &Path) -> Server {
 
 impl Server {
     /// The last release of `m`, as people see it.
-    fn release(&self) -> Value {
+    pub(crate) fn release(&self) -> Value {
         let all = self.app.service.releases().list(Some("m")).unwrap();
         all.as_array().unwrap().last().cloned().unwrap_or_default()
     }
 
-    fn state(&self) -> String {
+    pub(crate) fn state(&self) -> String {
         self.release()["state"]["state"]
             .as_str()
             .unwrap_or("none")
@@ -186,12 +187,12 @@ impl Server {
     }
 
     /// Looks once, a second of serving later.
-    fn look(&self) {
+    pub(crate) fn look(&self) {
         self.app.service.releases().look(Duration::from_secs(1));
     }
 
     /// Version 2 arrives by a load call.
-    async fn arrive(&self, version: u64, file: &str, rules: &str) {
+    pub(crate) async fn arrive(&self, version: u64, file: &str, rules: &str) {
         self.repository.add("m", version, file, rules);
         let loaded = self.post("/v2/repository/models/m/load", "").await;
         assert_eq!(loaded.status, 200, "{loaded:?}");
@@ -618,6 +619,48 @@ async fn a_scan_that_finds_a_new_version_starts_its_release() {
             "{line} is missing in\n{text}"
         );
     }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_match_a_rule_go_to_its_side_and_are_not_counted() {
+    let data = tempfile::tempdir().unwrap();
+    let repository = Repository::new();
+    let matching = "[[rollout.match]]\nheader = 'x-beta'\nvalue = '1'\nto = 'candidate'\n\
+                    [[rollout.match]]\nheader = 'x-careful'\nto = 'stable'";
+    let rules = rules(0.2, "").replace("percent = 50", "percent = 1") + matching;
+    repository.add("m", 1, &version_file(1), &rules);
+    let server = serving(repository, data.path()).await;
+    let asked = async |headers: &[(&str, &str)]| {
+        let answer = server
+            .post_with("/v2/models/m/infer", headers, INFER.as_bytes())
+            .await;
+        answer.headers["x-model-version"].clone()
+    };
+    assert_eq!(asked(&[("x-beta", "1")]).await, "1", "there is no candidate");
+    server.arrive(2, &version_file(2), &rules).await;
+    assert_eq!(server.state(), "canary");
+    let mut grpc = server.grpc().await;
+    for _ in 0..20 {
+        assert_eq!(asked(&[("x-beta", "1")]).await, "2");
+        assert_eq!(
+            asked(&[("x-beta", "1"), ("x-careful", "yes")]).await,
+            "2",
+            "the first rule counts"
+        );
+        assert_eq!(asked(&[("x-careful", "yes")]).await, "1");
+        assert_eq!(
+            asked(&[("x-model-version", "1"), ("x-beta", "1")]).await,
+            "1",
+            "a version that is named"
+        );
+        let mut request = Request::new(message());
+        request.metadata_mut().insert("x-beta", "1".parse().unwrap());
+        let answer = grpc.model_infer(request).await.unwrap();
+        assert_eq!(answer.metadata().get("x-model-version").unwrap(), "2");
+    }
+    server.look();
+    assert_eq!(server.release()["report"]["units"], 0, "{}", server.release());
     server.stop().await;
 }
 

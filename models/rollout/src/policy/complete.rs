@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::built::{Built, Element};
 use super::gates::{DecisionKind, Trust};
 use super::preset::{self, Preset, longest};
-use super::raw::{RawApproval, RawDecision, RawKind, RawPolicy, RawShadow, RawStep};
-use super::{Approval, Decision, KeySource, OnInconclusive, OnNewVersion, Policy, Risk, Shadow, Step};
+use super::raw::{RawApproval, RawDecision, RawKind, RawMatch, RawPolicy, RawShadow, RawStep};
+use super::{Approval, Decision, KeySource, Match, OnInconclusive, OnNewVersion, Policy, Risk, Shadow, Step};
 use crate::PolicyError;
 use crate::duration::RawDuration;
 use crate::state::Approvable;
@@ -31,6 +31,12 @@ pub(super) fn complete(raw: RawPolicy, built: &Built) -> Result<Policy, PolicyEr
             .route_key
             .iter()
             .map(|text| key_source(text))
+            .collect::<Result<_, _>>()?,
+        matches: rollout
+            .matches
+            .into_iter()
+            .enumerate()
+            .map(|(index, raw)| matching(index, raw))
             .collect::<Result<_, _>>()?,
         alpha: level("rollout.alpha", rollout.alpha.unwrap_or(preset::ALPHA))?,
         alpha_pass: level(
@@ -96,6 +102,22 @@ fn key_source(text: &str) -> Result<KeySource, PolicyError> {
             format!("expected \"header:NAME\" or \"input:NAME\", got \"{text}\""),
         )),
     }
+}
+
+fn matching(index: usize, raw: RawMatch) -> Result<Match, PolicyError> {
+    let name = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if raw.header.is_empty() || !raw.header.bytes().all(name) {
+        let key = format!("rollout.match[{index}].header");
+        return Err(PolicyError::invalid(
+            key,
+            format!("\"{}\" is no name of a header", raw.header),
+        ));
+    }
+    Ok(Match {
+        header: raw.header.to_ascii_lowercase(),
+        value: raw.value,
+        to: raw.to,
+    })
 }
 
 fn hard_limit(milliseconds: Option<u64>) -> Result<Option<Duration>, PolicyError> {

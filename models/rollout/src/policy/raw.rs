@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::check::Metric;
 use super::gates::{QualityMetric, Trust};
-use super::{OnInconclusive, OnNewVersion, Risk};
+use super::{OnInconclusive, OnNewVersion, Risk, Side};
 use crate::duration::RawDuration;
 use crate::state::Approvable;
 
@@ -47,6 +47,18 @@ pub struct RawRollout {
     /// Changes the preset's checks of the same metric, or adds to them.
     pub(super) check: Vec<RawCheck>,
     pub(super) approval: RawApproval,
+    /// Tried in order.
+    #[serde(rename = "match")]
+    pub(super) matches: Vec<RawMatch>,
+}
+
+/// A table `[[rollout.match]]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawMatch {
+    pub(super) header: String,
+    pub(super) value: Option<String>,
+    pub(super) to: Side,
 }
 
 /// The table `[rollout.shadow]`.

@@ -451,3 +451,23 @@ fn a_policy_is_read_back_as_it_was_written() {
         assert_eq!(read, policy, "{text}");
     }
 }
+
+#[test]
+fn rules_name_a_header_and_a_side() {
+    let text = |header: &str, to: &str| {
+        format!("[[rollout.match]]\nheader = \"{header}\"\nvalue = \"1\"\nto = \"{to}\"")
+    };
+    let matches = policy(&text("X-Beta", "stable")).matches;
+    let expected = Match {
+        header: "x-beta".to_owned(),
+        value: Some("1".to_owned()),
+        to: Side::Stable,
+    };
+    assert_eq!(matches, [expected]);
+    let refused = Policy::new(read(&text("x beta", "stable")), &Built::all()).expect_err("a blank");
+    assert!(
+        refused.to_string().contains("rollout.match[0].header"),
+        "{refused}"
+    );
+    assert!(toml::from_str::<RawPolicy>(&text("x", "both")).is_err());
+}

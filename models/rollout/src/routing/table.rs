@@ -60,6 +60,13 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// Whether a request has such a header.
+    pub fn holds<'a>(&self, header: &dyn Fn(&str) -> Option<&'a [u8]>) -> bool {
+        header(&self.header).is_some_and(|value| {
+            self.values.is_empty() || self.values.iter().any(|known| known.as_bytes() == value)
+        })
+    }
+
     fn matches(&self, request: &Request<'_>) -> bool {
         let Some(value) = (request.header)(&self.header) else {
             return false;
