@@ -123,6 +123,8 @@ def ready(peer, setting, question, max_batch=None):
                     f"crossfade computes with {found}, not {OUR_PLATFORM}: put ONNX Runtime's library beside it"
                 )
             settle(server)
+            if peer.name == "crossfade":
+                wait_calibrated(ports[0], question.model)
             begun = {"seconds": seconds, "attempts": attempt, "memory_bytes": server.memory_bytes()}
             return server, ports, {**begun, "failures": failures} if failures else begun
         ended = "it lives, and does not answer" if server.is_alive() else f"it ended with {server.process.returncode}"
@@ -141,6 +143,18 @@ def platform_of(port, model):
     """What a server says it computes with."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/models/{model}", timeout=10) as answer:
         return json.load(answer)["platform"]
+
+
+def wait_calibrated(port, model):
+    """Waits until ours has found out how to run the model, or for some seconds: once, as its data folder keeps that."""
+    until = time.monotonic() + SETTLE_TIMEOUT_S
+    while time.monotonic() < until:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/models/{model}/config", timeout=10) as answer:
+            config = json.load(answer)
+        # A model of another runtime, or on one core, has nothing to find out.
+        if "crossfade.instances" in config.get("parameters", {}):
+            return
+        time.sleep(0.1)
 
 
 def settle(server):
