@@ -21,6 +21,7 @@ import ceiling  # noqa: E402
 import connections  # noqa: E402
 import loading  # noqa: E402
 import overload  # noqa: E402
+import shadowing  # noqa: E402
 import start  # noqa: E402
 import tensors  # noqa: E402
 
@@ -31,6 +32,7 @@ SCENARIOS = {
     "bursts": overload.measure_bursts,
     "loading": loading.measure,
     "swapping": loading.measure_swaps,
+    "shadowing": shadowing.measure,
     "connections": connections.measure,
     "tensors": tensors.measure,
 }

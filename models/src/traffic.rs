@@ -28,6 +28,8 @@ pub struct Division {
     pub traffic: Traffic,
     /// Differs from that of every division before it.
     pub epoch: u64,
+    /// The release whose version gets copies of requests.
+    pub shadow: Option<Arc<str>>,
     /// Headers whose value is the routing key, lower case; the first that a request has counts.
     pub key_headers: Vec<String>,
     /// Whose requests are not drawn, tried in order.
@@ -63,9 +65,15 @@ impl Division {
                 unit: 0,
             };
         }
+        self.traffic.draw(self.key(wish.header), wish.id)
+    }
+
+    /// The routing key of a request, if it has one.
+    ///
+    /// * `header`: looks a header up by its lower-case name
+    pub fn key<'a>(&self, header: impl Fn(&str) -> Option<&'a [u8]>) -> Option<&'a [u8]> {
         let mut keys = self.key_headers.iter();
-        let key = keys.find_map(|name| (wish.header)(name).filter(|value| !value.is_empty()));
-        self.traffic.draw(key, wish.id)
+        keys.find_map(|name| header(name).filter(|value| !value.is_empty()))
     }
 
     /// What a label means that the model itself does not define.
@@ -194,6 +202,7 @@ mod tests {
             release: None,
             epoch: 1,
             traffic: Traffic::Only(1),
+            shadow: None,
             key_headers: Vec::new(),
             rules: Vec::new(),
         };
@@ -274,6 +283,7 @@ mod tests {
                     portion: Portion::percent(50.0),
                     salt: Salt::of("r"),
                 },
+                shadow: None,
                 key_headers: Vec::new(),
                 rules: Vec::new(),
             };
@@ -305,6 +315,7 @@ mod tests {
                 portion: Portion::percent(50.0),
                 salt: Salt::of("r"),
             },
+            shadow: None,
             key_headers: vec!["x-user-id".into(), "x-session".into()],
             rules: Vec::new(),
         };

@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 
 use crate::admin::{Admin, Approvers};
 use crate::audit::AuditLog;
+use crate::client;
 use crate::config::file::RawConfig;
 use crate::config::{Command, ConfigCommand, ControlMode, DEFAULT_DATA_DIR, Flags, ServerConfig};
 use crate::control::Changes;
@@ -32,7 +33,10 @@ use crate::release::audited::Audited;
 use crate::servable::ServableLoader;
 use crate::service::Service;
 use crate::telemetry::{self, LogControl};
+use crate::webhook::Webhook;
 use crate::{grpc, http};
+
+pub(crate) use effective::policy_of;
 
 /// Read if it is there and no other file is named.
 const DEFAULT_FILE: &str = "crossfade.toml";
@@ -46,6 +50,7 @@ pub fn main(command: Command) -> ExitCode {
         Command::Check(args) => return check::run(&args),
         Command::Config(ConfigCommand::Effective(args)) => effective::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Audit(command) => audit::run(&command),
+        Command::Client(command) => return client::run(command),
         Command::Serve(flags) => serve(*flags),
     };
     match result {
@@ -153,6 +158,7 @@ pub struct App {
     stop: watch::Sender<bool>,
     listeners: JoinSet<()>,
     scrapes: JoinSet<()>,
+    webhooks: JoinSet<()>,
     /// Given up last.
     _data: Option<DataDir>,
 }
@@ -180,7 +186,14 @@ impl App {
             config.revision(),
             counters.clone(),
         )?;
-        let loader = ServableLoader::new(runtimes, counters.clone(), &config.limits, config.runtimes.cores);
+        let cores = config.runtimes.cores;
+        let loader = ServableLoader::new(
+            runtimes,
+            counters.clone(),
+            &config.limits,
+            cores,
+            &config.data_dir,
+        );
         let admin_at = admin.local_addr()?;
         let changes = Changes {
             log: Arc::new(LogSettings::new(log, &config.log.filter)),
@@ -190,6 +203,12 @@ impl App {
         let options = registry_options(&config)?;
         let approvers = Approvers::new(config.admin.approvers.clone(), &config.admin.tokens);
         let releases = Releases::new(&config.data_dir, approvers, config.revision());
+        let state = config.data_dir.join("state");
+        let mut webhooks = JoinSet::new();
+        for webhook in &config.webhooks {
+            let webhook = Webhook::open(webhook, &state, &releases, &counters)?;
+            webhooks.spawn(webhook.run());
+        }
         let service = Service::new(
             config.limits,
             config.log.access,
@@ -233,6 +252,7 @@ impl App {
             stop,
             listeners,
             scrapes,
+            webhooks,
             _data: data,
         })
     }
@@ -254,11 +274,14 @@ impl App {
         }
         self.listeners.shutdown().await;
         self.scrapes.shutdown().await;
+        // What is not told yet is told after the next start.
+        self.webhooks.shutdown().await;
         let registry = self.service.registry().clone();
         let releases = self.service.releases().clone();
         // Joins load threads and instances; they may be in the middle of a run.
         let down = move || {
-            // First: joining may take long, and whoever waits for the process may lose patience.
+            releases.end_copies();
+            // Then: joining may take long, and whoever waits for the process may lose patience.
             releases.close();
             registry.shutdown();
         };

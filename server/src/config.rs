@@ -4,10 +4,12 @@
 //! [`ServerConfig`] is what the code may rely on.
 
 mod admin;
+mod client_args;
 pub mod file;
 mod flags;
 pub mod reference;
 pub(crate) mod revision;
+mod webhook;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -19,7 +21,14 @@ use crossfade_journal::Hash;
 use sha2::{Digest, Sha256};
 
 use crate::admin::{Approver, Token};
+use crate::outgoing::Target;
+use crate::release::NewsKind;
 use crate::service::Limits;
+use crate::webhook::Patience;
+pub use client_args::{
+    ActArgs, ApproveArgs, ClientCommand, DeployArgs, PlanArgs, RollbackArgs, RolloutCommand, ServerArgs,
+    StatusArgs,
+};
 pub use flags::{
     AuditCommand, CheckArgs, Cli, Command, ConfigCommand, DEFAULT_DATA_DIR, EffectiveArgs, ExportArgs, Flags,
     VerifyArgs,
@@ -54,6 +63,8 @@ pub struct ServerConfig {
     pub drain_grace: Duration,
     /// After the grace: how long in-flight requests may take.
     pub exit_timeout: Duration,
+    /// Who is told of releases.
+    pub webhooks: Vec<WebhookConfig>,
     /// `[model.NAME]` tables, for the reader of model.toml.
     pub models: BTreeMap<String, toml::Table>,
 }
@@ -145,6 +156,22 @@ pub struct AuditConfig {
     pub sign_every: NonZeroU64,
     /// A file with the key that signs.
     pub key: Option<PathBuf>,
+}
+
+/// Who is told of releases, and of which moves.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct WebhookConfig {
+    /// As written.
+    pub url: String,
+    #[serde(skip)]
+    pub(crate) target: Target,
+    /// Which moves.
+    pub events: Vec<NewsKind>,
+    /// A file with the secret that messages are signed with.
+    pub secret_file: PathBuf,
+    /// How long a receiver may take, and when it is asked again.
+    #[serde(skip)]
+    pub patience: Patience,
 }
 
 /// What is wrong with the configuration, and what to do.
@@ -267,6 +294,7 @@ impl ServerConfig {
             exit_timeout: flags
                 .exit_timeout_secs
                 .map_or(file.exit_timeout.0, Duration::from_secs),
+            webhooks: webhook::resolve(file.webhook)?,
             models: file.model,
         })
     }

@@ -3,7 +3,7 @@
 mod classification;
 mod parameters;
 mod raw_body;
-mod trigger;
+pub(crate) mod trigger;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -128,6 +128,7 @@ pub async fn infer(
         .map(|outputs| outputs.iter().map(|output| output.name.as_str()));
     let outputs = signature.resolve_outputs(names)?;
 
+    scope.copy(headers, signature, &inputs, &outputs);
     let submitted = Instant::now();
     scope.submitted(submitted);
     let job = Job {
@@ -147,6 +148,7 @@ pub async fn infer(
             .await
             .unwrap_or(Err(JobError::DeadlineExceeded)),
     };
+    scope.copied(signature, &outputs, &answer);
     if scope.is_canary()
         && let Some(trigger) = trigger::of(&answer)
     {
@@ -157,6 +159,7 @@ pub async fn infer(
         timings,
     } = answer?;
     scope.answered(timings, rows);
+    scope.read(signature, &outputs, &tensors, rows);
 
     let mut answers = Vec::with_capacity(tensors.len());
     for (index, tensor) in outputs.into_iter().zip(tensors) {

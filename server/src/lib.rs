@@ -3,6 +3,7 @@
 //! Modules in the order a request meets them; this list is the map.
 
 pub mod app;
+mod client;
 pub mod config;
 pub mod telemetry;
 
@@ -31,6 +32,9 @@ pub mod control;
 pub mod admin;
 pub mod audit;
 pub mod data_dir;
+
+mod outgoing;
+pub mod webhook;
 
 pub mod fuzzing;
 pub mod metrics;

@@ -49,8 +49,9 @@ impl Default for Metrics {
                 .recorder
                 .describe_gauge((*name).into(), None, (*help).into());
         }
-        let names::Name { name, help, .. } = names::AUDIT_RECORDS;
-        metrics.recorder.describe_counter(name.into(), None, help.into());
+        for names::Name { name, help, .. } in [names::AUDIT_RECORDS, names::WEBHOOK_DELIVERIES] {
+            metrics.recorder.describe_counter(name.into(), None, help.into());
+        }
         metrics
     }
 }
@@ -82,6 +83,13 @@ impl Metrics {
             Label::from_static_parts("outcome", outcome),
         ];
         let key = Key::from_parts(names::AUDIT_RECORDS.name, labels);
+        self.recorder.register_counter(&key, &METADATA).increment(1);
+    }
+
+    /// Counts a try to tell a webhook.
+    pub(crate) fn webhook(&self, result: &'static str) {
+        let labels = vec![Label::from_static_parts("result", result)];
+        let key = Key::from_parts(names::WEBHOOK_DELIVERIES.name, labels);
         self.recorder.register_counter(&key, &METADATA).increment(1);
     }
 
@@ -136,6 +144,8 @@ pub struct Released {
     pub rollbacks: BTreeMap<String, u64>,
     /// From the last decision to send a version back until requests went elsewhere.
     pub rolled_back_in: Option<Duration>,
+    /// Copies of requests: pairs, flips, dropped.
+    pub shadow: [u64; 3],
     /// Earlier versions at hand.
     pub warm: usize,
 }

@@ -2,9 +2,10 @@
 //! of the live version or is sent back.
 //!
 //! `record` is what is written down and what follows from it, `log` where, `tally` how requests are counted without
-//! waiting, `desk` the one place where a release of a model moves on, `control` what people may ask for. `approving` is
-//! who has to agree, `rules` by which rules a release ends, `pinning` what follows when files change. What is decided,
-//! and when, is `models/rollout`'s.
+//! waiting, `decision` and `outputs` how answers are read and compared, `shadow` copies of requests, `desk` the one place
+//! where a release of a model moves on, `control` what people may ask for, `news` what is told of it, `forecast` what it
+//! could see. `approving` is who has to agree, `rules` by which rules a release ends, `pinning` what follows when files
+//! change. What is decided, and when, is `models/rollout`'s.
 //!
 //! What is absent: no request waits for anything here. A look holds the lock of one model's desk, for as long as a
 //! file takes to be synced; requests only read the route table and send a count.
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossfade_journal::Hash;
 use crossfade_models::{Conductor, Directed, Found, Registry, RegistryError};
+use tokio::sync::broadcast;
 
 use crate::admin::Approvers;
 use crate::metrics::Released;
@@ -26,18 +28,29 @@ use crate::servable::ServableLoader;
 mod approving;
 pub mod audited;
 pub mod control;
+mod decision;
 mod desk;
 mod digest;
+mod elements;
+pub(crate) mod forecast;
 mod gating;
 mod golden;
 mod log;
+mod news;
+mod outputs;
 mod pinning;
 mod record;
 mod rules;
+mod shadow;
 mod tally;
 mod world;
 
+pub(crate) use decision::Reading;
 use desk::Desk;
+use forecast::Traced;
+pub use news::{News, NewsKind};
+pub(crate) use outputs::Watch;
+pub(crate) use shadow::{RequestCopy, Shadow};
 pub(crate) use tally::Count;
 use world::World;
 
@@ -45,6 +58,8 @@ use world::World;
 pub struct Releases {
     world: World,
     desks: Mutex<BTreeMap<Arc<str>, Arc<Mutex<Desk>>>>,
+    /// How many requests came lately.
+    traced: Mutex<BTreeMap<Arc<str>, Traced>>,
     /// What the last scrape showed.
     shown: Mutex<BTreeMap<Arc<str>, Released>>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -61,6 +76,7 @@ impl Releases {
         Arc::new(Self {
             world: World::new(folder, approvers, config_rev),
             desks: Mutex::default(),
+            traced: Mutex::default(),
             shown: Mutex::default(),
             thread: Mutex::default(),
             stop: Arc::default(),
@@ -96,14 +112,34 @@ impl Releases {
     ///
     /// * `served`: serving time since the last look
     pub fn look(&self, served: Duration) {
-        let desks: Vec<_> = lock(&self.desks).values().cloned().collect();
-        for desk in desks {
+        let desks: Vec<_> = lock(&self.desks).clone().into_iter().collect();
+        for (model, desk) in desks {
             let look = || lock(&desk).look(&self.world, served, now());
             // The other models' releases are looked at all the same.
             if catch_unwind(AssertUnwindSafe(look)).is_err() {
-                tracing::error!(model = %lock(&desk).model, "a look at a release panicked");
+                tracing::error!(%model, "a look at a release panicked");
             }
+            let counters = self.world.counters(&model);
+            lock(&self.traced)
+                .entry(model)
+                .or_default()
+                .look(served, counters);
         }
+    }
+
+    /// Hears of each move from now on; who is too far behind loses the oldest, and reads [`news`](Self::news).
+    pub fn follow(&self) -> broadcast::Receiver<Arc<News>> {
+        self.world.news().follow()
+    }
+
+    /// The moves of a model after a place in its log, `most` of them. Blocks for the disk.
+    pub fn news(&self, model: &str, after: u64, most: usize) -> Vec<News> {
+        news::after(&self.world.folder, model, after, most)
+    }
+
+    /// The models of whose releases there is a log, and its length in bytes. Blocks for the disk.
+    pub fn told_of(&self) -> BTreeMap<String, u64> {
+        news::models(&self.world.folder)
     }
 
     /// Ends the looks and keeps what was counted, so that the next start goes on from here.
@@ -124,6 +160,25 @@ impl Releases {
     /// Counts a request of a release. Never waits.
     pub(crate) fn count(&self, release: &str, count: Count) {
         self.world.count(release, count);
+    }
+
+    /// Which answers to the requests of a release are read, while two versions are compared by them.
+    pub(crate) fn watch(&self, release: &str) -> Option<Arc<Watch>> {
+        self.world.watch(release)
+    }
+
+    /// Where the requests of a release leave copies, while it is in shadow.
+    pub(crate) fn shadow(&self, release: &str) -> Option<Arc<Shadow>> {
+        self.world.shadow(release)
+    }
+
+    /// Ends all copies of requests and waits for their last runs: before the versions are unloaded.
+    pub(crate) fn end_copies(&self) {
+        self.world.end();
+        let desks: Vec<_> = lock(&self.desks).values().cloned().collect();
+        for desk in desks {
+            lock(&desk).shadow.close();
+        }
     }
 
     /// What a scrape shows.

@@ -3,15 +3,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossfade_batcher::Timings;
+use crossfade_batcher::{Answer, JobError, Timings};
 use crossfade_models::Division;
 use crossfade_rollout::ledger::HardTrigger;
 use crossfade_rollout::routing::{RouteReason, Traffic};
+use crossfade_runtimes_core::{ModelSignature, Tensor};
 use crossfade_statistics::Arm;
+use http::{HeaderMap, HeaderValue};
 
 pub use self::id::RequestId;
 use crate::metrics::Series;
-use crate::release::Count;
+use crate::release::{Count, Reading, RequestCopy, Shadow};
 use crate::service::Service;
 use crate::status::{Refusal, Status};
 
@@ -76,6 +78,13 @@ pub(crate) struct Chosen {
     pub(crate) division: Option<Arc<Division>>,
 }
 
+/// A request of a version whose successor gets copies.
+struct Shadowed {
+    shadow: Arc<Shadow>,
+    /// This one's, if it was drawn.
+    copy: Option<RequestCopy>,
+}
+
 /// One request from its head to its answer. Dropping it unfinished records `Cancelled`.
 pub struct RequestScope {
     service: Arc<Service>,
@@ -88,6 +97,8 @@ pub struct RequestScope {
     routed: Option<Arc<Series>>,
     chosen: Option<Chosen>,
     trigger: Option<HardTrigger>,
+    reading: Option<Reading>,
+    shadowed: Option<Box<Shadowed>>,
     submitted: Option<Instant>,
     answered: Option<(Timings, usize)>,
     finished: bool,
@@ -107,6 +118,8 @@ impl RequestScope {
             routed: None,
             chosen: None,
             trigger: None,
+            reading: None,
+            shadowed: None,
             submitted: None,
             answered: None,
             finished: false,
@@ -173,6 +186,64 @@ impl RequestScope {
         self.trigger = Some(trigger);
     }
 
+    /// Takes a copy of the request that is about to run, if the version that is being released gets copies and this
+    /// one was drawn. For all others this is one branch.
+    pub(crate) fn copy(
+        &mut self,
+        headers: &HeaderMap,
+        signature: &ModelSignature,
+        inputs: &[Option<Tensor>],
+        outputs: &[usize],
+    ) {
+        let Some(chosen) = &self.chosen else { return };
+        let Some((division, release)) = chosen
+            .division
+            .as_ref()
+            .and_then(|division| Some((division, division.shadow.as_ref()?)))
+        else {
+            return;
+        };
+        // What someone has chosen is not drawn.
+        if chosen.reason != RouteReason::Only {
+            return;
+        }
+        if let Some(shadow) = self.service.releases().shadow(release) {
+            let key = division.key(|name| headers.get(name).map(HeaderValue::as_bytes));
+            let copy = shadow.copy(self.id, key, signature, inputs, outputs);
+            self.shadowed = Some(Box::new(Shadowed { shadow, copy }));
+        }
+    }
+
+    /// Keeps what the live version answered for the copy.
+    pub(crate) fn copied(
+        &mut self,
+        signature: &ModelSignature,
+        outputs: &[usize],
+        answer: &Result<Answer, JobError>,
+    ) {
+        if let Some(copy) = self.shadowed.as_mut().and_then(|shadowed| shadowed.copy.as_mut()) {
+            copy.answered(signature, outputs, answer);
+        }
+    }
+
+    /// Reads the answer for the release that the request counts for, where versions are compared by their answers.
+    ///
+    /// * `outputs`: what was asked for, as indices of the signature; `tensors`: the answer, in the same order
+    pub(crate) fn read(
+        &mut self,
+        signature: &ModelSignature,
+        outputs: &[usize],
+        tensors: &[Tensor],
+        rows: usize,
+    ) {
+        let Some((release, arm)) = self.counted() else {
+            return;
+        };
+        let id = self.id.as_bytes();
+        let watch = self.service.releases().watch(release);
+        self.reading = watch.and_then(|watch| watch.read(arm, id, signature, outputs, tensors, rows));
+    }
+
     /// The release that the request counts for, and on which side: only what chance divided counts, or what goes to the
     /// only version while it bakes.
     fn counted(&self) -> Option<(&Arc<str>, Arm)> {
@@ -219,6 +290,7 @@ impl RequestScope {
             failed,
             trigger: self.trigger.filter(|_| arm == Arm::Canary),
             batch: timings.and_then(|timings| Some((timings.started?, timings.compute))),
+            reading: self.reading,
         };
         self.service.releases().count(release, count);
     }
@@ -242,6 +314,11 @@ impl RequestScope {
         self.finished = true;
         let total = self.arrived.elapsed();
         self.count(outcome);
+        if let Some(shadowed) = self.shadowed.take() {
+            let Shadowed { shadow, copy } = *shadowed;
+            let took = self.submitted.filter(|_| outcome == Outcome::Ok);
+            shadow.ended(took.map(|submitted| submitted.elapsed()), copy);
+        }
         let series = self.routed.take();
         if let Some(series) = &series {
             series.leave();

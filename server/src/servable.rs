@@ -1,5 +1,6 @@
 //! A servable: the signature, the batcher and the counters of one loaded version; and how one is made.
 
+mod apart;
 mod calibration;
 mod loader;
 mod priority;
@@ -8,15 +9,16 @@ mod sample;
 mod warm_up;
 
 use std::ops::Deref;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use crossfade_batcher::{BatchReport, Batcher, Observer};
 use crossfade_models::ModelConfig;
 use crossfade_models::config::finding;
 use crossfade_runtimes_core::{Model, ModelSignature};
 
 use crate::metrics::{Series, Snapshot};
+use calibration::Meter;
 pub use loader::ServableLoader;
 pub(crate) use loader::runtime_choice;
 
@@ -41,22 +43,40 @@ pub struct Running {
     /// Where requests go.
     pub batcher: Batcher,
     model: Arc<dyn Model>,
-    /// Why there are as many instances as there are, where that was measured.
-    how: OnceLock<String>,
+    /// What its batches took.
+    meter: Arc<Meter>,
+    instances: usize,
+    /// What calibration has to say.
+    calibration: ArcSwapOption<Calibration>,
+}
+
+/// What `/config` tells of calibration.
+enum Calibration {
+    /// Why there are as many instances as there are.
+    Chosen(String),
+    /// Why that is not known yet.
+    Waits(String),
 }
 
 impl Running {
-    fn new(batcher: Batcher, model: Arc<dyn Model>) -> Self {
+    fn new(batcher: Batcher, model: Arc<dyn Model>, meter: Arc<Meter>, instances: usize) -> Self {
         Self {
             batcher,
             model,
-            how: OnceLock::new(),
+            meter,
+            instances,
+            calibration: ArcSwapOption::empty(),
         }
     }
 
-    /// Notes why; the first reason stays.
-    fn note(&self, how: String) {
-        let _kept = self.how.set(how).is_ok();
+    /// Notes why it runs as it does.
+    fn chose(&self, how: String) {
+        self.calibration.store(Some(Arc::new(Calibration::Chosen(how))));
+    }
+
+    /// Notes why that is not known yet.
+    fn waits(&self, why: String) {
+        self.calibration.store(Some(Arc::new(Calibration::Waits(why))));
     }
 }
 
@@ -117,8 +137,11 @@ impl Servable {
         if let Some(reason) = &self.unmerged {
             finding::show(&mut json, finding::UNMERGED, reason);
         }
-        if let Some(how) = running.how.get() {
-            finding::show(&mut json, finding::INSTANCES, how);
+        if let Some(calibration) = &*running.calibration.load() {
+            match &**calibration {
+                Calibration::Chosen(how) => finding::show(&mut json, finding::INSTANCES, how),
+                Calibration::Waits(why) => finding::show(&mut json, finding::CALIBRATION, why),
+            }
         }
         json
     }

@@ -36,7 +36,7 @@ usage: cargo xtask COMMAND
                the same models and load on crossfade and on other servers in turn, which are installed under target/;
                without --quick and names, writes benches/results and docs/benchmarks.md
   limits [SCENARIO ...]
-               overload, bursts, loading and swapping beside serving, many connections, large tensors, start, the
+               overload, bursts, loading, swapping and shadowing beside serving, many connections, large tensors, start, the
                runtime's ceiling; writes benches/results/limits.json
 ";
 

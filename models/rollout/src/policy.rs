@@ -197,6 +197,12 @@ impl Policy {
         self.on_new_version != OnNewVersion::Immediate
     }
 
+    /// Whether outputs are compared as classes, rather than as numbers in order.
+    pub fn compares_classes(&self) -> bool {
+        let classes = |check: &Check| matches!(check.method, Method::Distribution { classes: true, .. });
+        self.checks.iter().any(classes)
+    }
+
     /// The level of each critical statistical check: the budget in equal parts (rollout.md §5.2).
     pub fn alpha_per_check(&self) -> f64 {
         let checks = self.checks.iter().filter(|check| check.spends_alpha()).count();

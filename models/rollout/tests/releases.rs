@@ -36,6 +36,9 @@ const POLICY: &str = r#"
     risk = "medium"
     [gates.quality]
     data = "val.parquet"
+    [decision]
+    output = "y"
+    kind = "argmax"
     [rollout]
     route_key = ["header:x-user"]
 "#;

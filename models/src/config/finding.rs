@@ -14,6 +14,8 @@ pub const UNMERGED: &str = "crossfade.unmerged";
 pub const BATCH_CAP_ROWS: &str = "crossfade.batch_cap_rows";
 /// Why there are as many instances as there are.
 pub const INSTANCES: &str = "crossfade.instances";
+/// Why that is not known yet.
+pub const CALIBRATION: &str = "crossfade.calibration";
 /// The `max_batch_size` that nobody gave and the server chose.
 pub(super) const COMPLETED_BATCH: &str = "crossfade.completed.max_batch_size";
 /// The number of instances that nobody gave.

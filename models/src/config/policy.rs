@@ -13,7 +13,15 @@ pub(super) const TABLES: [&str; 3] = ["rollout", "gates", "decision"];
 
 /// The elements of a policy that the server has; a policy that asks for another one is refused.
 pub fn built() -> Built {
-    Built::new([Element::GoldenGate, Element::Approval, Element::PinnedDigest])
+    Built::new([
+        Element::GoldenGate,
+        Element::Approval,
+        Element::PinnedDigest,
+        Element::Decision,
+        Element::OutputDistribution,
+        Element::Shadow,
+        Element::Flips,
+    ])
 }
 
 impl RawConfig {
@@ -64,9 +72,6 @@ mod tests {
     use super::*;
     use crate::config::toml;
 
-    /// What `risk = "low"` asks for and is not built yet, left out.
-    const WITHOUT: &str = "[[rollout.check]]\nmetric = 'output'\nenabled = false\n";
-
     fn policy(text: &str) -> Result<Policy, String> {
         let raw = toml::read(text).map_err(|error| error.to_string())?;
         raw.policy().map_err(|error| error.to_string())
@@ -79,24 +84,38 @@ mod tests {
     }
 
     #[test]
+    fn the_lowest_tier_needs_nothing_else() {
+        let low = policy("[model]\nrisk = 'low'\n").unwrap();
+        assert!(low.is_active() && low.checks.len() == 3 && !low.compares_classes());
+        let decision = "[decision]\noutput = 'y'\nkind = 'argmax'\n";
+        assert!(
+            policy(&format!("[model]\nrisk = 'low'\n{decision}"))
+                .unwrap()
+                .compares_classes()
+        );
+    }
+
+    #[test]
     fn what_is_not_built_is_refused_by_name() {
         let check = |text: &str, expected: &str| {
             let error = policy(text).unwrap_err();
             assert!(error.contains(expected), "{text}: {error}");
         };
-        check("[model]\nrisk = 'low'\n", "rollout.check.output");
         let quality = "[gates.quality]\ndata = 'a'\n";
         check(&format!("[model]\nrisk = 'medium'\n{quality}"), "gates.quality");
-        let signed = format!("[model]\nrisk = 'low'\n[gates]\nsignature = 'required'\n{WITHOUT}");
-        check(&signed, "gates.signature");
+        let signed = "[model]\nrisk = 'low'\n[gates]\nsignature = 'required'\n";
+        check(signed, "gates.signature");
         for golden in ["interval = '1h'", "file = 'golden.parquet'"] {
-            let text = format!("[model]\nrisk = 'low'\n[gates.golden]\n{golden}\n{WITHOUT}");
+            let text = format!("[model]\nrisk = 'low'\n[gates.golden]\n{golden}\n");
             check(&text, "gates.golden");
         }
-        let text = format!("[model]\nrisk = 'low'\n[rollout]\nroute_key = ['input:user']\n{WITHOUT}");
-        check(&text, "rollout.route_key");
-        let text = format!("[model]\nrisk = 'low'\n[decision]\noutput = 'y'\nkind = 'argmax'\n{WITHOUT}");
-        check(&text, "decision");
+        let text = "[model]\nrisk = 'low'\n[rollout]\nroute_key = ['input:user']\n";
+        check(text, "rollout.route_key");
+        let quality = "[[rollout.check]]\nmetric = 'quality'\n";
+        check(
+            &format!("[model]\nrisk = 'low'\n{quality}"),
+            "rollout.check.quality",
+        );
         check("[rollout]\non_new_version = 'canary'\nstepp = 1\n", "stepp");
         check("[model]\nrisk = 'huge'\n", "huge");
         check("[rollout]\nbake = 5\n", "bake");
@@ -104,8 +123,8 @@ mod tests {
 
     #[test]
     fn the_server_s_file_stands_above_the_model_s() {
-        let ours = format!("[model]\nrisk = 'low'\n[rollout]\nkeep_warm = 2\nalpha = 0.02\n{WITHOUT}");
-        let ours = toml::read(&ours).unwrap();
+        let ours = "[model]\nrisk = 'low'\n[rollout]\nkeep_warm = 2\nalpha = 0.02\n";
+        let ours = toml::read(ours).unwrap();
         let server = "risk = 'low'\n[rollout]\nkeep_warm = 3\n".parse().unwrap();
         let server = toml::from_table(server).unwrap();
         let policy = RawConfig::merge(server, ours).policy().unwrap();

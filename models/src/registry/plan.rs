@@ -19,10 +19,10 @@ pub(super) struct Plan {
     pub(super) label_files: Arc<BTreeMap<String, String>>,
     pub(super) on_disk: BTreeSet<u64>,
     pub(super) chosen: Vec<u64>,
-    /// As chosen, in the order in which they are loaded.
-    pub(super) order: Vec<u64>,
     /// Loaded versions that stay as they are.
     pub(super) held: BTreeSet<u64>,
+    /// As chosen, in the order in which they are loaded.
+    pub(super) order: Vec<u64>,
     pub(super) identities: BTreeMap<u64, Identity>,
 }
 
@@ -76,8 +76,8 @@ impl<L: Loader> Registry<L> {
             layout::read_label_files(&directory, &config).map_err(|error| broken(error.to_string()))?,
         );
         let mut chosen = policy.choose(&on_disk.iter().copied().collect::<Vec<_>>());
-        let mut order: Vec<u64> = chosen.iter().rev().copied().collect();
         let mut held = BTreeSet::new();
+        let mut order: Vec<u64> = chosen.iter().rev().copied().collect();
         if let Some(conductor) = &self.options.conductor {
             let rules = config.policy().map_err(|error| broken(error.to_string()))?;
             if rules.is_active() && over.and_then(Override::path).is_some() {
@@ -122,8 +122,8 @@ impl<L: Loader> Registry<L> {
             label_files,
             on_disk,
             chosen,
-            order,
             held,
+            order,
             identities,
         })
     }

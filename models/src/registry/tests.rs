@@ -1000,6 +1000,7 @@ fn requests_are_divided_among_the_versions_of_a_release() {
                 portion: Portion::percent(percent),
                 salt: Salt::of("r"),
             },
+            shadow: None,
             key_headers: Vec::new(),
             rules: Vec::new(),
         };

@@ -7,6 +7,7 @@ use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use ring::rand::{SecureRandom, SystemRandom};
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 
 use crate::header::array;
@@ -15,6 +16,11 @@ use crate::hex::hex_text;
 /// What stands before the 32 bytes of the key in its SubjectPublicKeyInfo (RFC 8410 §4).
 const SPKI_PREFIX: [u8; 12] = [
     0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
+];
+
+/// What stands before the 32 bytes of the seed in its PrivateKeyInfo (RFC 8410 §7, version 1).
+const PKCS8_PREFIX: [u8; 16] = [
+    0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
 ];
 
 /// A key that others check signatures with, written as 64 lower-case hexadecimal digits.
@@ -47,6 +53,24 @@ pub enum KeyError {
     /// A key of another kind, or damaged.
     #[error("not an Ed25519 key; make one with `openssl genpkey -algorithm ed25519`")]
     Kind,
+    /// A new key needs what the system does not give.
+    #[error("the system gives no random numbers")]
+    Random,
+}
+
+/// Makes a key: PKCS#8 in PEM, as [`SigningKey::from_pem`] and `openssl` read it.
+///
+/// Errors: [`KeyError::Random`].
+pub fn new_pem() -> Result<String, KeyError> {
+    let mut der = [0; 48];
+    der[..16].copy_from_slice(&PKCS8_PREFIX);
+    SystemRandom::new()
+        .fill(&mut der[16..])
+        .map_err(|_| KeyError::Random)?;
+    Ok(format!(
+        "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n",
+        STANDARD.encode(der)
+    ))
 }
 
 impl SigningKey {
@@ -55,6 +79,16 @@ impl SigningKey {
     /// Errors: [`KeyError`].
     pub fn from_pem(text: &str) -> Result<Self, KeyError> {
         Self::from_pkcs8(&pem(text, "PRIVATE KEY")?)
+    }
+
+    /// Reads an unencrypted PKCS#8 key in PEM, or a seed as 64 hexadecimal digits.
+    ///
+    /// Errors: [`KeyError`].
+    pub fn from_text(text: &str) -> Result<Self, KeyError> {
+        match crate::hex::read(text.trim()) {
+            Ok(seed) => Self::from_seed(&seed),
+            Err(_) => Self::from_pem(text),
+        }
     }
 
     /// Reads an unencrypted PKCS#8 key, with or without its public key.
@@ -155,6 +189,21 @@ mod tests {
             !format!("{key:?}").contains("d4ee72db"),
             "the seed is not printed"
         );
+    }
+
+    #[test]
+    fn a_key_is_read_from_pem_or_from_the_digits_of_its_seed() {
+        let key = SigningKey::from_text(&format!("{SEED}\n")).unwrap();
+        assert_eq!(key.public_key().to_string(), PUBLIC);
+        assert!(SigningKey::from_text(PRIVATE_PEM).is_ok());
+        assert!(SigningKey::from_text(&SEED[2..]).is_err());
+    }
+
+    #[test]
+    fn new_keys_are_read_again_and_differ() {
+        let keys = [new_pem().unwrap(), new_pem().unwrap()];
+        let public = keys.map(|pem| SigningKey::from_pem(&pem).unwrap().public_key());
+        assert_ne!(public[0], public[1]);
     }
 
     #[test]

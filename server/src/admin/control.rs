@@ -23,6 +23,9 @@ pub trait ReleaseControl: Send + Sync {
     /// One release.
     fn get(&self, model: &str, id: &str) -> Result<Value, ControlError>;
 
+    /// What each step of a model's releases can see at `rate` units per second, or at what was observed.
+    fn plan(&self, model: &str, rate: Option<f64>) -> Result<Value, ControlError>;
+
     /// Moves a release on. Returns it.
     fn act(
         &self,

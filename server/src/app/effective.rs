@@ -1,8 +1,11 @@
 //! `crossfade config effective MODEL`: the rules of a model's releases, with all that the preset of its tier adds.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::{Context, Result, bail};
 use crossfade_models::config::{RawConfig as ModelFile, toml};
 use crossfade_models::layout::ConfigFiles;
+use crossfade_rollout::Policy;
 
 use crate::config::EffectiveArgs;
 use crate::config::file::RawConfig;
@@ -14,12 +17,19 @@ pub(super) fn run(args: &EffectiveArgs) -> Result<()> {
 }
 
 fn effective(args: &EffectiveArgs) -> Result<String> {
-    let model = &args.model;
-    let server = match &args.config {
+    let policy = policy_of(&args.model, &args.model_repository, args.config.as_deref())?;
+    Ok(serde_json::to_string_pretty(&policy)?)
+}
+
+/// The rules of a model's releases, as its files and a configuration file say.
+///
+/// * `repositories`: none: those of the configuration file
+pub(crate) fn policy_of(model: &str, repositories: &[PathBuf], config: Option<&Path>) -> Result<Policy> {
+    let server = match config {
         Some(path) => RawConfig::read(path)?,
         None => RawConfig::default(),
     };
-    let repositories = match args.model_repository.as_slice() {
+    let repositories = match repositories {
         [] => &server.repository.paths,
         named => named,
     };
@@ -38,8 +48,7 @@ fn effective(args: &EffectiveArgs) -> Result<String> {
         None => ModelFile::default(),
     };
     let policy = ModelFile::merge(over, files.merged()).policy();
-    let policy = policy.with_context(|| format!("model `{model}`"))?;
-    Ok(serde_json::to_string_pretty(&policy)?)
+    policy.with_context(|| format!("model `{model}`"))
 }
 
 #[expect(clippy::print_stdout, reason = "the rules are the command's output")]
@@ -97,7 +106,10 @@ mod tests {
             let error = format!("{:#}", of(text).unwrap_err());
             assert!(error.contains(expected), "{text}: {error}");
         };
-        check("[model]\nrisk = 'low'\n", "rollout.check.output");
+        assert!(
+            of("[model]\nrisk = 'low'\n").is_ok(),
+            "the lowest one is all there"
+        );
         let data = "[gates.quality]\ndata = 'val.parquet'\n[gates.performance]\nmax_p99 = '1s'\n";
         check(&format!("[model]\nrisk = 'medium'\n{data}"), "not built yet");
         check(&format!("[model]\nrisk = 'high'\n{data}"), "not built yet");

@@ -12,6 +12,7 @@ use serde::de::{self, Visitor};
 use super::flags::DEFAULT_DATA_DIR;
 use super::{ConfigError, ControlMode, LOOPBACK, LogFormat};
 use crate::admin::Role;
+use crate::release::NewsKind;
 use crate::service::Limits;
 
 /// Tables that later milestones bring; naming one is an error that says so, never ignored.
@@ -47,6 +48,8 @@ pub struct RawConfig {
     pub logging: RawLogging,
     /// The audit.
     pub audit: RawAudit,
+    /// Who is told of releases.
+    pub webhook: Vec<RawWebhook>,
     /// Per model, keys as in model.toml.
     pub model: BTreeMap<String, toml::Table>,
 }
@@ -69,6 +72,7 @@ impl Default for RawConfig {
             limits: RawLimits::default(),
             logging: RawLogging::default(),
             audit: RawAudit::default(),
+            webhook: Vec::new(),
             model: BTreeMap::new(),
         }
     }
@@ -303,6 +307,23 @@ impl Default for RawAudit {
             key: None,
         }
     }
+}
+
+/// One `[[webhook]]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawWebhook {
+    /// Where messages go.
+    pub url: String,
+    /// Which moves are told; absent: all.
+    #[serde(default = "every_kind")]
+    pub events: Vec<NewsKind>,
+    /// A file with the secret that messages are signed with.
+    pub secret_file: PathBuf,
+}
+
+fn every_kind() -> Vec<NewsKind> {
+    vec![NewsKind::Transition, NewsKind::Rollback, NewsKind::Approval]
 }
 
 /// A number and a unit: `us`, `ms`, `s`, `m`, `h`, `d`.

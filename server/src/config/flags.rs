@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use crossfade_journal::Head;
 
+use super::client_args::ClientCommand;
 use super::{ControlMode, LogFormat};
 
 /// A model inference server: ONNX models over the Open Inference Protocol (KServe V2), gRPC and HTTP.
@@ -30,6 +31,9 @@ pub enum Command {
     /// Check or print the record of every call that changed something
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Those that talk to a running server
+    #[command(flatten)]
+    Client(ClientCommand),
 }
 
 /// What of the configuration is shown.

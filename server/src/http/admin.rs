@@ -115,6 +115,11 @@ impl Asked<'_> {
             {
                 self.release(route, caller, conditions, body).await
             }
+            Route::AllReleases => self.read_releases(|r| r.list(None)).await,
+            Route::Plan { model } => {
+                let rate = self.rate()?;
+                self.read_releases(move |r| r.plan(&model, rate)).await
+            }
             Route::Releases { model } => self.read_releases(move |r| r.list(Some(&model))).await,
             Route::Release { model, id } => self.read_releases(move |r| r.get(&model, &id)).await,
             // Their only method is POST.
@@ -210,15 +215,18 @@ impl Asked<'_> {
         Ok(response)
     }
 
-    /// Records from now on, as they are written.
+    /// Records and moves of releases from now on, as they are written.
     fn events(&self) -> Result<Response<ReplyBody>, Failure> {
         let place = self.front.readers.clone().try_acquire_owned();
         let place = place.map_err(|_| {
             let message = format!("{READERS} readers of events are connected already");
             Refusal::new(Status::Overloaded, message)
         })?;
-        let records = self.front.service.audit().follow();
-        let events = events::stream(records, place, self.front.stopping.clone());
+        let (records, moves) = (
+            self.front.service.audit().follow(),
+            self.front.service.releases().follow(),
+        );
+        let events = events::stream(records, moves, place, self.front.stopping.clone());
         let mut response = Response::new(ReplyBody::live(events));
         let headers = response.headers_mut();
         headers.insert(
@@ -227,6 +235,20 @@ impl Asked<'_> {
         );
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         Ok(response)
+    }
+
+    /// `rate=N` of the query.
+    fn rate(&self) -> Result<Option<f64>, Failure> {
+        let query = self.head.uri.query().unwrap_or_default();
+        let rate = query.strip_prefix("rate=").map(str::parse::<f64>);
+        match rate {
+            None if query.is_empty() => Ok(None),
+            Some(Ok(rate)) => Ok(Some(rate)),
+            _ => {
+                let query: String = query.chars().take(64).collect();
+                Err(Refusal::invalid(format!("`{query}`: a plan takes rate=N, units per second")).into())
+            }
+        }
     }
 
     async fn read_releases(
@@ -286,7 +308,13 @@ impl Asked<'_> {
                 let Back { to, reason } = self.document(body).await?;
                 Change::Rollback { model, to, reason }
             }
-            Route::Health | Route::Audit | Route::Events | Route::Release { .. } | Route::V2(_) => {
+            Route::Health
+            | Route::Audit
+            | Route::Events
+            | Route::AllReleases
+            | Route::Plan { .. }
+            | Route::Release { .. }
+            | Route::V2(_) => {
                 return Err(Failure::UnknownPath);
             }
         })

@@ -9,7 +9,7 @@ use half::{bf16, f16};
 /// number that is NaN or infinite.
 ///
 /// Cost: reads every floating-point output once.
-pub(super) fn of(answer: &Result<Answer, JobError>) -> Option<HardTrigger> {
+pub(crate) fn of(answer: &Result<Answer, JobError>) -> Option<HardTrigger> {
     match answer {
         Ok(answer) => {
             let broken = answer.outputs.iter().any(|tensor| !is_finite(tensor));

@@ -159,6 +159,21 @@ pub(super) const PROMOTIONS: Name = name(
     "counter",
     "Versions that became live by a release",
 );
+pub(super) const SHADOW_PAIRS: Name = name(
+    "crossfade_shadow_pairs_total",
+    "counter",
+    "Copies of requests that a version being released has answered",
+);
+pub(super) const SHADOW_FLIPS: Name = name(
+    "crossfade_shadow_flips_total",
+    "counter",
+    "Copies that it has decided otherwise than the live version",
+);
+pub(super) const SHADOW_DROPPED: Name = name(
+    "crossfade_shadow_dropped_total",
+    "counter",
+    "Copies that were dropped for want of room, because the live version was busy",
+);
 pub(super) const WARM_VERSIONS: Name = name(
     "crossfade_warm_versions",
     "gauge",
@@ -166,7 +181,7 @@ pub(super) const WARM_VERSIONS: Name = name(
 );
 
 /// Every series of a model's releases.
-pub(super) const RELEASES: [&Name; 12] = [
+pub(super) const RELEASES: [&Name; 15] = [
     &ROLLOUT_STATE,
     &ROLLOUT_PERCENT,
     &ROLLOUT_LOG_E,
@@ -178,6 +193,9 @@ pub(super) const RELEASES: [&Name; 12] = [
     &ROLLBACK_SECONDS,
     &CRASH_LOOP_TRIPS,
     &PROMOTIONS,
+    &SHADOW_PAIRS,
+    &SHADOW_FLIPS,
+    &SHADOW_DROPPED,
     &WARM_VERSIONS,
 ];
 
@@ -195,6 +213,13 @@ pub(super) const AUDIT_RECORDS: Name = name(
     "crossfade_audit_records_total",
     "counter",
     "Records of the audit by action and outcome",
+);
+
+/// Messages to webhooks.
+pub(super) const WEBHOOK_DELIVERIES: Name = name(
+    "crossfade_webhook_deliveries_total",
+    "counter",
+    "Tries to deliver a message to a webhook, by result: delivered, refused, failed",
 );
 
 /// Gauges of the process, with their help texts.

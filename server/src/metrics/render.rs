@@ -154,6 +154,9 @@ impl Released {
                 sample("", trips.copied().unwrap_or_default() as f64);
             }
             n if n == names::PROMOTIONS.name => sample("", self.promotions as f64),
+            n if n == names::SHADOW_PAIRS.name => sample("", self.shadow[0] as f64),
+            n if n == names::SHADOW_FLIPS.name => sample("", self.shadow[1] as f64),
+            n if n == names::SHADOW_DROPPED.name => sample("", self.shadow[2] as f64),
             _ => sample("", self.warm as f64),
         }
     }
@@ -294,8 +297,9 @@ pub(super) fn markdown() -> String {
     for Name { name, kind, help } in names::RELEASES {
         writeln!(out, "| `{name}` | {kind} | {help} |").expect("a String takes any text");
     }
-    let Name { name, kind, help } = &names::AUDIT_RECORDS;
-    writeln!(out, "| `{name}` | {kind} | {help} |").expect("a String takes any text");
+    for Name { name, kind, help } in [names::AUDIT_RECORDS, names::WEBHOOK_DELIVERIES] {
+        writeln!(out, "| `{name}` | {kind} | {help} |").expect("a String takes any text");
+    }
     for (name, help) in names::PROCESS {
         writeln!(out, "| `{name}` | gauge | {help} |").expect("a String takes any text");
     }

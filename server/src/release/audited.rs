@@ -81,6 +81,10 @@ impl ReleaseControl for Audited {
         self.releases.get(model, id)
     }
 
+    fn plan(&self, model: &str, rate: Option<f64>) -> Result<Value, ControlError> {
+        self.releases.plan(model, rate)
+    }
+
     fn act(
         &self,
         call: &Caller,

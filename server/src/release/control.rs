@@ -8,6 +8,7 @@ use crossfade_rollout::state::{self, Action, Application, Event, Reason, State, 
 use serde_json::{Value, json};
 
 use super::desk::Desk;
+use super::forecast::{self, Traced, Traffic};
 use super::record::Run;
 use super::{Releases, lock, now};
 use crate::admin::{ApproveRelease, Caller, ControlError, CreateRelease, ReleaseAction, Role};
@@ -31,7 +32,14 @@ impl Releases {
         let desk = self.known(model)?;
         let mut desk = lock(&desk);
         let version = request.version;
-        if !desk.on_disk.contains(&version) {
+        let folder = desk.directory.join(version.to_string());
+        // It may have been put there since the last scan.
+        let filled = || {
+            folder
+                .read_dir()
+                .is_ok_and(|mut entries| entries.next().is_some())
+        };
+        if !desk.on_disk.contains(&version) && !filled() {
             return Err(ControlError::Unknown(format!(
                 "model `{model}` has no version {version}"
             )));
@@ -49,7 +57,6 @@ impl Releases {
         let Some(champion) = champion.filter(|champion| *champion != version) else {
             return Err(ControlError::Conflict(format!("version {version} is live")));
         };
-        let folder = desk.directory.join(version.to_string());
         let digest = desk.digest_of(&folder, version);
         let digest = digest.map_err(|error| ControlError::Unavailable(error.to_string()))?;
         let active = desk.book.active().map(|run| run.created.id.clone());
@@ -115,6 +122,24 @@ impl Releases {
             all.extend(desk.book.runs.iter().map(|run| view(&desk, Some(run))));
         }
         Ok(Value::Array(all))
+    }
+
+    /// What each step of a model's releases can see at `rate` units per second, or at what was observed.
+    ///
+    /// Errors: `Unknown`; `Invalid` for a rate that is none; `Unavailable` where nothing was observed.
+    pub fn plan(&self, model: &str, rate: Option<f64>) -> Result<Value, ControlError> {
+        let desk = self.known(model)?;
+        let policy = lock(&desk).policy.clone();
+        let observed = || {
+            let observed = lock(&self.traced).get(model).and_then(Traced::traffic);
+            observed.ok_or_else(|| {
+                let message =
+                    format!("no requests of `{model}` were observed in the last minutes; give a rate");
+                ControlError::Unavailable(message)
+            })
+        };
+        let traffic = rate.map_or_else(observed, |rate| Ok(Traffic::given(rate)))?;
+        forecast::plan(model, &policy, &traffic).map_err(ControlError::Invalid)
     }
 
     /// One release.
@@ -300,6 +325,8 @@ fn view(desk: &Desk, run: Option<&Run>) -> Value {
         "created": run.created.at,
         "since": run.since,
         "lost_counts": if last { desk.lost } else { 0 },
+        "shadow": desk.shadow.view(&run.created.id, &desk.policy),
         "report": desk.report.as_ref().filter(|_| last),
+        "rules": last.then(|| forecast::rules(&desk.policy)),
     })
 }

@@ -13,16 +13,20 @@ use std::time::{Duration, Instant};
 use crossfade_journal::Hash;
 use crossfade_models::{Division, Found, RegistryError};
 use crossfade_rollout::ledger::{HardTrigger, Latency, Ledger, Look, Report, Stage};
-use crossfade_rollout::policy::KeySource;
+use crossfade_rollout::policy::{KeySource, Metric};
 use crossfade_rollout::routing::{Portion, Salt, Traffic};
 use crossfade_rollout::state::{Arrival, Event, Reason, arrival};
 use crossfade_rollout::{Policy, State};
 use crossfade_statistics::Arm;
 
+use super::decision::Reader;
 use super::gating::Gating;
 use super::log::{Counts, Log, Marker};
+use super::news::{News, Teller};
+use super::outputs::{Watch, Window};
 use super::pinning::Artifacts;
 use super::record::{Book, Created, Record, Run};
+use super::shadow;
 use super::tally::{Batches, Count, Tail, Tally};
 use super::world::World;
 use crate::admin::Approvers;
@@ -47,6 +51,7 @@ pub(super) struct Desk {
     /// The rules in force: those that the active release began with, or that the process found at its start.
     pub(super) policy: Policy,
     pub(super) book: Book,
+    news: Teller,
     log: Log,
     /// Who can agree to releases.
     pub(super) approvers: Arc<Approvers>,
@@ -57,6 +62,8 @@ pub(super) struct Desk {
     pub(super) directory: PathBuf,
     pub(super) on_disk: BTreeSet<u64>,
     counting: Option<Counting>,
+    /// Copies of requests, and what they have shown.
+    pub(super) shadow: shadow::Stage,
     /// Whether the golden gate let the last candidate pass.
     golden: Option<bool>,
     /// Of the last look.
@@ -79,6 +86,7 @@ struct Counting {
     tally: Arc<Tally>,
     waiting: Receiver<Count>,
     batches: Batches,
+    window: Window,
     control: Tail,
     canary: Tail,
     triggers: Vec<HardTrigger>,
@@ -102,6 +110,7 @@ impl Counting {
             tally: Arc::new(tally),
             waiting,
             batches: Batches::default(),
+            window: Window::default(),
             control: Tail::default(),
             canary: Tail::default(),
             triggers: Vec::new(),
@@ -148,19 +157,24 @@ impl Counting {
     /// Another stage begins.
     fn restart(&mut self) {
         self.batches.clear();
+        self.window.clear();
         self.control = Tail::default();
         self.canary = Tail::default();
         self.triggers.clear();
     }
 
     /// Takes in what has ended since the last look.
-    fn collect(&mut self, epoch: u64) {
+    fn collect(&mut self, policy: &Policy, epoch: u64) {
+        let sticky = !policy.route_key.is_empty();
         while let Ok(count) = self.waiting.try_recv() {
             self.triggers.extend(count.trigger);
             if count.epoch != epoch {
                 continue;
             }
             self.ledger.request(count.arm, count.unit, count.failed);
+            if let Some(reading) = count.reading {
+                self.window.add(count.arm, sticky.then_some(count.unit), reading);
+            }
             if let Some((began, compute)) = count.batch {
                 match count.arm {
                     Arm::Canary => self.canary.add(compute),
@@ -174,6 +188,11 @@ impl Counting {
             let slow = threshold.is_some_and(|limit| batch.compute.as_secs_f64() > limit);
             let units = if slow { batch.units.as_slice() } else { &[] };
             self.ledger.batch(batch.arm, units);
+        }
+        if let Some(cells) = self.window.close(policy.compares_classes())
+            && let Err(error) = self.ledger.outputs(&cells.control, &cells.canary)
+        {
+            tracing::error!(%error, "the outputs of two versions cannot be compared");
         }
     }
 }
@@ -190,6 +209,7 @@ impl Desk {
             model: model.into(),
             policy: policy.clone(),
             book,
+            news: world.news().clone(),
             log,
             approvers: world.approvers.clone(),
             config_rev: Hash::ZERO,
@@ -197,6 +217,7 @@ impl Desk {
             directory: PathBuf::new(),
             on_disk: BTreeSet::new(),
             counting: None,
+            shadow: shadow::Stage::default(),
             golden: None,
             report: None,
             epoch: 0,
@@ -423,6 +444,8 @@ impl Desk {
         });
         self.write(&record)?;
         self.note(&record);
+        // What the one before showed is nothing of this one.
+        self.report = None;
         tracing::info!(model = %self.model, release = id, version, champion, actor, "a release begins");
         if let Some(run) = self.book.active().cloned() {
             self.begin_counting(world, &run);
@@ -499,6 +522,7 @@ impl Desk {
             version: run.created.version,
             directory: self.directory.clone(),
             golden: self.policy.gates.golden.clone(),
+            reader: Reader::new(self.policy.decision.clone()),
         })
     }
 
@@ -536,17 +560,19 @@ impl Desk {
         }
         let epoch = self.epoch;
         if let Some(counting) = &mut self.counting {
-            counting.collect(epoch);
+            counting.collect(&self.policy, epoch);
             counting.watch(served);
             self.lost += counting.tally.lost();
+            let triggers = self.shadow.collect(&mut counting.ledger);
+            counting.triggers.extend(triggers);
         } else if run.state.is_armed() {
             let why = Some("its requests cannot be counted".to_owned());
             return self.advance_or_warn(world, failed(Reason::HardTrigger), SERVER, why, now);
         }
         match &run.state {
-            State::Canary { .. } | State::Baking => self.judge(world, served, &run, now),
-            State::Paused { .. } => self.guard(world, &run, now),
+            State::Shadow | State::Canary { .. } | State::Baking => self.judge(world, served, &run, now),
             State::AwaitingApproval { .. } => self.wait_for_approval(world, now),
+            State::Paused { .. } => self.guard(world, &run, now),
             State::Promoting => self.advance_or_warn(world, Event::Switched, SERVER, None, now),
             State::RollingBack { .. } if self.is_drained() => {
                 self.advance_or_warn(world, Event::Drained, SERVER, None, now);
@@ -630,7 +656,7 @@ impl Desk {
             .counting
             .as_ref()
             .and_then(|counting| counting.series.as_ref());
-        series.is_none_or(|series| series.in_flight() == 0)
+        self.shadow.is_over() && series.is_none_or(|series| series.in_flight() == 0)
     }
 
     /// Moves the release on.
@@ -703,7 +729,7 @@ impl Desk {
     /// What a state means, once it is written down.
     fn enter(&mut self, world: &World, before: &State, state: &State, now: u64) -> Result<(), String> {
         match state {
-            State::Canary { .. } | State::Baking => {
+            State::Shadow | State::Canary { .. } | State::Baking => {
                 if matches!(before, State::Paused { .. }) && stage_of(before) == stage_of(state) {
                     if let Some(counting) = &mut self.counting {
                         counting.ledger.resume();
@@ -819,7 +845,39 @@ impl Desk {
     fn divide(&mut self, world: &World) {
         self.epoch += 1;
         let division = self.division();
+        self.watch_outputs(division.as_ref());
+        self.keep_shadow(world);
         world.divide(&self.model, division);
+    }
+
+    /// Has answers read while two versions are compared by them.
+    fn watch_outputs(&self, division: Option<&Division>) {
+        let Some(counting) = &self.counting else {
+            return;
+        };
+        let mut checks = self.policy.checks.iter();
+        let asked = checks.any(|check| check.metric == Metric::Output);
+        let reader = || Reader::new(self.policy.decision.clone());
+        let watch = division
+            .filter(|_| asked)
+            .and_then(|division| Watch::new(reader(), division, self.percent()));
+        counting.tally.read(watch);
+    }
+
+    /// Has copies made while the release is in shadow, and only then.
+    fn keep_shadow(&mut self, world: &World) {
+        let shadows = |run: &&Run| is_shadow(&run.state) && !self.closed && !world.ends();
+        let candidate = self.book.active().filter(shadows).and_then(|run| {
+            Some(shadow::Candidate {
+                release: run.created.id.clone(),
+                model: self.model.clone(),
+                champion: self.book.champion?,
+                servable: world.servable(&self.model, run.created.version)?,
+                registry: world.weak_registry(),
+            })
+        });
+        let tally = self.counting.as_ref().map(|counting| &*counting.tally);
+        self.shadow.keep(candidate, &self.policy, tally);
     }
 
     fn division(&self) -> Option<Division> {
@@ -847,6 +905,9 @@ impl Desk {
             release: run.filter(|_| shared).map(|run| run.created.id.as_str().into()),
             epoch: self.epoch,
             traffic,
+            shadow: run
+                .filter(|run| is_shadow(&run.state))
+                .map(|run| run.created.id.as_str().into()),
             key_headers: headers.collect(),
             rules: self.route_rules(),
         })
@@ -891,6 +952,7 @@ impl Desk {
             promotions: self.promotions,
             rollbacks: self.rollbacks.clone(),
             rolled_back_in: self.rolled_back_in,
+            shadow: [self.shadow.pairs, self.shadow.flips, self.shadow.dropped],
             warm: self.book.warm.len().min(self.policy.keep_warm),
         }
     }
@@ -898,11 +960,12 @@ impl Desk {
     /// The process ends as it should: what was counted is kept, and no crash is suspected at the next start.
     pub(super) fn close(&mut self, world: &World) {
         self.closed = true;
+        self.shadow.close();
         let flushed = self.flush();
         self.warn_unless(flushed);
         let epoch = self.epoch;
         if let (Some(counting), Some(run)) = (&mut self.counting, self.book.active()) {
-            counting.collect(epoch);
+            counting.collect(&self.policy, epoch);
             let counts = Counts {
                 release: run.created.id.clone(),
                 ledger: counting.ledger.clone(),
@@ -914,6 +977,9 @@ impl Desk {
     }
 
     pub(super) fn note(&mut self, record: &Record) {
+        if let Some(news) = News::of(&self.model, None, &self.book, record) {
+            self.news.tell(news);
+        }
         let noted = self.book.apply(record);
         self.warn_unless(noted);
     }
@@ -929,11 +995,17 @@ fn failed(reason: Reason) -> Event {
     Event::Failed { reason }
 }
 
+/// Whether copies of requests go to the candidate.
+fn is_shadow(state: &State) -> bool {
+    matches!(state, State::Shadow | State::Paused { step: None })
+}
+
 /// What is counted in a state, where something is.
 fn stage_of(state: &State) -> Option<Stage> {
     match state {
         State::Canary { step } | State::Paused { step: Some(step) } => Some(Stage::Canary { step: *step }),
         State::Baking => Some(Stage::Baking),
+        State::Shadow | State::Paused { step: None } => Some(Stage::Shadow),
         _ => None,
     }
 }

@@ -301,7 +301,7 @@ mod tests {
                 event: event.clone(),
                 state: run.created.path.next(&run.state, event).unwrap(),
                 actor: "crossfade".into(),
-                why: None,
+                why: matches!(event, Event::Failed { .. }).then(|| "slow".into()),
                 at: 2,
             };
             let line = serde_json::to_vec(&record).unwrap();
@@ -352,6 +352,7 @@ mod tests {
         follow(&mut book, &[failed, Event::Drained]);
         assert_eq!((book.champion, book.candidate()), (Some(1), None));
         assert!(book.quarantine.contains("d2") && book.barred.contains(&2));
+        assert_eq!(book.runs[0].why.as_deref(), Some("slow"), "it still says why");
     }
 
     #[test]

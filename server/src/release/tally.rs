@@ -1,12 +1,18 @@
 //! From the end of a request to the counts of its release: a bounded channel, so that no request ever waits.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use crossfade_rollout::ledger::{HardTrigger, Quantiles};
 use crossfade_statistics::Arm;
+
+use super::decision::Reading;
+use super::outputs::Watch;
+use super::shadow::Shadow;
 
 /// Requests that may wait to be counted: some seconds of a busy server.
 const WAITING: usize = 1 << 16;
@@ -26,20 +32,41 @@ pub(crate) struct Count {
     pub(crate) trigger: Option<HardTrigger>,
     /// When the batch that it ran in began, and how long that took.
     pub(crate) batch: Option<(Instant, Duration)>,
+    /// What its answer says, where that was read.
+    pub(crate) reading: Option<Reading>,
 }
 
 /// Where the requests of one release are counted.
 pub(crate) struct Tally {
     sender: SyncSender<Count>,
     lost: AtomicU64,
+    /// Which answers are read, while two versions are compared by them.
+    watch: ArcSwapOption<Watch>,
+    /// Where requests leave copies of themselves.
+    shadow: ArcSwapOption<Shadow>,
 }
 
 impl Tally {
     /// A tally and the end that is read at looks.
     pub(super) fn new() -> (Self, Receiver<Count>) {
         let (sender, receiver) = sync_channel(WAITING);
-        let lost = AtomicU64::new(0);
-        (Self { sender, lost }, receiver)
+        let tally = Self {
+            sender,
+            lost: AtomicU64::new(0),
+            watch: ArcSwapOption::empty(),
+            shadow: ArcSwapOption::empty(),
+        };
+        (tally, receiver)
+    }
+
+    /// Which answers are read. Cost: one atomic load.
+    pub(super) fn watch(&self) -> Option<Arc<Watch>> {
+        self.watch.load_full()
+    }
+
+    /// From here on these answers are read, or none.
+    pub(super) fn read(&self, watch: Option<Watch>) {
+        self.watch.store(watch.map(Arc::new));
     }
 
     /// Counts a request. Never waits: with too many waiting it is lost, whatever its arm, and that is counted.
@@ -47,6 +74,16 @@ impl Tally {
         if self.sender.try_send(count).is_err() {
             self.lost.fetch_add(1, Relaxed);
         }
+    }
+
+    /// Where requests leave copies, while there is a shadow. Cost: one atomic load.
+    pub(super) fn copies(&self) -> Option<Arc<Shadow>> {
+        self.shadow.load_full()
+    }
+
+    /// From here on requests leave copies there, or none.
+    pub(super) fn shadow(&self, shadow: Option<Arc<Shadow>>) {
+        self.shadow.store(shadow);
     }
 
     /// How many were lost since the last question.
@@ -191,6 +228,7 @@ mod tests {
             failed: false,
             trigger: None,
             batch: None,
+            reading: None,
         };
         (0..WAITING + 3).for_each(|_| tally.count(count));
         assert_eq!((waiting.try_iter().count(), tally.lost()), (WAITING, 3));

@@ -2,16 +2,22 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock, Weak};
 
 use arc_swap::ArcSwap;
 use crossfade_journal::Hash;
 use crossfade_models::{Division, Registry, Routed};
 
+use super::forecast::Counters;
+use super::news::Teller;
+use super::outputs::Watch;
+use super::shadow::Shadow;
 use super::tally::{Count, Tally};
 use crate::admin::Approvers;
 use crate::metrics::Series;
 use crate::servable::{Servable, ServableLoader};
+use crate::status::Status;
 
 /// Tallies by release.
 type Tallies = HashMap<Box<str>, Arc<Tally>>;
@@ -29,7 +35,10 @@ pub(super) struct World {
     pub(super) server_rev: Hash,
     registry: OnceLock<Weak<Registry<ServableLoader>>>,
     tallies: ArcSwap<Tallies>,
+    news: Teller,
     artifacts: ArcSwap<Artifacts>,
+    /// The server ends: nothing is started any more.
+    ends: AtomicBool,
 }
 
 impl World {
@@ -40,7 +49,9 @@ impl World {
             server_rev,
             registry: OnceLock::new(),
             tallies: ArcSwap::default(),
+            news: Teller::default(),
             artifacts: ArcSwap::default(),
+            ends: AtomicBool::new(false),
         }
     }
 
@@ -51,6 +62,21 @@ impl World {
 
     fn registry(&self) -> Option<Arc<Registry<ServableLoader>>> {
         self.registry.get().and_then(Weak::upgrade)
+    }
+
+    /// The registry, for those that must not keep it alive.
+    pub(super) fn weak_registry(&self) -> Weak<Registry<ServableLoader>> {
+        self.registry.get().cloned().unwrap_or_default()
+    }
+
+    /// The server ends.
+    pub(super) fn end(&self) {
+        self.ends.store(true, SeqCst);
+    }
+
+    /// Whether the server ends.
+    pub(super) fn ends(&self) -> bool {
+        self.ends.load(SeqCst)
     }
 
     /// Divides the requests of a model. When it returns, no new request is routed by the former division.
@@ -76,6 +102,33 @@ impl World {
     /// The counters of a version that is live.
     pub(super) fn series(&self, model: &str, version: u64) -> Option<Arc<Series>> {
         Some(self.servable(model, version)?.series().clone())
+    }
+
+    /// Where moves are told.
+    pub(super) fn news(&self) -> &Teller {
+        &self.news
+    }
+
+    /// The requests of a model's live versions so far.
+    pub(super) fn counters(&self, model: &str) -> Counters {
+        let live = self
+            .registry()
+            .map(|registry| registry.models())
+            .unwrap_or_default();
+        let of = |series: &Series| {
+            let count = |status| series.requests(Some(status));
+            let all: u64 = Status::ALL.into_iter().map(count).sum();
+            let failed = [Status::Internal, Status::NotReady, Status::DeadlineExceeded];
+            (
+                series.requests(None) + all,
+                failed.into_iter().map(count).sum::<u64>(),
+            )
+        };
+        live.iter()
+            .map(|servable| servable.series())
+            .filter(|series| &*series.model == model)
+            .filter_map(|series| Some((series.version?, of(series))))
+            .collect()
     }
 
     /// Makes known what the files of a model's versions are.
@@ -111,6 +164,16 @@ impl World {
             tallies.remove(release);
             tallies
         });
+    }
+
+    /// Which answers to the requests of a release are read.
+    pub(super) fn watch(&self, release: &str) -> Option<Arc<Watch>> {
+        self.tallies.load().get(release)?.watch()
+    }
+
+    /// Where the requests of a release leave copies.
+    pub(super) fn shadow(&self, release: &str) -> Option<Arc<Shadow>> {
+        self.tallies.load().get(release)?.copies()
     }
 
     /// Counts a request. Cost: one atomic load, one look-up, one try to send; never waits.

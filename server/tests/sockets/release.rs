@@ -19,14 +19,14 @@ use crate::harness::{Repository, Server, exchange};
 
 mod faults;
 
-const INFER: &str = r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1,2]}]}"#;
+pub(crate) const INFER: &str = r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1,2]}]}"#;
 
 /// `y = x + version`, so that an answer tells which version made it.
-fn version_file(version: u64) -> String {
+pub(crate) fn version_file(version: u64) -> String {
     format!("input x FP32 -1,2\noutput y FP32 -1,2\nop add {version}\n")
 }
 
-fn message() -> ModelInferRequest {
+pub(crate) fn message() -> ModelInferRequest {
     ModelInferRequest {
         model_name: "m".into(),
         inputs: vec![InferInputTensor {
@@ -104,6 +104,7 @@ async fn answers_name_the_release_that_is_active() {
             portion: Portion::percent(50.0),
             salt: Salt::of("r-1"),
         },
+        shadow: None,
         key_headers: vec!["x-user-id".into()],
         rules: Vec::new(),
     };
@@ -152,7 +153,7 @@ async fn answers_name_the_release_that_is_active() {
 }
 
 /// Rules of a model whose releases have one step of 50 %, watch errors only, and pass at an error rate of `abs_ok`.
-fn rules(abs_ok: f64, more: &str) -> String {
+pub(crate) fn rules(abs_ok: f64, more: &str) -> String {
     format!(
         "risk = 'low'\n[gates.golden]\nenabled = false\n[rollout]\n{more}\n[[rollout.step]]\npercent = 50\nmin = '0s'\n\
          min_units = 50\n[[rollout.check]]\nmetric = 'errors'\nabs_ok = {abs_ok}\n\
@@ -161,7 +162,7 @@ fn rules(abs_ok: f64, more: &str) -> String {
 }
 
 /// A server whose releases nobody looks at but the test; `data` is its data folder.
-async fn serving(repository: Repository, data: &Path) -> Server {
+pub(crate) async fn serving(repository: Repository, data: &Path) -> Server {
     let data = data.to_owned();
     let server = Server::start_with(repository, |config| {
         config.data_dir = data;
@@ -174,12 +175,12 @@ async fn serving(repository: Repository, data: &Path) -> Server {
 
 impl Server {
     /// The last release of `m`, as people see it.
-    fn release(&self) -> Value {
+    pub(crate) fn release(&self) -> Value {
         let all = self.app.service.releases().list(Some("m")).unwrap();
         all.as_array().unwrap().last().cloned().unwrap_or_default()
     }
 
-    fn state(&self) -> String {
+    pub(crate) fn state(&self) -> String {
         self.release()["state"]["state"]
             .as_str()
             .unwrap_or("none")
@@ -187,12 +188,12 @@ impl Server {
     }
 
     /// Looks once, a second of serving later.
-    fn look(&self) {
+    pub(crate) fn look(&self) {
         self.app.service.releases().look(Duration::from_secs(1));
     }
 
     /// Version 2 arrives by a load call.
-    async fn arrive(&self, version: u64, file: &str, rules: &str) {
+    pub(crate) async fn arrive(&self, version: u64, file: &str, rules: &str) {
         self.repository.add("m", version, file, rules);
         let loaded = self.post("/v2/repository/models/m/load", "").await;
         assert_eq!(loaded.status, 200, "{loaded:?}");
@@ -200,27 +201,27 @@ impl Server {
 }
 
 /// Clients of both protocols that ask until they are told to stop; every twentieth request holds the value 13.
-struct Clients {
+pub(crate) struct Clients {
     stop: Arc<AtomicBool>,
     tasks: Vec<JoinHandle<()>>,
-    seen: Arc<Seen>,
+    pub(crate) seen: Arc<Seen>,
 }
 
 /// What the clients saw.
 #[derive(Default)]
-struct Seen {
-    answered: AtomicUsize,
+pub(crate) struct Seen {
+    pub(crate) answered: AtomicUsize,
     /// Failures of version 2, and any other failure.
     canary_failed: AtomicUsize,
     failed: AtomicUsize,
     /// The version that requests which begin from now on must not get; 0: any may answer.
-    gone: AtomicU64,
+    pub(crate) gone: AtomicU64,
     /// Answers of such a version to such requests.
     late: AtomicUsize,
 }
 
 impl Clients {
-    fn start(server: &Arc<Server>) -> Self {
+    pub(crate) fn start(server: &Arc<Server>) -> Self {
         let (stop, seen) = (Arc::<AtomicBool>::default(), Arc::<Seen>::default());
         let tasks = (0..4).map(|client| {
             let (server, stop, seen) = (server.clone(), stop.clone(), seen.clone());
@@ -270,7 +271,7 @@ impl Clients {
     }
 
     /// Looks after every fifty answers until the release of `m` is in `state`.
-    async fn until(&self, server: &Server, state: &str) {
+    pub(crate) async fn until(&self, server: &Server, state: &str) {
         for _ in 0..400 {
             self.some_answers().await;
             server.look();
@@ -284,7 +285,7 @@ impl Clients {
     }
 
     /// Waits for fifty answers.
-    async fn some_answers(&self) {
+    pub(crate) async fn some_answers(&self) {
         let before = self.seen.answered.load(SeqCst);
         while self.seen.answered.load(SeqCst) < before + 50 {
             tokio::task::yield_now().await;
@@ -292,7 +293,7 @@ impl Clients {
     }
 
     /// Stops them; no request has failed but those of version 2 that had to. Returns how many of those there were.
-    async fn stop(self) -> usize {
+    pub(crate) async fn stop(self) -> usize {
         self.stop.store(true, SeqCst);
         for task in self.tasks {
             task.await.unwrap();
@@ -307,7 +308,7 @@ impl Clients {
     }
 }
 
-async fn stopped(server: Arc<Server>) -> Repository {
+pub(crate) async fn stopped(server: Arc<Server>) -> Repository {
     let server = Arc::into_inner(server).expect("the clients are gone");
     let repository = server.repository;
     assert!(

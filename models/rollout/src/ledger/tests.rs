@@ -297,7 +297,7 @@ fn distributions_fail_beyond_a_limit_and_warn_before() {
     assert!(ledger(&policy).outputs(&[1], &[1, 2]).is_err());
 }
 
-const SHADOW: &str = "risk = \"low\"\n[rollout.shadow]\nmin = \"1s\"\nmin_units = 300\n\
+const SHADOW: &str = "risk = \"low\"\n[rollout.shadow]\ntol = 0.1\nmin = \"1s\"\nmin_units = 300\n\
     [[rollout.check]]\nmetric = \"flips\"\ncritical = true\n\
     [[rollout.check]]\nmetric = \"latency\"\nenabled = false\n\
     [[rollout.check]]\nmetric = \"output\"\nenabled = false\n";
@@ -468,7 +468,7 @@ proptest! {
     fn snapshots_give_the_same_reports(deeds in prop::collection::vec(deed(), 0..150), sticky: bool) {
         let key = if sticky { "route_key = [\"header:a\"]" } else { "" };
         let policy = policy(&format!(
-            "risk = \"medium\"\n[gates.quality]\ndata = \"val.parquet\"\n[rollout]\n{key}\n\
+            "risk = \"medium\"\n[gates.quality]\ndata = \"val.parquet\"\n[rollout]\n{key}\nshadow.tol = 0.1\n\
              [[rollout.check]]\nmetric = \"quality\""
         ));
         let mut straight = ledger(&policy);

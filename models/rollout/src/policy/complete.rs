@@ -7,7 +7,9 @@ use super::built::{Built, Element};
 use super::gates::{DecisionKind, Trust};
 use super::preset::{self, Preset, longest};
 use super::raw::{RawApproval, RawDecision, RawKind, RawMatch, RawPolicy, RawShadow, RawStep};
-use super::{Approval, Decision, KeySource, Match, OnInconclusive, OnNewVersion, Policy, Risk, Shadow, Step};
+use super::{
+    Approval, Decision, KeySource, Match, Metric, OnInconclusive, OnNewVersion, Policy, Risk, Shadow, Step,
+};
 use crate::PolicyError;
 use crate::duration::RawDuration;
 use crate::state::Approvable;
@@ -67,6 +69,7 @@ pub(super) fn complete(raw: RawPolicy, built: &Built) -> Result<Policy, PolicyEr
     if policy.is_active() || policy.risk.is_some() {
         check_predictions(&policy)?;
         check_built(&policy, built)?;
+        check_flips(&policy)?;
     }
     Ok(policy)
 }
@@ -263,6 +266,25 @@ fn check_predictions(policy: &Policy) -> Result<(), PolicyError> {
     Err(PolicyError::invalid(
         "risk",
         "nothing looks at predictions: set `gates.quality`, or a check of \"quality\", \"output\" or \"flips\"",
+    ))
+}
+
+/// Refuses to count flips where nothing says what a flip is: with any difference, every new model would fail.
+fn check_flips(policy: &Policy) -> Result<(), PolicyError> {
+    let decides = |decision: &Decision| decision.kind != DecisionKind::None;
+    let known = policy.decision.as_ref().is_some_and(decides)
+        || policy
+            .shadow
+            .as_ref()
+            .is_some_and(|shadow| shadow.tolerance.is_some());
+    let counted = policy.checks.iter().any(|check| check.metric == Metric::Flips);
+    if known || !counted {
+        return Ok(());
+    }
+    Err(PolicyError::invalid(
+        "rollout.shadow.tol",
+        "nothing says what a flip is: set `[decision]`, or the difference of two numbers from which on they are one; or \
+         add `[[rollout.check]]` with `metric = \"flips\"` and `enabled = false`",
     ))
 }
 

@@ -15,7 +15,7 @@ fn policy(text: &str) -> Policy {
 }
 
 /// What the design asks of every medium and high policy besides its tier.
-const DATA: &str = "[gates.quality]\ndata = \"val.parquet\"\n";
+const DATA: &str = "[gates.quality]\ndata = \"val.parquet\"\n[rollout.shadow]\ntol = 0.1\n";
 const LIMITS: &str = "[gates.performance]\nmax_p99 = \"20ms\"\n";
 
 fn minutes(minutes: u64) -> Duration {
@@ -314,6 +314,14 @@ fn refusals_name_the_key() {
         "`rollout.check.errors.tolerance`",
     );
     check("[[rollout.check]]\nmetric = \"flips\"", "`rollout.check.flips`");
+    check(
+        "risk = \"low\"\n[rollout.shadow]\npercent = 5",
+        "`rollout.shadow.tol`",
+    );
+    check(
+        "risk = \"low\"\n[rollout.shadow]\npercent = 5\n[decision]\noutput = \"y\"\nkind = \"none\"",
+        "`rollout.shadow.tol`",
+    );
     check(
         "[[rollout.check]]\nmetric = \"errors\"\n[[rollout.check]]\nmetric = \"errors\"",
         "`rollout.check.errors`",

@@ -79,12 +79,21 @@ const KEYS: &[ModelKey] = &[
     key("[[rollout.step]]", "min", "\"1m\"", "", "The least time of the step"),
     key("[[rollout.step]]", "max", "\"30m\"", "", "When `on_inconclusive` holds; by default 12 × `min`, at least 30m"),
     key("[[rollout.step]]", "min_units", "100", "", "The fewest requests, or keys, of the new version"),
-    key("[[rollout.check]]", "metric", "\"errors\"", "", "`errors` or `latency`; changes the preset's check of that name"),
+    key("[[rollout.check]]", "metric", "\"errors\"", "", "`errors`, `latency`, `output` or `flips`; changes the preset's check of that name"),
     key("[[rollout.check]]", "enabled", "true", "", "Whether it is watched at all"),
     key("[[rollout.check]]", "critical", "true", "", "Whether it sends back and has to pass, or only warns"),
     key("[[rollout.check]]", "tolerance", "1.5", "", "So many times as many events are acceptable; 1 for errors, 1.5 for latency"),
     key("[[rollout.check]]", "margin", "2", "", "It passes when fewer than so many times as many events are shown"),
     key("[[rollout.check]]", "abs_ok", "0.005", "", "It passes when the rate is shown to be at most this; .005 for errors, .03 for latency"),
+    key("[[rollout.check]]", "warn_distance", "0.05", "", "Of `output`: the distance of two distributions from which on it warns, if it is significant"),
+    key("[[rollout.check]]", "max_psi", "0.25", "", "Of `output`: a stability index beyond which it fails; by default none up to `low`"),
+    key("[[rollout.check]]", "test", "\"ks\"", "", "Of `output`: `ks` for numbers, `chi2` for classes; by default `chi2` with a `[decision]`"),
+    key("[rollout.shadow]", "percent", "20", "", "Copies of these requests go to the new version before any real one; the table makes the stage"),
+    key("[rollout.shadow]", "min", "\"1m\"", "", "The least time of the stage"),
+    key("[rollout.shadow]", "max", "\"30m\"", "", "When `on_inconclusive` holds; by default 12 × `min`, at least 30m"),
+    key("[rollout.shadow]", "min_units", "500", "", "The fewest pairs; of a key, the first one counts"),
+    key("[rollout.shadow]", "max_flip_rate", "0.05", "", "The highest acceptable rate of decisions that differ"),
+    key("[rollout.shadow]", "tol", "0.01", "", "Without a `[decision]`: numbers further apart than this are a flip"),
     key("[rollout.approval]", "before", "[\"promoting\"]", "", "What people have to agree to: `canary`, `promoting`; `promoting` where a `quorum` is set"),
     key("[rollout.approval]", "quorum", "1", "", "How many have to agree; 0 by default in tier `low`"),
     key("[rollout.approval]", "not_author", "true", "", "Whether the approval of whoever started the release does not count"),
@@ -96,6 +105,10 @@ const KEYS: &[ModelKey] = &[
     key("[gates.golden]", "file", "\"golden\"", "", "Folder of the pairs `NAME.request.json` and `NAME.response.json`, in the model's folder"),
     key("[gates.golden]", "max_abs_diff", "0.0001", "", "The largest acceptable difference of a number; the default where no limit is set"),
     key("[gates.golden]", "max_rel_diff", "0.001", "", "The same, relative to the expected number"),
+    key("[decision]", "output", "\"score\"", "", "The output that decides"),
+    key("[decision]", "kind", "\"threshold\"", "", "`argmax` over its last axis, `threshold` for each element, or `none`: it is a number"),
+    key("[decision]", "threshold", "0.5", "", "From here on an element is the second class"),
+    key("[decision]", "labels", "[\"ok\", \"fraud\"]", "", "Names of the classes, in order"),
 ];
 
 /// Appends the table.
@@ -157,6 +170,9 @@ mod tests {
                 "[[rollout.match]]" if *key == "header" => "to = \"candidate\"\n",
                 "[[rollout.match]]" => "header = \"x-beta\"\nto = \"candidate\"\n",
                 "[[rollout.check]]" if *key != "metric" => "metric = \"errors\"\n",
+                "[decision]" if *key == "output" => "kind = \"none\"\n",
+                "[decision]" if *key == "kind" => "output = \"y\"\n",
+                "[decision]" => "output = \"y\"\nkind = \"threshold\"\n",
                 _ => "",
             };
             let text = format!("{table}\n{others}{}\n", assignment(key, example));

@@ -63,7 +63,9 @@ fn every_key_of_the_file_is_in_the_reference() {
         if SERVER.iter().any(|known| known.key == key) {
             continue;
         }
-        let inner = accepted(&format!("[{key}]\nnonsense = 1"));
+        // A table, or one of several.
+        let mut inner = accepted(&format!("[{key}]\nnonsense = 1"));
+        inner.extend(accepted(&format!("[[{key}]]\nnonsense = 1")));
         assert!(!inner.is_empty(), "`{key}`: add it to SERVER");
         for inner in inner {
             let full = format!("{key}.{inner}");

@@ -1,7 +1,9 @@
-//! `GET /crossfade/v1/events`: each record of the audit as a server-sent event, once it is on disk.
+//! `GET /crossfade/v1/events`: each record of the audit, and each move of a release, as a server-sent event once it is
+//! on disk.
 //!
 //! Nothing waits for a reader: one that is slow loses the oldest events and is told how many. The audit has them all.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,6 +15,8 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
+use crate::release::News;
+
 /// Readers at once.
 pub(in crate::http) const READERS: usize = 64;
 /// A comment is sent after so long, so that what stands between does not take the connection for dead.
@@ -21,29 +25,42 @@ const SILENCE: Duration = Duration::from_secs(15);
 /// The events, until `stopping`; `place` is held for as long.
 pub(super) fn stream(
     records: Receiver<AuditRecord>,
+    moves: Receiver<Arc<News>>,
     place: OwnedSemaphorePermit,
     stopping: CancellationToken,
 ) -> impl Stream<Item = Bytes> + Send {
     unfold(
-        (records, place, stopping),
-        |(mut records, place, stopping)| async move {
-            // Both are cancel-safe: what was not received yet stays in the channel.
-            let received = tokio::select! {
+        (records, moves, place, stopping),
+        |(mut records, mut moves, place, stopping)| async move {
+            // All are cancel-safe: what was not received yet stays in the channel. In this order, a call comes before
+            // the move that it led to.
+            let event = tokio::select! {
+                biased;
                 () = stopping.cancelled() => return None,
-                received = tokio::time::timeout(SILENCE, records.recv()) => received,
+                record = records.recv() => told(record, "records", written)?,
+                news = moves.recv() => told(news, "moves", |news| moved(&news))?,
+                () = tokio::time::sleep(SILENCE) => ": still here\n\n".to_owned(),
             };
-            let event = match received {
-                Ok(Ok(record)) => written(&record),
-                Ok(Err(RecvError::Lagged(lost))) => format!("event: lost\ndata: {{\"records\":{lost}}}\n\n"),
-                Ok(Err(RecvError::Closed)) => return None,
-                Err(_) => ": still here\n\n".to_owned(),
-            };
-            Some((event.into(), (records, place, stopping)))
+            Some((event.into(), (records, moves, place, stopping)))
         },
     )
 }
 
-fn written(record: &AuditRecord) -> String {
+/// What is sent for what was received; `None` at the end.
+fn told<T>(received: Result<T, RecvError>, what: &str, write: impl Fn(T) -> String) -> Option<String> {
+    match received {
+        Ok(event) => Some(write(event)),
+        Err(RecvError::Lagged(lost)) => Some(format!("event: lost\ndata: {{\"{what}\":{lost}}}\n\n")),
+        Err(RecvError::Closed) => None,
+    }
+}
+
+fn moved(news: &News) -> String {
+    let data = serde_json::to_string(news).unwrap_or_default();
+    format!("event: release\ndata: {data}\n\n")
+}
+
+fn written(record: AuditRecord) -> String {
     match record.line() {
         Ok(line) => format!("id: {}\nevent: audit\ndata: {line}\n\n", record.seq),
         // It was written, so it has a spelling.
@@ -91,7 +108,13 @@ mod tests {
         let places = Arc::new(Semaphore::new(1));
         let place = places.clone().try_acquire_owned().unwrap();
         let stopping = CancellationToken::new();
-        let mut events = pin!(stream(sender.subscribe(), place, stopping.clone()));
+        let moves = broadcast::Sender::new(2);
+        let mut events = pin!(stream(
+            sender.subscribe(),
+            moves.subscribe(),
+            place,
+            stopping.clone()
+        ));
         for seq in 1..=5 {
             sender.send(record(seq)).unwrap();
         }

@@ -13,6 +13,11 @@ pub(super) enum Route {
     Health,
     Audit,
     Events,
+    /// The releases of every model.
+    AllReleases,
+    Plan {
+        model: String,
+    },
     Releases {
         model: String,
     },
@@ -56,6 +61,8 @@ impl Route {
             ["health"] => Ok(Self::Health),
             ["audit"] => Ok(Self::Audit),
             ["events"] => Ok(Self::Events),
+            ["rollouts"] => Ok(Self::AllReleases),
+            ["models", model, "plan"] => Ok(Self::Plan { model: name(model)? }),
             ["models", model] => match model.rsplit_once(':') {
                 Some((model, "rollback")) => Ok(Self::Rollback { model: name(model)? }),
                 _ => Err(NoRoute::UnknownPath),
@@ -80,7 +87,9 @@ impl Route {
     /// The methods that the path takes, as `Allow` lists them.
     pub(super) fn allow(&self) -> &'static str {
         match self {
-            Self::Health | Self::Audit | Self::Release { .. } => "GET, HEAD",
+            Self::Health | Self::Audit | Self::AllReleases | Self::Plan { .. } | Self::Release { .. } => {
+                "GET, HEAD"
+            }
             Self::Events => "GET",
             Self::Releases { .. } => "GET, HEAD, POST",
             Self::Act { .. } | Self::Approve { .. } | Self::Rollback { .. } => "POST",
@@ -96,7 +105,12 @@ impl Route {
     /// What a POST would change, and of what.
     pub(super) fn change(&self) -> Option<(Action, String)> {
         match self {
-            Self::Health | Self::Audit | Self::Events | Self::Release { .. } => None,
+            Self::Health
+            | Self::Audit
+            | Self::Events
+            | Self::AllReleases
+            | Self::Plan { .. }
+            | Self::Release { .. } => None,
             Self::Releases { model } => Some((Action::ReleaseCreate, object("", model))),
             Self::Act { model, id, action } => Some((change::of(*action), change::release(model, id))),
             // Or an override, which the body says.
@@ -109,8 +123,9 @@ impl Route {
     /// The model that a POST would change; empty for settings of the server.
     pub(super) fn model(&self) -> &str {
         match self {
-            Self::Health | Self::Audit | Self::Events => "",
+            Self::Health | Self::Audit | Self::Events | Self::AllReleases => "",
             Self::Releases { model }
+            | Self::Plan { model }
             | Self::Release { model, .. }
             | Self::Act { model, .. }
             | Self::Approve { model, .. }
@@ -148,6 +163,8 @@ mod tests {
             ("health", Route::Health),
             ("audit", Route::Audit),
             ("events", Route::Events),
+            ("rollouts", Route::AllReleases),
+            ("models/m/plan", Route::Plan { model: m() }),
             ("models/m/rollouts", Route::Releases { model: m() }),
             ("models/m/rollouts/r1", Route::Release { model: m(), id: id() }),
             ("models/m/rollouts/r1:pause", act(ReleaseAction::Pause)),

@@ -1,0 +1,234 @@
+//! HTTP that this program asks of others: one request per connection, bounded in time and in size.
+//!
+//! What is absent: TLS. It is refused by name, with what to do instead.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio_util::task::AbortOnDropHandle;
+
+/// The longest answer that is read whole.
+const MAX_ANSWER: usize = 64 << 20;
+/// Time to reach the other side.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// A URL that cannot be asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum UrlError {
+    /// It is not one, or names no host.
+    #[error("`{0}` is no URL of the form http://HOST:PORT")]
+    Form(String),
+    /// Of another protocol.
+    #[error(
+        "`{0}`: TLS is not built in; name an http:// address, such as that of a proxy or tunnel beside this process that speaks TLS"
+    )]
+    Tls(String),
+    /// A password in a URL ends up in logs.
+    #[error("a URL here takes no user name or password")]
+    User,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OutgoingError {
+    /// Nobody listens there, or not in time.
+    #[error("cannot reach {url}: {reason}")]
+    Unreachable {
+        /// Where.
+        url: String,
+        /// Why.
+        reason: String,
+    },
+    /// It broke off.
+    #[error("{url} gave no whole answer: {reason}")]
+    Broken {
+        /// Where.
+        url: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Where requests go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Target {
+    host: String,
+    port: u16,
+    /// The header `host`.
+    authority: String,
+    /// What stands before every path.
+    path: String,
+}
+
+/// A request.
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    pub(crate) method: Method,
+    /// Below the target's own path, with a slash; empty: that path itself.
+    pub(crate) path: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    pub(crate) status: StatusCode,
+    pub(crate) body: Bytes,
+}
+
+/// An answer whose body comes bit by bit; the connection ends with it.
+pub(crate) struct Streaming {
+    pub(crate) response: Response<Incoming>,
+    _connection: AbortOnDropHandle<()>,
+}
+
+impl Target {
+    /// Reads `http://HOST[:PORT][/PATH]`.
+    pub(crate) fn parse(url: &str) -> Result<Self, UrlError> {
+        let form = || UrlError::Form(url.to_owned());
+        let uri: Uri = url.parse().map_err(|_| form())?;
+        match uri.scheme_str() {
+            Some("http") => {}
+            Some("https") => return Err(UrlError::Tls(url.to_owned())),
+            _ => return Err(form()),
+        }
+        let authority = uri.authority().ok_or_else(form)?;
+        if authority.as_str().contains('@') {
+            return Err(UrlError::User);
+        }
+        let host = authority.host().trim_matches(['[', ']']).to_owned();
+        if host.is_empty() {
+            return Err(form());
+        }
+        let path = uri.path_and_query().map_or("", |path| path.as_str());
+        Ok(Self {
+            host,
+            port: authority.port_u16().unwrap_or(80),
+            authority: authority.to_string(),
+            path: path.to_owned(),
+        })
+    }
+
+    /// Asks, and reads the whole answer within `within`.
+    pub(crate) async fn ask(&self, asked: Asked, within: Duration) -> Result<Answered, OutgoingError> {
+        match tokio::time::timeout(within, self.exchange(asked)).await {
+            Ok(answered) => answered,
+            Err(_) => Err(self.broken(format!("it took longer than {within:?}"))),
+        }
+    }
+
+    async fn exchange(&self, asked: Asked) -> Result<Answered, OutgoingError> {
+        let (mut sender, connection) = self.connect().await?;
+        let exchange = async move {
+            let response = sender.send_request(self.request(asked)?).await;
+            let (head, body) = response.map_err(|error| self.broken(error))?.into_parts();
+            let body = Limited::new(body, MAX_ANSWER).collect().await;
+            Ok(Answered {
+                status: head.status,
+                body: body.map_err(|error| self.broken(error))?.to_bytes(),
+            })
+        };
+        // The connection ends once the answer is read, since nothing holds its other end any more. What it failed of
+        // is what the exchange failed of.
+        let (answered, _connection) = tokio::join!(exchange, connection);
+        answered
+    }
+
+    /// Asks for an answer that has no end.
+    pub(crate) async fn stream(&self, asked: Asked) -> Result<Streaming, OutgoingError> {
+        let (mut sender, connection) = self.connect().await?;
+        let connection = AbortOnDropHandle::new(tokio::spawn(async move {
+            let _ended = connection.await.is_ok();
+        }));
+        let response = sender.send_request(self.request(asked)?).await;
+        Ok(Streaming {
+            response: response.map_err(|error| self.broken(error))?,
+            _connection: connection,
+        })
+    }
+
+    async fn connect(
+        &self,
+    ) -> Result<
+        (
+            http1::SendRequest<Full<Bytes>>,
+            http1::Connection<TokioIo<TcpStream>, Full<Bytes>>,
+        ),
+        OutgoingError,
+    > {
+        let unreachable = |reason: String| OutgoingError::Unreachable {
+            url: self.url(),
+            reason,
+        };
+        let connecting = TcpStream::connect((self.host.as_str(), self.port));
+        let stream = tokio::time::timeout(CONNECT, connecting)
+            .await
+            .map_err(|_| unreachable(format!("nothing answers within {CONNECT:?}")))?
+            .map_err(|error| unreachable(error.to_string()))?;
+        http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| unreachable(error.to_string()))
+    }
+
+    fn request(&self, asked: Asked) -> Result<Request<Full<Bytes>>, OutgoingError> {
+        let mut request = Request::new(Full::new(asked.body));
+        let path = match asked.path.as_str() {
+            "" => self.path.clone(),
+            below => format!("{}{below}", self.path.trim_end_matches('/')),
+        };
+        *request.method_mut() = asked.method;
+        *request.uri_mut() = path.parse().map_err(|error| self.broken(error))?;
+        *request.headers_mut() = asked.headers;
+        let host = HeaderValue::from_str(&self.authority).map_err(|error| self.broken(error))?;
+        request.headers_mut().insert(header::HOST, host);
+        Ok(request)
+    }
+
+    /// Where it points, for people; without the path, which may hold a secret.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.authority)
+    }
+
+    fn broken(&self, reason: impl ToString) -> OutgoingError {
+        OutgoingError::Broken {
+            url: self.url(),
+            reason: reason.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_read_or_refused_by_name() {
+        let target = Target::parse("http://[::1]:8003/base/").unwrap();
+        assert_eq!(
+            (target.host.as_str(), target.port, target.path.as_str()),
+            ("::1", 8003, "/base/")
+        );
+        assert_eq!(target.url(), "http://[::1]:8003");
+        assert_eq!(Target::parse("http://h").unwrap().port, 80);
+        for (url, expected) in [
+            ("https://h/", "TLS is not built in"),
+            ("ftp://h", "no URL of the form"),
+            ("127.0.0.1:8003", "no URL of the form"),
+            ("", "no URL of the form"),
+            ("http://ann:secret@h", "no user name"),
+        ] {
+            let error = Target::parse(url).unwrap_err().to_string();
+            assert!(
+                error.contains(expected) && !error.contains("secret"),
+                "{url}: {error}"
+            );
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! The thread that runs copies: at the lowest priority, while the live version has nothing waiting.
+
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use crossfade_batcher::{Answer, Batcher, Job, JobError, Pending};
+use crossfade_models::{Registry, Routed};
+use crossfade_rollout::ledger::{HardTrigger, Pair};
+
+use super::breaker::Breaker;
+use super::pair::Rule;
+use super::{Paired, Primary, RequestCopy, Shadow, is_own_fault};
+use crate::infer::trigger;
+use crate::servable::{Servable, ServableLoader};
+
+/// Copies that go to the candidate together.
+const TOGETHER: usize = 8;
+/// Between two looks for copies, or for a quiet moment. Nobody wakes the thread: that would cost a request a system
+/// call.
+const TICK: Duration = Duration::from_millis(2);
+/// How long an answer of the candidate may take, before it counts as hanging.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Copies run for three such slices and rest for one.
+const SLICE: Duration = Duration::from_millis(250);
+const SLICES: u128 = 4;
+
+/// All that the thread needs.
+pub(super) struct Worker {
+    pub(super) shadow: Arc<Shadow>,
+    pub(super) copies: Receiver<RequestCopy>,
+    pub(super) stop: Arc<AtomicBool>,
+    pub(super) registry: Weak<Registry<ServableLoader>>,
+    pub(super) model: Arc<str>,
+    pub(super) champion: u64,
+    pub(super) candidate: Routed<Servable>,
+    pub(super) rule: Rule,
+}
+
+/// What the candidate said.
+enum Said {
+    Answer(Answer),
+    Failed(Option<HardTrigger>),
+    /// Nothing, and it is not to blame.
+    Nothing,
+}
+
+impl Worker {
+    /// Runs copies until it is told to stop.
+    pub(super) fn run(self) {
+        if let Err(error) = rustix::process::nice(19) {
+            tracing::debug!(%error, "the thread of copies keeps its priority");
+        }
+        // On this thread: the instance's own inherits its priority.
+        let apart = self.candidate.apart();
+        let apart = apart.inspect_err(|error| {
+            tracing::warn!(model = %self.model, error, "copies run on the instances of the version itself");
+        });
+        let apart = apart.ok();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build();
+        match runtime {
+            Ok(runtime) => runtime.block_on(self.serve(apart.as_ref())),
+            Err(error) => tracing::error!(%error, "no request is copied"),
+        }
+    }
+
+    async fn serve(&self, apart: Option<&Batcher>) {
+        let (began, mut breaker) = (Instant::now(), Breaker::default());
+        let mut taken: Vec<RequestCopy> = Vec::with_capacity(TOGETHER);
+        while !self.stop.load(SeqCst) {
+            let rests = began.elapsed().as_millis() / SLICE.as_millis() % SLICES == SLICES - 1;
+            if self.shadow.rests.swap(rests, Relaxed) && !rests {
+                self.shadow.adjust(&mut breaker);
+            }
+            if taken.is_empty() {
+                taken.extend(self.copies.try_iter().take(TOGETHER));
+                taken.iter().for_each(|copy| self.shadow.taken(copy));
+            }
+            if rests || taken.is_empty() || self.is_busy() {
+                tokio::time::sleep(TICK).await;
+                continue;
+            }
+            self.pair(apart, std::mem::take(&mut taken)).await;
+        }
+    }
+
+    /// Whether a request of the live version waits, or would if it came now.
+    fn is_busy(&self) -> bool {
+        let Some(registry) = self.registry.upgrade() else {
+            return true;
+        };
+        let Ok(champion) = registry.route(&self.model, &self.champion.to_string()) else {
+            return true;
+        };
+        let running = champion.running();
+        let instances = running.batcher.healthy_instances() as u64;
+        running.batcher.depth() > 0 || champion.series().in_flight() >= instances.max(1)
+    }
+
+    /// Puts copies to the candidate, and compares what it says.
+    async fn pair(&self, apart: Option<&Batcher>, copies: Vec<RequestCopy>) {
+        let submitted: Vec<_> = copies
+            .into_iter()
+            .map(|copy| {
+                let pending = self.submit(apart, &copy);
+                (copy, pending)
+            })
+            .collect();
+        let until = Instant::now() + PATIENCE;
+        for (copy, pending) in submitted {
+            let said = match pending {
+                Ok(pending) => self.answer(pending, until).await,
+                Err(said) => said,
+            };
+            if self.stop.load(SeqCst) {
+                return;
+            }
+            if let Some(paired) = self.judge(&copy, said) {
+                self.shadow.note(paired);
+            }
+        }
+    }
+
+    fn submit(&self, apart: Option<&Batcher>, copy: &RequestCopy) -> Result<Pending, Said> {
+        let signature = self.candidate.signature();
+        // What the live version takes, its successor must take.
+        let checked = signature.check(copy.inputs.iter().cloned());
+        let (inputs, rows) = checked.map_err(|_| Said::Failed(None))?;
+        let names: Vec<&str> = match &copy.primary {
+            Some(Primary::Answered(outputs)) => outputs.iter().map(|(name, _)| &**name).collect(),
+            Some(Primary::Failed { outputs }) => outputs.iter().map(|name| &**name).collect(),
+            None => Vec::new(),
+        };
+        let outputs = signature.resolve_outputs(Some(names));
+        let job = Job {
+            inputs,
+            outputs: outputs.map_err(|_| Said::Failed(None))?,
+            rows,
+            priority: 0,
+            deadline: None,
+            arrived: Instant::now(),
+        };
+        let submitted = match apart {
+            Some(batcher) => batcher.submit(job),
+            None => self.candidate.running().batcher.submit(job),
+        };
+        submitted.map_err(|_| Said::Nothing)
+    }
+
+    /// Waits for an answer, unless told to stop.
+    async fn answer(&self, pending: Pending, until: Instant) -> Said {
+        let mut pending = pin!(pending);
+        let answer = loop {
+            let look = Duration::from_millis(50);
+            match tokio::time::timeout(look, &mut pending).await {
+                Ok(answer) => break answer,
+                Err(_) if self.stop.load(SeqCst) => return Said::Nothing,
+                Err(_) if Instant::now() >= until => return Said::Failed(Some(HardTrigger::Hang)),
+                Err(_) => {}
+            }
+        };
+        let fails = |error: &JobError| {
+            let refused = matches!(error, JobError::Runtime(_));
+            refused || is_own_fault(error)
+        };
+        match answer {
+            Ok(answer) => Said::Answer(answer),
+            Err(error) if fails(&error) => Said::Failed(trigger::of(&Err(error))),
+            Err(_) => Said::Nothing,
+        }
+    }
+
+    /// What follows from both answers.
+    fn judge(&self, copy: &RequestCopy, said: Said) -> Option<Paired> {
+        let mut paired = Paired {
+            id: copy.id,
+            unit: copy.unit,
+            pair: Pair::default(),
+            difference: None,
+            compute: None,
+            trigger: None,
+        };
+        let answer = match said {
+            Said::Answer(answer) => Some(answer),
+            Said::Failed(trigger) => {
+                paired.pair.candidate_failed = true;
+                paired.trigger = trigger;
+                None
+            }
+            Said::Nothing => return None,
+        };
+        paired.compute = answer.as_ref().map(|answer| answer.timings.compute);
+        match copy.primary.as_ref()? {
+            Primary::Failed { .. } => paired.pair.champion_failed = true,
+            Primary::Answered(ours) => {
+                let theirs = answer.into_iter().flat_map(|answer| answer.outputs);
+                let theirs: Vec<_> = ours.iter().map(|(name, _)| name.clone()).zip(theirs).collect();
+                if !paired.pair.candidate_failed {
+                    let difference = self.rule.compare(ours, &theirs);
+                    paired.pair.flipped = difference.flipped;
+                    paired.trigger = difference.broken.then_some(HardTrigger::InvalidOutput);
+                    paired.difference = Some(difference);
+                }
+            }
+        }
+        Some(paired)
+    }
+}
