@@ -166,6 +166,9 @@ mod tests {
                 "[[rollout.step]]" if *key == "percent" => "min = \"1m\"\n",
                 "[[rollout.step]]" if *key == "min" => "percent = 10\n",
                 "[[rollout.step]]" => "percent = 10\nmin = \"1m\"\n",
+                "[[rollout.match]]" if *key == "to" => "header = \"x-beta\"\n",
+                "[[rollout.match]]" if *key == "header" => "to = \"candidate\"\n",
+                "[[rollout.match]]" => "header = \"x-beta\"\nto = \"candidate\"\n",
                 "[[rollout.check]]" if *key != "metric" => "metric = \"errors\"\n",
                 "[[rollout.match]]" => match *key {
                     "header" => "value = \"x\"\nto = \"candidate\"\n",
