@@ -3,6 +3,7 @@
 mod audit;
 mod check;
 mod effective;
+mod test;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -43,6 +44,7 @@ const RUNTIME_SHUTDOWN: Duration = Duration::from_secs(2);
 pub fn main(command: Command) -> ExitCode {
     let result = match command {
         Command::Check(args) => return check::run(&args),
+        Command::Test(args) => test::run(&args),
         Command::Config(ConfigCommand::Effective(args)) => effective::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Audit(command) => audit::run(&command),
         Command::Serve(flags) => serve(*flags),
@@ -239,6 +241,7 @@ impl App {
         let releases = self.service.releases().clone();
         // Joins load threads and instances; they may be in the middle of a run.
         let down = move || {
+            releases.interrupt();
             registry.shutdown();
             // Last: what the registry still tells of is noted.
             releases.close();

@@ -20,7 +20,8 @@ use sha2::{Digest, Sha256};
 use crate::admin::Token;
 use crate::service::Limits;
 pub use flags::{
-    AuditCommand, CheckArgs, Cli, Command, ConfigCommand, EffectiveArgs, ExportArgs, Flags, VerifyArgs,
+    AuditCommand, CheckArgs, Cli, Command, ConfigCommand, EffectiveArgs, ExportArgs, Flags, TestArgs,
+    VerifyArgs,
 };
 
 /// What the code may rely on.

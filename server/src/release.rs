@@ -2,14 +2,16 @@
 //! of the live version or is sent back.
 //!
 //! `record` is what is written down and what follows from it, `log` where, `tally` how requests are counted without
-//! waiting, `desk` the one place where a release of a model moves on, `control` what people may ask for. What is
-//! decided, and when, is `models/rollout`'s.
+//! waiting, `desk` the one place where a release of a model moves on, `control` what people may ask for. `examination`
+//! is the gates before traffic, one file each; `gating` runs them for a release, `rehearsal` repeats one on the live
+//! version, and `report` is what they said. What is decided, and when, is `models/rollout`'s.
 //!
 //! What is absent: no request waits for anything here. A look holds the lock of one model's desk, for as long as a
 //! file takes to be synced; requests only read the route table and send a count.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -23,14 +25,25 @@ pub mod audited;
 pub mod control;
 mod desk;
 mod digest;
-mod gating;
-mod golden;
 mod log;
 mod record;
 mod tally;
+
+mod asker;
+mod closed_load;
+pub(crate) mod examination;
+mod gating;
+mod golden;
+pub(crate) mod history;
+mod prediction;
+mod quality;
+mod rehearsal;
+pub(crate) mod report;
+
 mod world;
 
 use desk::Desk;
+use rehearsal::{Rehearsal, Stage};
 pub(crate) use tally::Count;
 use world::World;
 
@@ -39,6 +52,8 @@ pub struct Releases {
     world: World,
     desks: Mutex<BTreeMap<Arc<str>, Arc<Mutex<Desk>>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Where known answers are asked for again.
+    stage: Mutex<Stage>,
     stop: Arc<(Mutex<bool>, Condvar)>,
 }
 
@@ -49,6 +64,7 @@ impl Releases {
             world: World::new(data_dir.join("state").join("rollout")),
             desks: Mutex::default(),
             thread: Mutex::default(),
+            stage: Mutex::default(),
             stop: Arc::default(),
         })
     }
@@ -85,7 +101,33 @@ impl Releases {
         let desks: Vec<_> = lock(&self.desks).values().cloned().collect();
         for desk in desks {
             lock(&desk).look(&self.world, served, now());
+            let mut stage = lock(&self.stage);
+            // While one is on its way, the others stay due.
+            let free = stage.is_free();
+            let due = lock(&desk).rehearse(&self.world, served, free);
+            if let Some(rehearsal) = due {
+                self.repeat(&mut stage, desk, rehearsal);
+            }
         }
+    }
+
+    /// Asks the live version for its known answers again, beside its requests.
+    fn repeat(&self, stage: &mut Stage, desk: Arc<Mutex<Desk>>, rehearsal: Rehearsal) {
+        let stop = self.world.stop.clone();
+        let version = rehearsal.servable.version();
+        let begun = stage.begin(
+            move || rehearsal.run(&stop),
+            move |found| lock(&desk).rehearsed(version, found),
+        );
+        if let Err(error) = begun {
+            tracing::error!(%error, "known answers are not asked for again");
+        }
+    }
+
+    /// Ends the gates that run, so that nobody has to wait for them; before the registry stops.
+    pub(crate) fn interrupt(&self) {
+        self.world.stop.store(true, Relaxed);
+        lock(&self.stage).end();
     }
 
     /// Ends the looks and keeps what was counted, so that the next start goes on from here.
@@ -159,8 +201,10 @@ impl Conductor for Releases {
         // The desk stays free while the gates run, which may take long.
         let gating = lock(&desk).gating();
         if let Some(gating) = gating {
-            let result = gating.run(&self.world);
-            lock(&desk).gated(&self.world, &gating, result, now());
+            // Those that the end of the process cuts off run again at the next start.
+            if let Some(examined) = gating.run(&self.world) {
+                lock(&desk).gated(&self.world, &gating, &examined, now());
+            }
         }
     }
 }

@@ -13,7 +13,14 @@ pub(super) const TABLES: [&str; 3] = ["rollout", "gates", "decision"];
 
 /// The elements of a policy that the server has; a policy that asks for another one is refused.
 pub fn built() -> Built {
-    Built::new([Element::GoldenGate])
+    Built::new([
+        Element::GoldenGate,
+        Element::GoldenTable,
+        Element::GoldenInterval,
+        Element::QualityGate,
+        Element::TrendGate,
+        Element::PerformanceGate,
+    ])
 }
 
 impl RawConfig {
@@ -87,10 +94,11 @@ mod tests {
         check("[model]\nrisk = 'low'\n", "rollout.check.output");
         let quality = "[gates.quality]\ndata = 'a'\n";
         check(&format!("[model]\nrisk = 'medium'\n{quality}"), "gates.signature");
-        for golden in ["interval = '1h'", "file = 'golden.parquet'"] {
-            let text = format!("[model]\nrisk = 'low'\n[gates.golden]\n{golden}\n{WITHOUT}");
-            check(&text, "gates.golden");
-        }
+        let memory = "[gates.performance]\nmax_vram_bytes = 1\n";
+        check(
+            &format!("[model]\nrisk = 'low'\n{memory}{WITHOUT}"),
+            "gates.performance",
+        );
         let text = format!("[model]\nrisk = 'low'\n[rollout]\nroute_key = ['input:user']\n{WITHOUT}");
         check(&text, "rollout.route_key");
         let text = format!("[model]\nrisk = 'low'\n[decision]\noutput = 'y'\nkind = 'argmax'\n{WITHOUT}");

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::desk::Desk;
 use super::record::Run;
+use super::report::report_sha256;
 use super::{Releases, digest, lock, now};
 use crate::admin::{Caller, ControlError, CreateRelease, ReleaseAction, Role};
 
@@ -258,6 +259,17 @@ fn view(desk: &Desk, run: Option<&Run>) -> Value {
         "created": run.created.at,
         "since": run.since,
         "lost_counts": if last { desk.lost } else { 0 },
+        "gates": gates(run),
+        "report_sha256": run.report.as_deref().map(|report| report_sha256(report).to_string()),
         "report": desk.report.as_ref().filter(|_| last),
     })
+}
+
+/// What each gate said.
+fn gates(run: &Run) -> Value {
+    let report = run
+        .report
+        .as_deref()
+        .and_then(|report| serde_json::from_str::<Value>(report).ok());
+    report.map_or_else(|| json!([]), |mut report| report["gates"].take())
 }

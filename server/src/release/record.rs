@@ -37,6 +37,15 @@ pub(super) enum Record {
         /// Seconds since 1970.
         at: u64,
     },
+    /// The gates have said something of the candidate.
+    Gated {
+        /// Of which release.
+        id: String,
+        /// The report, in its canonical spelling.
+        report: String,
+        /// Seconds since 1970.
+        at: u64,
+    },
     /// An operator went back to an earlier version while no release was active.
     Restored {
         /// The version that is live again.
@@ -81,6 +90,8 @@ pub(super) struct Run {
     pub(super) why: Option<String>,
     /// Seconds since 1970 of the last move.
     pub(super) since: u64,
+    /// What the gates said, in its canonical spelling.
+    pub(super) report: Option<String>,
 }
 
 /// What is known of a model's versions.
@@ -121,6 +132,11 @@ impl Book {
         matches!(last.state, State::Failed { .. }).then_some(&last.created)
     }
 
+    /// The versions that were live, oldest first; the last one is.
+    pub(super) fn lineage(&self) -> Vec<u64> {
+        self.warm.iter().rev().copied().chain(self.champion).collect()
+    }
+
     /// Notes one record.
     ///
     /// Errors: a move of a release that is not the last one.
@@ -139,6 +155,7 @@ impl Book {
                     state: State::Verifying,
                     why: created.why.clone(),
                     since: created.at,
+                    report: None,
                 });
             }
             Record::Moved {
@@ -149,14 +166,14 @@ impl Book {
                 at,
                 ..
             } => {
-                let run = self.runs.last_mut().filter(|run| run.created.id == *id);
-                let run = run.ok_or_else(|| format!("release {id} is not the last one"))?;
+                let run = self.last(id)?;
                 run.state = state.clone();
                 run.why.clone_from(why);
                 run.since = *at;
                 let created = run.created.clone();
                 self.follow(&created, event, state);
             }
+            Record::Gated { id, report, .. } => self.last(id)?.report = Some(report.clone()),
             Record::Restored { version, .. } => {
                 if let Some(champion) = self.champion {
                     self.barred.insert(champion);
@@ -166,6 +183,12 @@ impl Book {
             }
         }
         Ok(())
+    }
+
+    /// The last release, which this must be.
+    fn last(&mut self, id: &str) -> Result<&mut Run, String> {
+        let run = self.runs.last_mut().filter(|run| run.created.id == id);
+        run.ok_or_else(|| format!("release {id} is not the last one"))
     }
 
     /// What a move means for the versions.
@@ -283,6 +306,21 @@ mod tests {
         follow(&mut book, &[failed, Event::Drained]);
         assert_eq!((book.champion, book.candidate()), (Some(1), None));
         assert!(book.quarantine.contains("d2") && book.barred.contains(&2));
+    }
+
+    #[test]
+    fn what_the_gates_said_stays_with_the_release() {
+        let mut book = adopted();
+        let gated = |id: &str| Record::Gated {
+            id: id.into(),
+            report: r#"{"gates":[]}"#.into(),
+            at: 2,
+        };
+        let line = serde_json::to_vec(&gated("r2")).unwrap();
+        assert_eq!(serde_json::from_slice::<Record>(&line).unwrap(), gated("r2"));
+        book.apply(&gated("r2")).unwrap();
+        assert_eq!(book.runs[0].report.as_deref(), Some(r#"{"gates":[]}"#));
+        assert!(book.apply(&gated("r9")).is_err());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock, Weak};
 
 use arc_swap::ArcSwap;
@@ -18,6 +19,8 @@ type Tallies = HashMap<Box<str>, Arc<Tally>>;
 pub(super) struct World {
     /// Where logs lie.
     pub(super) folder: PathBuf,
+    /// The process ends: gates stop where they are.
+    pub(super) stop: Arc<AtomicBool>,
     registry: OnceLock<Weak<Registry<ServableLoader>>>,
     tallies: ArcSwap<Tallies>,
 }
@@ -26,6 +29,7 @@ impl World {
     pub(super) fn new(folder: PathBuf) -> Self {
         Self {
             folder,
+            stop: Arc::default(),
             registry: OnceLock::new(),
             tallies: ArcSwap::default(),
         }

@@ -8,6 +8,7 @@
 
 mod admin;
 mod audit;
+mod gates;
 mod grpc;
 mod harness;
 mod http_transport;

@@ -84,9 +84,23 @@ const KEYS: &[ModelKey] = &[
     key("[[rollout.check]]", "abs_ok", "0.005", "", "It passes when the rate is shown to be at most this; .005 for errors, .03 for latency"),
     key("[gates]", "signature", "\"recorded\"", "", "The digest of a version's files is recorded; more is not built yet"),
     key("[gates.golden]", "enabled", "true", "", "Whether a new version has to give known answers before it has any traffic; without any pair it fails"),
-    key("[gates.golden]", "file", "\"golden\"", "", "Folder of the pairs `NAME.request.json` and `NAME.response.json`, in the model's folder"),
+    key("[gates.golden]", "file", "\"golden\"", "", "Folder of the pairs `NAME.request.json` and `NAME.response.json`, or a Parquet file with the columns `in.NAME` and `out.NAME`; in the model's folder"),
     key("[gates.golden]", "max_abs_diff", "0.0001", "", "The largest acceptable difference of a number; the default where no limit is set"),
     key("[gates.golden]", "max_rel_diff", "0.001", "", "The same, relative to the expected number"),
+    key("[gates.golden]", "interval", "\"1h\"", "", "How often the live version has to give them again; by default never"),
+    key("[gates.quality]", "data", "\"validation.parquet\"", "", "Labelled rows, in the model's folder: a Parquet file with the columns `in.NAME` and `label`, or a folder of `NAME.request.json` and `NAME.labels.json`. The table asks for the [quality gate](gates.md)"),
+    key("[gates.quality]", "enabled", "true", "", "Whether a new version is compared with the live one on labelled rows"),
+    key("[gates.quality]", "output", "\"score\"", "", "The output that holds predictions; by default the only one"),
+    key("[gates.quality]", "metric", "\"accuracy\"", "", "`accuracy`, `auc` or `rmse`"),
+    key("[gates.quality]", "max_drop", "0.005", "", "How much worse it may be, in the metric's unit"),
+    key("[gates.quality]", "alpha", "0.05", "", "Level of the drop's one-sided upper bound; above `max_drop` it is inconclusive"),
+    key("[gates.trend]", "enabled", "true", "", "Whether a new version is compared with the best of the last ones, on the rows of `[gates.quality]`"),
+    key("[gates.trend]", "last", "10", "", "How many versions count, the new one included; at least 5"),
+    key("[gates.trend]", "best_minus", "0.01", "", "How far below the best of them it may be"),
+    key("[gates.trend]", "min_slope", "-0.0005", "", "The least slope per version (Theil–Sen), from five versions on"),
+    key("[gates.performance]", "enabled", "true", "", "Whether a new version is put under a closed local load"),
+    key("[gates.performance]", "max_p99", "\"20ms\"", "", "The highest 99th percentile of its latency"),
+    key("[gates.performance]", "max_rss_bytes", "500000000", "", "The most resident memory of the process beyond what it had before the version was loaded"),
 ];
 
 /// Appends the table.
@@ -145,6 +159,7 @@ mod tests {
                 "[[rollout.step]]" if *key == "min" => "percent = 10\n",
                 "[[rollout.step]]" => "percent = 10\nmin = \"1m\"\n",
                 "[[rollout.check]]" if *key != "metric" => "metric = \"errors\"\n",
+                "[gates.quality]" if *key != "data" => "data = \"a\"\n",
                 _ => "",
             };
             let text = format!("{table}\n{others}{}\n", assignment(key, example));
