@@ -7,9 +7,15 @@ use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=protos");
-    let descriptors = protox::compile(["inference.proto"], ["protos"])?;
+    // Two sets, because each listener's reflection names what it serves.
+    compile("inference.proto", "descriptors.bin")?;
+    compile("admin.proto", "admin.bin")
+}
+
+fn compile(proto: &str, set: &str) -> Result<(), Box<dyn std::error::Error>> {
+    let descriptors = protox::compile([proto], ["protos"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    fs::write(out.join(set), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
         // Tensor contents are slices of the request, not copies.
         .bytes(".")

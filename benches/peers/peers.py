@@ -109,8 +109,9 @@ def start(peer, model, setting, max_batch=None):
             0,
             "--admin-port",
             0,
+            # Kept over the rounds, as a server that is started again finds it: how to run the model is found out once.
             "--data-dir",
-            scratch / "data",
+            setting.scratch / f"data-{model}",
         ]
         environment = {}
     else:

@@ -5,6 +5,7 @@
 
 mod complete;
 mod effective;
+pub mod finding;
 pub mod json;
 pub mod pbtxt;
 mod policy;

@@ -26,8 +26,8 @@ pub use config::{Completion, ModelConfig, RawConfig, RuntimeChoice};
 pub use error::{ConfigError, LayoutError, LoadError, RegistryError, RouteError};
 pub use lifecycle::State;
 pub use registry::{
-    AtStart, Choice, Conductor, ControlMode, Found, IndexEntry, LoadParameters, LoadRequest, Loaded, Loader,
-    PreparedLoad, Registry, RegistryOptions, Routed,
+    AtStart, Choice, Conductor, ControlMode, Directed, Found, IndexEntry, LoadParameters, LoadRequest,
+    Loaded, Loader, PreparedLoad, Registry, RegistryOptions, Routed,
 };
 pub use traffic::{Division, Wish};
 pub use version::VersionPolicy;

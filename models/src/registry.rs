@@ -31,8 +31,8 @@ use table::{Reap, Table};
 use threads::Threads;
 
 pub use options::{
-    AtStart, Conductor, ControlMode, Found, IndexEntry, LoadParameters, LoadRequest, Loaded, Loader,
-    RegistryOptions,
+    AtStart, Conductor, ControlMode, Directed, Found, IndexEntry, LoadParameters, LoadRequest, Loaded,
+    Loader, RegistryOptions,
 };
 pub use table::{Choice, Routed};
 
@@ -108,8 +108,13 @@ impl<L: Loader> Registry<L> {
         Ok(())
     }
 
-    /// Has it found out again which versions of a model shall be loaded; for the conductor.
+    /// Has it found out again which versions of a model shall be loaded; for the conductor. Nothing happens to a model
+    /// that is unloaded.
     pub fn refresh(&self, name: &str) {
+        let unloaded = |slot: &control::Slot<L::Servable>| slot.chosen.is_empty() && !slot.busy;
+        if self.locked().models.get(name).is_none_or(unloaded) {
+            return;
+        }
         let operation = Operation::Sync {
             call: None,
             done: None,

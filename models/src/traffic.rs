@@ -146,14 +146,12 @@ pub fn route(selector: VersionSelector<'_>, view: &RouteView<'_>) -> Route {
     }
 }
 
-/// The version that answers when a request names none: the live one of a model whose versions are released, else the
-/// highest ready one that the policy chooses; while an update is failing, the highest one that still serves.
+/// The version that answers when a request names none: of a model whose versions are released the live one or none at
+/// all, else the highest ready one that the policy chooses; while an update is failing, the highest one that still serves.
 pub fn default_version(view: &RouteView<'_>) -> Option<u64> {
-    let champion = view.division.and_then(Division::champion);
-    if let Some(champion) =
-        champion.filter(|version| matches!(view.versions.get(version), Some(State::Ready)))
-    {
-        return Some(champion);
+    if let Some(champion) = view.division.and_then(Division::champion) {
+        // Another one that happens to be ready may be one that has shown nothing yet.
+        return matches!(view.versions.get(&champion), Some(State::Ready)).then_some(champion);
     }
     let ready = || {
         view.versions
@@ -179,6 +177,29 @@ fn exact(version: u64, view: &RouteView<'_>) -> Route {
 mod tests {
     use super::*;
     use crossfade_rollout::routing::{Portion, Purpose, RouteReason, Salt};
+
+    #[test]
+    fn no_other_version_answers_for_one_that_is_live_and_not_ready() {
+        let versions = BTreeMap::from([(1, State::Loading), (2, State::Ready)]);
+        let division = Division {
+            release: None,
+            epoch: 1,
+            traffic: Traffic::Only(1),
+            key_headers: Vec::new(),
+        };
+        let labels = BTreeMap::new();
+        let view = |division| RouteView {
+            versions: &versions,
+            chosen: &[1, 2],
+            labels: &labels,
+            division,
+        };
+        assert_eq!(
+            route(VersionSelector::Default, &view(Some(&division))),
+            Route::NoneReady
+        );
+        assert_eq!(route(VersionSelector::Default, &view(None)), Route::Ready(2));
+    }
 
     #[test]
     fn version_texts_are_numbers_labels_or_invalid() {

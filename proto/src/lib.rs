@@ -16,5 +16,21 @@ pub mod inference {
     tonic::include_proto!("inference");
 }
 
-/// Every .proto file as a `FileDescriptorSet`, for reflection and for JSON.
+/// Package `crossfade.admin.v1`: messages, service and client of the admin interface.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    clippy::large_futures,
+    reason = "generated code"
+)]
+pub mod admin {
+    tonic::include_proto!("crossfade.admin.v1");
+}
+
+/// The admin interface's .proto file as a `FileDescriptorSet`.
+pub const ADMIN_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/admin.bin"));
+
+/// The protocol's .proto files as a `FileDescriptorSet`, for reflection and for JSON.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

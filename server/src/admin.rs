@@ -2,14 +2,25 @@
 //!
 //! Knows no transport; `http/admin` is its front.
 
+pub mod approvers;
+pub mod change;
 pub mod control;
+mod repeats;
 pub mod tokens;
 
+use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 
+use http::uri::Authority;
 use http::{HeaderMap, header};
 
-pub use self::control::{Caller, ControlError, CreateRelease, ReleaseAction, ReleaseControl, Role};
+pub use self::approvers::{Approver, Approvers};
+pub use self::change::{Change, Conditions, Declined};
+pub use self::control::{
+    ApproveRelease, Caller, ControlError, CreateRelease, ReleaseAction, ReleaseControl, Role,
+};
+use self::repeats::Repeats;
 pub use self::tokens::Token;
 use crate::status::{Refusal, Status};
 
@@ -20,12 +31,25 @@ const LOCAL: &str = "local";
 pub struct Admin {
     tokens: Vec<Token>,
     releases: Option<Arc<dyn ReleaseControl>>,
+    repeats: Repeats,
 }
 
 impl Admin {
     /// An interface for the holders of `tokens`; without any, for all who reach it.
     pub fn new(tokens: Vec<Token>, releases: Option<Arc<dyn ReleaseControl>>) -> Self {
-        Self { tokens, releases }
+        Self {
+            tokens,
+            releases,
+            repeats: Repeats::default(),
+        }
+    }
+
+    /// Answers to calls with an `Idempotency-Key` are kept in this file.
+    pub fn keeping_answers(self, path: &Path) -> Self {
+        Self {
+            repeats: Repeats::open(path),
+            ..self
+        }
     }
 
     /// What moves releases on.
@@ -44,8 +68,8 @@ impl Admin {
     /// where there are none: loopback is no proof of who made it call.
     pub fn caller(&self, headers: &HeaderMap) -> Result<Caller, Refusal> {
         if self.tokens.is_empty() {
-            if headers.contains_key(header::ORIGIN) {
-                let message = "calls from web pages need tokens (admin.tokens)";
+            if headers.contains_key(header::ORIGIN) || !names_loopback(headers) {
+                let message = "calls from web pages, or to a name that is not this machine's, need tokens (admin.tokens)";
                 return Err(Refusal::new(Status::Forbidden, message));
             }
             return Ok(Caller {
@@ -71,13 +95,30 @@ impl Admin {
     }
 }
 
+/// Whether a call was sent to loopback by address or as `localhost`. A page of a name that was made to point here is sent
+/// to that name, and a browser tells of no `Origin` when it only reads.
+fn names_loopback(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(header::HOST) else {
+        return true;
+    };
+    let authority = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok());
+    authority.is_some_and(|authority| {
+        let host = authority.host().trim_matches(['[', ']']);
+        host.eq_ignore_ascii_case("localhost")
+            || host
+                .parse::<IpAddr>()
+                .is_ok_and(|address| address.to_canonical().is_loopback())
+    })
+}
+
 impl Caller {
-    /// Errors: `Forbidden` without the role.
-    pub fn must_have(&self, role: Role) -> Result<(), Refusal> {
-        if self.roles.contains(&role) {
+    /// Errors: `Forbidden` without any of the roles.
+    pub fn must_have(&self, roles: &[Role]) -> Result<(), Refusal> {
+        if self.roles.iter().any(|role| roles.contains(role)) {
             return Ok(());
         }
-        let message = format!("`{}` needs the role `{}`", self.actor, role.name());
+        let names: Vec<_> = roles.iter().map(|role| format!("`{}`", role.name())).collect();
+        let message = format!("`{}` needs the role {}", self.actor, names.join(" or "));
         Err(Refusal::new(Status::Forbidden, message))
     }
 }
@@ -111,6 +152,7 @@ mod tests {
             name: name.to_owned(),
             sha256: tokens::digest(digest).unwrap(),
             roles: roles.to_vec(),
+            groups: Default::default(),
         };
         let other = "0".repeat(64);
         let tokens = vec![token("other", &other, &[]), token("ci", SECRET, &[Role::Deploy])];
@@ -126,8 +168,8 @@ mod tests {
             (caller.actor.as_str(), caller.roles.as_slice()),
             ("ci", &[Role::Deploy][..])
         );
-        assert_eq!(caller.must_have(Role::Deploy), Ok(()));
-        let refusal = caller.must_have(Role::Promote).unwrap_err();
+        assert_eq!(caller.must_have(&[Role::Deploy]), Ok(()));
+        let refusal = caller.must_have(&[Role::Promote]).unwrap_err();
         assert_eq!(refusal.status, Status::Forbidden);
         assert!(refusal.message.contains("`promote`"), "{refusal}");
         assert!(
@@ -166,8 +208,23 @@ mod tests {
         let open = Admin::new(Vec::new(), None);
         let caller = open.caller(&HeaderMap::new()).unwrap();
         assert_eq!(caller.actor, "local");
-        assert!(Role::ALL.iter().all(|role| caller.must_have(*role).is_ok()));
+        assert!(Role::ALL.iter().all(|role| caller.must_have(&[*role]).is_ok()));
         let page = open.caller(&headers(header::ORIGIN, "http://example.org"));
         assert_eq!(page.unwrap_err().status, Status::Forbidden);
+        for (host, expected) in [
+            ("localhost:8003", true),
+            ("LOCALHOST", true),
+            ("127.0.0.1:8003", true),
+            ("127.1.2.3", true),
+            ("[::1]:8003", true),
+            ("[::ffff:127.0.0.1]:8003", true),
+            ("rebound.example:8003", false),
+            ("127.0.0.1.rebound.example", false),
+            ("10.0.0.1:8003", false),
+            ("", false),
+        ] {
+            let called = open.caller(&headers(header::HOST, host));
+            assert_eq!(called.is_ok(), expected, "{host}");
+        }
     }
 }

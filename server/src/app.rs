@@ -7,6 +7,7 @@ mod test;
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,13 +20,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::admin::Admin;
+use crate::admin::{Admin, Approvers};
 use crate::audit::AuditLog;
 use crate::config::file::RawConfig;
-use crate::config::{Command, ConfigCommand, ControlMode, Flags, ServerConfig};
+use crate::config::{Command, ConfigCommand, ControlMode, DEFAULT_DATA_DIR, Flags, ServerConfig};
 use crate::control::Changes;
 use crate::control::settings::LogSettings;
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, DataDirError};
 use crate::metrics::{self, Metrics};
 use crate::release::Releases;
 use crate::release::audited::Audited;
@@ -155,7 +156,7 @@ pub struct App {
     listeners: JoinSet<()>,
     scrapes: JoinSet<()>,
     /// Given up last.
-    _data: DataDir,
+    _data: Option<DataDir>,
 }
 
 impl App {
@@ -165,10 +166,30 @@ impl App {
         let grpc = bind("gRPC", "--grpc-port", config.grpc)?;
         let scrape = bind("metrics", "--metrics-port", config.metrics)?;
         let admin = bind("the admin interface", "--admin-port", config.admin.listen)?;
-        let data = DataDir::open(&config.data_dir)?;
+        let data = match DataDir::open(&config.data_dir) {
+            Ok(data) => Some(data),
+            // Nobody asked for the default folder: what needs none is served without.
+            Err(error @ DataDirError::Io { .. }) if config.data_dir == Path::new(DEFAULT_DATA_DIR) => {
+                tracing::warn!(%error, "no data folder: inference is served, calls that change the server and releases are refused");
+                None
+            }
+            Err(error) => return Err(error.into()),
+        };
         let counters = Arc::new(Metrics::default());
-        let audit = AuditLog::open(data.audit(), &config.audit, config.revision(), counters.clone())?;
-        let loader = ServableLoader::new(runtimes, counters.clone(), &config.limits, config.runtimes.cores);
+        let audit = AuditLog::open(
+            data.as_ref().map(DataDir::audit),
+            &config.audit,
+            config.revision(),
+            counters.clone(),
+        )?;
+        let cores = config.runtimes.cores;
+        let loader = ServableLoader::new(
+            runtimes,
+            counters.clone(),
+            &config.limits,
+            cores,
+            &config.data_dir,
+        );
         let admin_at = admin.local_addr()?;
         let changes = Changes {
             log: Arc::new(LogSettings::new(log, &config.log.filter)),
@@ -176,7 +197,8 @@ impl App {
             only_at: config.admin.v2_control.then_some(admin_at),
         };
         let options = registry_options(&config)?;
-        let releases = Releases::new(&config.data_dir);
+        let approvers = Approvers::new(config.admin.approvers.clone(), &config.admin.tokens);
+        let releases = Releases::new(&config.data_dir, approvers, config.revision());
         let service = Service::new(
             config.limits,
             config.log.access,
@@ -197,7 +219,11 @@ impl App {
         listeners.spawn(http::serve(service.clone(), http, told(stopped.clone())));
         listeners.spawn(grpc::serve(service.clone(), grpc, told(stopped.clone())));
         let control = Audited::new(releases, service.audit().clone());
-        let interface = Arc::new(Admin::new(config.admin.tokens, Some(Arc::new(control))));
+        let interface = Admin::new(config.admin.tokens, Some(Arc::new(control)));
+        let interface = Arc::new(match &data {
+            Some(_) => interface.keeping_answers(&config.data_dir.join("state").join("answers")),
+            None => interface,
+        });
         listeners.spawn(http::serve_admin(
             service.clone(),
             interface,
@@ -242,9 +268,9 @@ impl App {
         // Joins load threads and instances; they may be in the middle of a run.
         let down = move || {
             releases.interrupt();
-            registry.shutdown();
-            // Last: what the registry still tells of is noted.
+            // First: joining may take long, and whoever waits for the process may lose patience.
             releases.close();
+            registry.shutdown();
         };
         let joined = tokio::task::spawn_blocking(down).await;
         if let Err(error) = joined {

@@ -5,23 +5,30 @@
 //! them tries to open the audit again.
 
 mod entry;
+mod strangers;
 
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use crossfade_journal::audit::{self, Audit, AuditOptions, AuditRecord};
 use crossfade_journal::keys::SigningKey;
 use crossfade_journal::{Error as JournalError, Hash, Head};
+use serde_json::json;
 use tokio::sync::broadcast;
 
 pub use self::entry::{Action, Call, Entry, Listener, Outcome};
+use self::strangers::Strangers;
 use crate::config::AuditConfig;
 use crate::metrics::Metrics;
 use crate::status::{Refusal, Status};
 
 /// A file of this size is followed by a new one: opening the audit reads all of them.
 const MAX_FILE_BYTES: u64 = 64 << 20;
+
+/// Refused calls of strangers that are recorded one by one before only one per second is.
+const REFUSALS: u32 = 100;
 
 /// Records that are kept for those who follow.
 const KEPT: usize = 256;
@@ -44,7 +51,8 @@ pub enum AuditError {
 
 /// The audit, open for writing.
 pub struct AuditLog {
-    folder: PathBuf,
+    /// `None`: this server has no data folder.
+    folder: Option<PathBuf>,
     sign_every: NonZeroU64,
     /// PEM; the key itself cannot be kept for opening the audit again.
     key: Option<String>,
@@ -52,17 +60,20 @@ pub struct AuditLog {
     metrics: Arc<Metrics>,
     /// `None` after a failure.
     open: Mutex<Option<Audit>>,
+    /// Refused calls of callers without a name.
+    strangers: Mutex<Strangers>,
     /// Each record, once it is on disk.
     written: broadcast::Sender<AuditRecord>,
 }
 
 impl AuditLog {
-    /// Opens the audit in `folder`, or begins it. `config_rev` goes into every record.
+    /// Opens the audit in `folder`, or begins it; without a folder every call that would be recorded is refused.
+    /// `config_rev` goes into every record.
     ///
     /// Errors: [`AuditError`]; records that are damaged too, because nothing may follow them.
     /// Cost: two passes over all records.
     pub fn open(
-        folder: PathBuf,
+        folder: Option<PathBuf>,
         config: &AuditConfig,
         config_rev: Hash,
         metrics: Arc<Metrics>,
@@ -75,10 +86,13 @@ impl AuditLog {
             config_rev,
             metrics,
             open: Mutex::new(None),
+            strangers: Mutex::new(Strangers::new(Instant::now())),
             written: broadcast::Sender::new(KEPT),
         };
-        let audit = log.opened()?;
-        *log.locked() = Some(audit);
+        if let Some(folder) = &log.folder {
+            let audit = log.opened(folder)?;
+            *log.locked() = Some(audit);
+        }
         Ok(Arc::new(log))
     }
 
@@ -87,8 +101,9 @@ impl AuditLog {
     /// Errors: `NotReady` if it cannot be written: then the call must not take effect.
     pub fn write(&self, entry: Entry) -> Result<u64, Refusal> {
         let (action, outcome) = (entry.action(), entry.outcome());
+        let folder = self.folder()?;
         let mut open = self.locked();
-        let written = self.append(&mut open, entry);
+        let written = self.append(folder, &mut open, entry);
         match written {
             Ok(seq) => {
                 self.metrics.audited(action.name(), outcome.name());
@@ -98,7 +113,7 @@ impl AuditLog {
                 // What is on disk is not known any more. Opened again it is, and a torn end is off; if that fails too,
                 // the next call tries it again.
                 *open = None;
-                *open = self.opened().ok();
+                *open = self.opened(folder).ok();
                 tracing::error!(%error, action = action.name(), "the audit cannot be written; the call is refused");
                 let message = "the audit cannot be written, so nothing that changes the server is done; its log says why";
                 Err(Refusal::new(Status::NotReady, message))
@@ -107,7 +122,23 @@ impl AuditLog {
     }
 
     /// Records that a call was refused, and returns why; if that cannot be recorded, this is why.
+    ///
+    /// Of callers without a name, no more than `REFUSALS` at once and one per second are recorded each by itself; the next
+    /// record says how many there were besides. Else whoever reaches a listener could fill the disk.
     pub fn refused(&self, entry: Entry, refusal: Refusal) -> Refusal {
+        let entry = match entry.is_anonymous() {
+            false => entry,
+            true => {
+                let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+                let Some(unrecorded) = strangers.admit(Instant::now()) else {
+                    return refusal;
+                };
+                match unrecorded {
+                    0 => entry,
+                    more => entry.evidence(json!({ "refused_besides": more })),
+                }
+            }
+        };
         let written = self.write(entry.ended(Outcome::Refused).error(&refusal.message));
         written.err().unwrap_or(refusal)
     }
@@ -119,12 +150,13 @@ impl AuditLog {
     pub fn lines(&self, since: u64, limit: usize) -> Result<(Vec<u8>, Option<Head>), Refusal> {
         // What follows the head is being written.
         let end = self.head().map_or(u64::MAX, |head| head.seq);
+        let folder = self.folder()?;
         let read = || {
-            let records = audit::records(&self.folder, since)?
+            let records = audit::records(folder, since)?
                 .take(usize::try_from(end.saturating_sub(since)).unwrap_or(usize::MAX))
                 .take(limit);
             let mut lines = Vec::new();
-            let last = audit::export::write(records, &mut lines, &self.folder)?;
+            let last = audit::export::write(records, &mut lines, folder)?;
             Ok((lines, last))
         };
         read().map_err(|error: JournalError| {
@@ -146,10 +178,18 @@ impl AuditLog {
         self.locked().as_ref().map(Audit::head)
     }
 
-    fn append(&self, open: &mut Option<Audit>, entry: Entry) -> Result<u64, JournalError> {
+    /// Errors: `NotReady` for a server without a data folder.
+    fn folder(&self) -> Result<&Path, Refusal> {
+        let message = "this server has no data folder, so nothing that changes it can be recorded or done; start it with \
+                       --data-dir DIR, a folder that it can write";
+        let folder = self.folder.as_deref();
+        folder.ok_or_else(|| Refusal::new(Status::NotReady, message))
+    }
+
+    fn append(&self, folder: &Path, open: &mut Option<Audit>, entry: Entry) -> Result<u64, JournalError> {
         let audit = match open {
             Some(audit) => audit,
-            None => open.insert(self.opened()?),
+            None => open.insert(self.opened(folder)?),
         };
         let record = audit.append(entry.event(self.config_rev))?;
         let seq = record.seq;
@@ -167,14 +207,14 @@ impl AuditLog {
         Ok(seq)
     }
 
-    fn opened(&self) -> Result<Audit, JournalError> {
+    fn opened(&self, folder: &Path) -> Result<Audit, JournalError> {
         let key = self.key.as_deref().and_then(|pem| SigningKey::from_pem(pem).ok());
         let options = AuditOptions {
             max_file_bytes: MAX_FILE_BYTES,
             sign_every: self.sign_every,
             key,
         };
-        let (audit, cut) = Audit::open(&self.folder, options)?;
+        let (audit, cut) = Audit::open(folder, options)?;
         if let Some(cut) = cut {
             tracing::warn!(
                 bytes = cut.bytes, kept = %cut.kept.display(),

@@ -7,6 +7,7 @@ mod admin;
 pub mod file;
 mod flags;
 pub mod reference;
+pub(crate) mod revision;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -17,15 +18,15 @@ use std::time::Duration;
 use crossfade_journal::Hash;
 use sha2::{Digest, Sha256};
 
-use crate::admin::Token;
+use crate::admin::{Approver, Token};
 use crate::service::Limits;
 pub use flags::{
-    AuditCommand, CheckArgs, Cli, Command, ConfigCommand, EffectiveArgs, ExportArgs, Flags, TestArgs,
-    VerifyArgs,
+    AuditCommand, CheckArgs, Cli, Command, ConfigCommand, DEFAULT_DATA_DIR, EffectiveArgs, ExportArgs, Flags,
+    TestArgs, VerifyArgs,
 };
 
 /// What the code may rely on.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize)]
 pub struct ServerConfig {
     /// Where the server keeps what must outlive it.
     pub data_dir: PathBuf,
@@ -58,7 +59,7 @@ pub struct ServerConfig {
 }
 
 /// Where models come from, and when.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize)]
 pub struct RepositoryConfig {
     /// Directories of models.
     pub paths: Vec<PathBuf>,
@@ -83,7 +84,7 @@ pub struct RepositoryConfig {
 }
 
 /// When models are loaded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ControlMode {
     /// All at start, then fixed.
@@ -95,7 +96,7 @@ pub enum ControlMode {
 }
 
 /// The runtimes.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize)]
 pub struct RuntimesConfig {
     /// ONNX Runtime's shared library, where given.
     pub ort_library: Option<PathBuf>,
@@ -104,7 +105,7 @@ pub struct RuntimesConfig {
 }
 
 /// How the server logs.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize)]
 pub struct LogConfig {
     /// Text or JSON.
     pub format: LogFormat,
@@ -115,7 +116,7 @@ pub struct LogConfig {
 }
 
 /// Form of log lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// For people.
@@ -125,18 +126,20 @@ pub enum LogFormat {
 }
 
 /// The admin listener.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize)]
 pub struct AdminConfig {
     /// Where it listens; loopback, unless there are tokens.
     pub listen: SocketAddr,
     /// Who may call; none: whoever reaches it.
     pub tokens: Vec<Token>,
+    /// Whose signatures agree to releases; none: the holder of a token does, without a signature.
+    pub approvers: Vec<Approver>,
     /// Whether load, unload and settings of the protocol are taken here only.
     pub v2_control: bool,
 }
 
 /// How the audit is kept.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize)]
 pub struct AuditConfig {
     /// Signs the head after so many records.
     pub sign_every: NonZeroU64,
@@ -270,9 +273,13 @@ impl ServerConfig {
 }
 
 impl ServerConfig {
-    /// sha256 of the configuration in force, as this build writes it down: what the audit calls `config_rev`.
+    /// The configuration in force, as one number: what the audit calls `config_rev`.
     pub fn revision(&self) -> Hash {
-        Hash(Sha256::digest(format!("{self:?}")).into())
+        revision::of(self).unwrap_or_else(|error| {
+            // A path that is no text has no JSON.
+            tracing::warn!(%error, "the configuration is told apart by its debug text");
+            Hash(Sha256::digest(format!("{self:?}")).into())
+        })
     }
 }
 

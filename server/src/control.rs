@@ -110,6 +110,9 @@ pub struct BatchStatistics {
 /// A trace or log setting.
 pub type Settings = BTreeMap<String, Parameter>;
 
+/// The parameter of a configuration that says what files a version is, where that is known.
+const ARTIFACT: &str = "crossfade.artifact_sha256";
+
 /// What clients may branch on; only what is served.
 const EXTENSIONS: [&str; 8] = [
     "binary_tensor_data",
@@ -158,7 +161,12 @@ impl Service {
 
     /// The effective configuration as Triton's ModelConfig JSON (snake_case, enums by name).
     pub fn model_config(&self, model: &str, version: &str) -> Result<serde_json::Value, Refusal> {
-        Ok(self.registry().route(model, version)?.config_json())
+        let servable = self.registry().route(model, version)?;
+        let mut config = servable.config_json();
+        if let Some(sha256) = self.releases().artifact(model, servable.version()) {
+            config["parameters"][ARTIFACT] = serde_json::json!({ "string_value": sha256 });
+        }
+        Ok(config)
     }
 
     /// Statistics of one model, or of all if `model` is empty.

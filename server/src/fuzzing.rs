@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
+use crossfade_journal::{Head, audit};
 use crossfade_models::config::{self, Completion, RawConfig};
 use crossfade_runtimes_core::{Datatype, Dim, ModelSignature, ShapeSpec, Tensor, TensorSpec};
 use futures_util::stream;
@@ -147,6 +148,44 @@ pub fn parquet(data: &Bytes) {
     }
 }
 
+/// A journal's file. What is read is one chain: it ends where a check of the whole ends.
+pub fn journal(data: &[u8]) {
+    if let Ok(records) = crossfade_journal::read_bytes(data) {
+        let total: usize = records.iter().map(|record| record.payload.len()).sum();
+        assert!(
+            total <= data.len(),
+            "{total} bytes of records out of {}",
+            data.len()
+        );
+        let numbers = records.windows(2).all(|pair| pair[0].seq + 1 == pair[1].seq);
+        assert!(numbers, "records out of order");
+    }
+}
+
+/// An export of the audit. What verifies is canonical: its records are written as they were read.
+pub fn audit_export(data: &[u8]) {
+    let path = std::path::Path::new("fuzzed");
+    let Ok(head) = audit::export::verify(data, path, Head::EMPTY, None) else {
+        return;
+    };
+    let lines = data.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let records: Vec<_> = lines
+        .map(|line| audit::AuditRecord::from_line(line).expect("what verified can be read"))
+        .collect();
+    assert_eq!(records.last().map_or(Head::EMPTY, audit::AuditRecord::head), head);
+    let mut written = Vec::new();
+    let records = records.into_iter().map(Ok);
+    audit::export::write(records, &mut written, path).expect("what was read can be written");
+    assert_eq!(written, data, "what verified is not canonical");
+}
+
+/// A snapshot's file: its content, or why not; never more than it holds.
+pub fn snapshot(data: &[u8]) {
+    if let Ok(content) = crossfade_journal::snapshot::decode(data) {
+        assert!(content.len() < data.len());
+    }
+}
+
 /// Completes a configuration against a model of one input and one output. What comes out is a configuration that
 /// can be given again, and says the same then.
 fn completed(config: &RawConfig) {
@@ -214,5 +253,8 @@ mod tests {
         replay("model_toml", |data| model_toml(data));
         replay("model_json", |data| model_json(data));
         replay("parquet", parquet);
+        replay("journal", |data| journal(data));
+        replay("audit_export", |data| audit_export(data));
+        replay("snapshot", |data| snapshot(data));
     }
 }

@@ -28,6 +28,7 @@ use crate::listener;
 use crate::scope::RequestId;
 use crate::service::Service;
 
+pub(crate) mod admin;
 mod control;
 pub mod decode;
 mod encode;

@@ -17,22 +17,25 @@ mod routes;
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::future::Either;
 use http::request::Parts;
-use http::{Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response, header};
 use hyper::body::Incoming;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 
 use self::admin::events::READERS;
 use self::reply::{Failure, ReplyBody, identify, without_body};
 use self::routes::{ModelRoute, NoRoute, Route};
 use crate::admin::Admin;
 use crate::audit::{Call, Listener};
+use crate::grpc;
 use crate::listener;
 use crate::scope::{Protocol, RequestId, RequestScope};
 use crate::service::Service;
@@ -43,6 +46,8 @@ struct Front {
     service: Arc<Service>,
     /// On the admin listener only.
     admin: Option<Arc<Admin>>,
+    /// The same interface over gRPC.
+    grpc: Option<Routes>,
     /// Places for readers of events.
     readers: Arc<Semaphore>,
     /// Cancelled when the listener closes: events would go on without end.
@@ -74,10 +79,14 @@ async fn listen(
     shutdown: impl Future<Output = ()> + Send,
 ) {
     let stopping = CancellationToken::new();
+    let readers = Arc::new(Semaphore::new(READERS));
+    let grpc = admin.as_ref();
+    let grpc = grpc.map(|admin| grpc::admin::routes(&service, admin, &readers, &stopping));
     let front = Arc::new(Front {
         service: service.clone(),
         admin,
-        readers: Arc::new(Semaphore::new(READERS)),
+        grpc,
+        readers,
         stopping: stopping.clone(),
     });
     listener::listen(service, front, listener, stopping, shutdown).await;
@@ -93,10 +102,13 @@ fn answer(
     request: Request<Incoming>,
 ) -> impl Future<Output = Response<ReplyBody>> + Send {
     let arrived = Instant::now();
+    if let Some(grpc) = front.grpc.clone().filter(|_| is_grpc(request.headers())) {
+        return Either::Left(Box::pin(admin::over_grpc(grpc, peer, request)) as Boxed);
+    }
     let (head, body) = request.into_parts();
     if let Some(admin) = front.admin.clone() {
         // Boxed, so that the future of an inference is no larger for it.
-        return Either::Left(Box::pin(admin::answer(front, admin, peer, head, body)));
+        return Either::Left(Box::pin(admin::answer(front, admin, peer, head, body)) as Boxed);
     }
     let route = match Route::of(head.uri.path()) {
         Ok(route) if route.allows(&head.method) => Ok(route),
@@ -111,6 +123,14 @@ fn answer(
         _ => None,
     };
     Either::Right(respond(front, peer, route, scope, head, body))
+}
+
+/// The answer of the admin listener.
+type Boxed = Pin<Box<dyn Future<Output = Response<ReplyBody>> + Send>>;
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
 async fn respond(

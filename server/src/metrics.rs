@@ -11,6 +11,7 @@ pub mod series;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use metrics::{Gauge, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -113,6 +114,7 @@ pub struct Loaded {
 }
 
 /// The releases of a model as a scrape sees them.
+#[derive(Clone)]
 pub struct Released {
     /// The model.
     pub model: Arc<str>,
@@ -136,11 +138,14 @@ pub struct Released {
     pub promotions: u64,
     /// Versions that were sent back, by reason.
     pub rollbacks: BTreeMap<String, u64>,
+    /// From the last decision to send a version back until requests went elsewhere.
+    pub rolled_back_in: Option<Duration>,
     /// Earlier versions at hand.
     pub warm: usize,
 }
 
 /// What a check said at the last look.
+#[derive(Clone)]
 pub struct CheckValues {
     /// Its metric.
     pub name: &'static str,

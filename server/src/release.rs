@@ -2,31 +2,38 @@
 //! of the live version or is sent back.
 //!
 //! `record` is what is written down and what follows from it, `log` where, `tally` how requests are counted without
-//! waiting, `desk` the one place where a release of a model moves on, `control` what people may ask for. `examination`
-//! is the gates before traffic, one file each; `gating` runs them for a release, `rehearsal` repeats one on the live
-//! version, and `report` is what they said. What is decided, and when, is `models/rollout`'s.
+//! waiting, `desk` the one place where a release of a model moves on, `control` what people may ask for. `approving` is
+//! who has to agree, `rules` by which rules a release ends, `pinning` what follows when files change. `examination` is the
+//! gates before traffic, one file each; `gating` runs them for a release, `rehearsal` repeats one on the live version, and
+//! `report` is what they said. What is decided, and when, is `models/rollout`'s.
 //!
 //! What is absent: no request waits for anything here. A look holds the lock of one model's desk, for as long as a
 //! file takes to be synced; requests only read the route table and send a count.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crossfade_models::{Conductor, Found, Registry, RegistryError};
+use crossfade_journal::Hash;
+use crossfade_models::{Conductor, Directed, Found, Registry, RegistryError};
 
+use crate::admin::Approvers;
 use crate::metrics::Released;
 use crate::servable::ServableLoader;
 
+mod approving;
 pub mod audited;
 pub mod control;
 mod desk;
 mod digest;
 mod log;
+mod pinning;
 mod record;
+mod rules;
 mod tally;
 
 mod asker;
@@ -51,6 +58,8 @@ use world::World;
 pub struct Releases {
     world: World,
     desks: Mutex<BTreeMap<Arc<str>, Arc<Mutex<Desk>>>>,
+    /// What the last scrape showed.
+    shown: Mutex<BTreeMap<Arc<str>, Released>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     /// Where known answers are asked for again.
     stage: Mutex<Stage>,
@@ -59,10 +68,15 @@ pub struct Releases {
 
 impl Releases {
     /// Releases whose state lies in a data folder; nothing is written before a model is released.
-    pub fn new(data_dir: &Path) -> Arc<Self> {
+    ///
+    /// * `approvers`: who can agree to them
+    /// * `config_rev`: the server's configuration
+    pub fn new(data_dir: &Path, approvers: Approvers, config_rev: Hash) -> Arc<Self> {
+        let folder = data_dir.join("state").join("rollout");
         Arc::new(Self {
-            world: World::new(data_dir.join("state").join("rollout")),
+            world: World::new(folder, approvers, config_rev),
             desks: Mutex::default(),
+            shown: Mutex::default(),
             thread: Mutex::default(),
             stage: Mutex::default(),
             stop: Arc::default(),
@@ -100,14 +114,25 @@ impl Releases {
     pub fn look(&self, served: Duration) {
         let desks: Vec<_> = lock(&self.desks).values().cloned().collect();
         for desk in desks {
-            lock(&desk).look(&self.world, served, now());
-            let mut stage = lock(&self.stage);
-            // While one is on its way, the others stay due.
-            let free = stage.is_free();
-            let due = lock(&desk).rehearse(&self.world, served, free);
-            if let Some(rehearsal) = due {
-                self.repeat(&mut stage, desk, rehearsal);
+            let look = || {
+                lock(&desk).look(&self.world, served, now());
+                self.rehearse(&desk, served);
+            };
+            // The other models' releases are looked at all the same.
+            if catch_unwind(AssertUnwindSafe(look)).is_err() {
+                tracing::error!(model = %lock(&desk).model, "a look at a release panicked");
             }
+        }
+    }
+
+    /// Has the live version asked for its known answers again, if it is time.
+    fn rehearse(&self, desk: &Arc<Mutex<Desk>>, served: Duration) {
+        let mut stage = lock(&self.stage);
+        // While one is on its way, the others stay due.
+        let free = stage.is_free();
+        let due = lock(desk).rehearse(&self.world, served, free);
+        if let Some(rehearsal) = due {
+            self.repeat(&mut stage, desk.clone(), rehearsal);
         }
     }
 
@@ -141,7 +166,7 @@ impl Releases {
         }
         let desks = std::mem::take(&mut *lock(&self.desks));
         for desk in desks.into_values() {
-            lock(&desk).close();
+            lock(&desk).close(&self.world);
         }
     }
 
@@ -152,12 +177,36 @@ impl Releases {
 
     /// What a scrape shows.
     pub(crate) fn values(&self) -> Vec<Released> {
-        let desks: Vec<_> = lock(&self.desks).values().cloned().collect();
-        desks.iter().map(|desk| lock(desk).values()).collect()
+        // A look may be waiting for the disk: then what was shown before is shown again.
+        let mut shown = lock(&self.shown);
+        if let Ok(desks) = self.desks.try_lock() {
+            shown.retain(|model, _| desks.contains_key(model));
+            for (model, desk) in desks.iter() {
+                if let Ok(desk) = desk.try_lock() {
+                    shown.insert(model.clone(), desk.values());
+                }
+            }
+        }
+        shown.values().cloned().collect()
+    }
+
+    /// sha256 of the files of a version, hexadecimal, where its model is released and they were read. Never waits.
+    pub(crate) fn artifact(&self, model: &str, version: u64) -> Option<String> {
+        self.world.artifact(model, version)
     }
 
     fn desk(&self, model: &str) -> Option<Arc<Mutex<Desk>>> {
         lock(&self.desks).get(model).cloned()
+    }
+
+    /// Whether a release began under earlier rules and has not ended; it ends by those.
+    fn is_releasing(&self, found: &Found<'_>) -> Result<bool, RegistryError> {
+        if self.desk(found.model).is_none() && !log::exists(&self.world.folder, found.model) {
+            return Ok(false);
+        }
+        let desk = self.open(found)?;
+        let active = lock(&desk).book.active().is_some();
+        Ok(active)
     }
 
     /// The desk of a model, opened if need be.
@@ -178,26 +227,51 @@ impl Releases {
 }
 
 impl Conductor for Releases {
-    fn plan(&self, found: &Found<'_>) -> Result<Option<Vec<u64>>, RegistryError> {
-        if !found.policy.is_active() {
+    fn plan(&self, found: &Found<'_>) -> Result<Option<Directed>, RegistryError> {
+        if !found.policy.is_active() && !self.is_releasing(found)? {
             let desk = lock(&self.desks).remove(found.model);
             if let Some(desk) = desk {
                 tracing::info!(model = found.model, "its versions are not released any more");
-                lock(&desk).close();
+                let mut desk = lock(&desk);
+                desk.close(&self.world);
                 self.world.divide(found.model, None);
             }
             return Ok(None);
         }
         let desk = self.open(found)?;
-        let wanted = lock(&desk).plan(&self.world, found, now());
-        wanted.map(Some)
+        // The desk stays free while files are read, which may take long.
+        let unread = lock(&desk).unread_before(found);
+        let read = unread.read();
+        let mut desk = lock(&desk);
+        desk.learn(read);
+        let pinned = desk.pin(&self.world, found, now())?;
+        let usable = Found {
+            on_disk: &pinned.usable,
+            chosen: &pinned.chosen,
+            ..*found
+        };
+        let versions = desk.plan(&self.world, &usable, now())?;
+        desk.on_disk.clone_from(found.on_disk);
+        self.world.publish(found.model, &desk.book.digests);
+        Ok(Some(Directed {
+            versions,
+            held: pinned.held,
+        }))
     }
 
     fn settled(&self, model: &str, live: &BTreeSet<u64>) {
         let Some(desk) = self.desk(model) else {
             return;
         };
-        lock(&desk).settled(&self.world, live, now());
+        let unread = lock(&desk).unread_after(live);
+        let read = unread.read();
+        {
+            let mut desk = lock(&desk);
+            desk.learn(read);
+            desk.record_digests(live, now());
+            desk.settled(&self.world, live, now());
+            self.world.publish(model, &desk.book.digests);
+        }
         // The desk stays free while the gates run, which may take long.
         let gating = lock(&desk).gating();
         if let Some(gating) = gating {

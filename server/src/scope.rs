@@ -189,15 +189,28 @@ impl RequestScope {
         counts.then_some((release, if control { Arm::Control } else { Arm::Canary }))
     }
 
+    /// Whether the version failed the request; `None` where that cannot be told: the client went away, or its request
+    /// was wrong before any model saw it.
+    fn judged(&self, outcome: Outcome) -> Option<bool> {
+        match outcome {
+            Outcome::Ok => Some(false),
+            Outcome::Refused(
+                Status::Internal | Status::NotReady | Status::DeadlineExceeded | Status::Overloaded,
+            ) => Some(true),
+            // It fits the signature, so this is what the model makes of it. Clients' mistakes go to both arms alike.
+            Outcome::Refused(Status::InvalidInput) => self.submitted.map(|_| true),
+            Outcome::Refused(_) => None,
+        }
+    }
+
     /// Counts the request for its release.
     fn count(&self, outcome: Outcome) {
         let (Some((release, arm)), Some(chosen)) = (self.counted(), &self.chosen) else {
             return;
         };
-        let failed = matches!(
-            outcome,
-            Outcome::Refused(Status::Internal | Status::NotReady | Status::DeadlineExceeded)
-        );
+        let Some(failed) = self.judged(outcome) else {
+            return;
+        };
         let timings = self.answered.as_ref().map(|(timings, _)| timings);
         let count = Count {
             epoch: chosen.division.as_ref().map_or(0, |division| division.epoch),

@@ -8,14 +8,16 @@ mod sample;
 mod warm_up;
 
 use std::ops::Deref;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use crossfade_batcher::{BatchReport, Batcher, Observer};
 use crossfade_models::ModelConfig;
+use crossfade_models::config::finding;
 use crossfade_runtimes_core::{Model, ModelSignature, Tensor, TensorSpec};
 
 use crate::metrics::{Series, Snapshot};
+use calibration::Meter;
 pub use loader::ServableLoader;
 pub(crate) use loader::runtime_choice;
 pub(crate) use priority::lower as lower_priority;
@@ -42,22 +44,40 @@ pub struct Running {
     /// Where requests go.
     pub batcher: Batcher,
     model: Arc<dyn Model>,
-    /// Why there are as many instances as there are, where that was measured.
-    how: OnceLock<String>,
+    /// What its batches took.
+    meter: Arc<Meter>,
+    instances: usize,
+    /// What calibration has to say.
+    calibration: ArcSwapOption<Calibration>,
+}
+
+/// What `/config` tells of calibration.
+enum Calibration {
+    /// Why there are as many instances as there are.
+    Chosen(String),
+    /// Why that is not known yet.
+    Waits(String),
 }
 
 impl Running {
-    fn new(batcher: Batcher, model: Arc<dyn Model>) -> Self {
+    fn new(batcher: Batcher, model: Arc<dyn Model>, meter: Arc<Meter>, instances: usize) -> Self {
         Self {
             batcher,
             model,
-            how: OnceLock::new(),
+            meter,
+            instances,
+            calibration: ArcSwapOption::empty(),
         }
     }
 
-    /// Notes why; the first reason stays.
-    fn note(&self, how: String) {
-        let _kept = self.how.set(how).is_ok();
+    /// Notes why it runs as it does.
+    fn chose(&self, how: String) {
+        self.calibration.store(Some(Arc::new(Calibration::Chosen(how))));
+    }
+
+    /// Notes why that is not known yet.
+    fn waits(&self, why: String) {
+        self.calibration.store(Some(Arc::new(Calibration::Waits(why))));
     }
 }
 
@@ -128,14 +148,16 @@ impl Servable {
         let mut json = self.config.to_json();
         let running = self.running.load();
         if let Some(rows) = running.batcher.lowered_rows() {
-            let rows = rows.to_string();
-            json["parameters"]["crossfade.batch_cap_rows"] = serde_json::json!({ "string_value": rows });
+            finding::show(&mut json, finding::BATCH_CAP_ROWS, &rows.to_string());
         }
         if let Some(reason) = &self.unmerged {
-            json["parameters"]["crossfade.unmerged"] = serde_json::json!({ "string_value": reason });
+            finding::show(&mut json, finding::UNMERGED, reason);
         }
-        if let Some(how) = running.how.get() {
-            json["parameters"]["crossfade.instances"] = serde_json::json!({ "string_value": how });
+        if let Some(calibration) = &*running.calibration.load() {
+            match &**calibration {
+                Calibration::Chosen(how) => finding::show(&mut json, finding::INSTANCES, how),
+                Calibration::Waits(why) => finding::show(&mut json, finding::CALIBRATION, why),
+            }
         }
         json
     }

@@ -30,7 +30,7 @@ pub struct Service {
 }
 
 /// Bounds that protect the process from its clients.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize)]
 pub struct Limits {
     /// Largest request, after decompression.
     pub max_request_bytes: usize,

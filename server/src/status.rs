@@ -6,7 +6,8 @@ use http::StatusCode;
 use tonic::Code;
 
 /// Why a request was not answered with a result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Status {
     /// The request is wrong: decoding, signature, version string, configuration given to load.
     InvalidInput,
@@ -20,6 +21,8 @@ pub enum Status {
     NotReady,
     /// The operation does not fit the server's state or mode.
     Conflict,
+    /// The configuration that the call expects is not the one in force.
+    Stale,
     /// No permit, queue full.
     Overloaded,
     /// Too late.
@@ -37,13 +40,14 @@ pub const REPOSITORY_CONFLICT: StatusCode = StatusCode::BAD_REQUEST;
 
 impl Status {
     /// Every row, for metrics and tests.
-    pub const ALL: [Status; 11] = [
+    pub const ALL: [Status; 12] = [
         Status::InvalidInput,
         Status::Unauthenticated,
         Status::Forbidden,
         Status::NotFound,
         Status::NotReady,
         Status::Conflict,
+        Status::Stale,
         Status::Overloaded,
         Status::DeadlineExceeded,
         Status::Cancelled,
@@ -61,6 +65,7 @@ impl Status {
             Status::NotFound         => (Code::NotFound,           404, "not_found"),
             Status::NotReady         => (Code::Unavailable,        503, "not_ready"),
             Status::Conflict         => (Code::FailedPrecondition, 409, "conflict"),
+            Status::Stale            => (Code::Aborted,            412, "stale"),
             Status::Overloaded       => (Code::ResourceExhausted,  429, "overloaded"),
             Status::DeadlineExceeded => (Code::DeadlineExceeded,   504, "deadline_exceeded"),
             Status::Cancelled        => (Code::Cancelled,          499, "cancelled"),

@@ -16,6 +16,7 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
+  demo rollout build in release and watch a good version and four bad ones being released under load
   demo [--once] [--port-base N]
                build in release, serve models/zoo, send one request through each protocol, keep serving
                (--once: stop after the answers, on free ports)

@@ -55,6 +55,11 @@ pub(crate) fn serialize<S: Serializer>(duration: &Duration, to: S) -> Result<S::
     to.serialize_str(&write(*duration))
 }
 
+/// Reads what [`serialize`] writes.
+pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    RawDuration::deserialize(from).map(|RawDuration(duration)| duration)
+}
+
 fn write(duration: Duration) -> String {
     let nanos = duration.as_nanos();
     let unit = UNITS
@@ -69,7 +74,9 @@ fn write(duration: Duration) -> String {
 
 /// The same for a duration that may be absent.
 pub(crate) mod option {
-    use super::{Duration, Serializer, write};
+    use serde::Deserialize;
+
+    use super::{Deserializer, Duration, RawDuration, Serializer, write};
 
     #[expect(clippy::ref_option, reason = "serde passes the field by reference")]
     pub(crate) fn serialize<S: Serializer>(duration: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
@@ -77,6 +84,11 @@ pub(crate) mod option {
             Some(duration) => to.serialize_str(&write(*duration)),
             None => to.serialize_none(),
         }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+        let read = Option::<RawDuration>::deserialize(from)?;
+        Ok(read.map(|RawDuration(duration)| duration))
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::duration;
 use crate::state::{Approvable, Path};
@@ -24,7 +24,7 @@ pub use gates::{Decision, DecisionKind, Gates, Golden, Performance, Quality, Qua
 pub use raw::{RawPolicy, RawRollout};
 
 /// How much a bad release would cost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Risk {
     /// A small canary is enough.
@@ -36,7 +36,7 @@ pub enum Risk {
 }
 
 /// What a new version leads to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnNewVersion {
     /// It serves everyone once it is loaded; there is no release.
@@ -48,7 +48,7 @@ pub enum OnNewVersion {
 }
 
 /// What happens when a stage's time is over and neither is shown, good or bad.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnInconclusive {
     /// A person decides.
@@ -60,7 +60,7 @@ pub enum OnInconclusive {
 }
 
 /// What makes a request's routing key.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KeySource {
     /// A header or a gRPC metadata entry, lower case.
@@ -70,7 +70,7 @@ pub enum KeySource {
 }
 
 /// A share of the traffic and how long it lasts.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Step {
     /// Of the requests, more than 0 and less than 100.
     pub percent: f64,
@@ -85,7 +85,7 @@ pub struct Step {
 }
 
 /// Copies of requests, before the first real one.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Shadow {
     /// Of the requests, more than 0 and at most 100.
     pub percent: f64,
@@ -102,7 +102,7 @@ pub struct Shadow {
 }
 
 /// Who has to agree, and to what.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Approval {
     /// The states that wait for it.
     pub before: BTreeSet<Approvable>,
@@ -120,7 +120,7 @@ pub struct Approval {
 }
 
 /// The rules of a model's releases.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Policy {
     /// The tier, if one was named.
     pub risk: Option<Risk>,

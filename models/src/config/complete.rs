@@ -1,7 +1,7 @@
 //! Completes a [`RawConfig`] from the model file and checks the two against each other (protocols.md §10.2).
 
 mod batching;
-mod instances;
+pub(super) mod instances;
 mod tensors;
 mod warmup;
 

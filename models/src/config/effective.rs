@@ -7,6 +7,7 @@ use std::time::Duration;
 use crossfade_runtimes_core::{Datatype, Device, Dim, ModelSignature, ShapeSpec, TensorSpec};
 use serde_json::Value;
 
+use super::finding;
 use crate::version::VersionPolicy;
 
 /// What the server relies on; made by [`RawConfig::complete`](super::RawConfig::complete).
@@ -222,7 +223,15 @@ impl ModelConfig {
     pub fn to_json(&self) -> Value {
         let mut document = self.document.clone();
         super::schema::MODEL_CONFIG.fill_defaults(&mut document);
-        Value::Object(document)
+        let mut json = Value::Object(document);
+        if self.completed {
+            let rows = self.max_batch_size.to_string();
+            finding::show(&mut json, finding::COMPLETED_BATCH, &rows);
+        }
+        if self.instances.count.is_none() {
+            finding::show(&mut json, finding::COMPLETED_INSTANCES, "1");
+        }
+        json
     }
 }
 

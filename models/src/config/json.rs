@@ -4,6 +4,7 @@
 
 use serde_json::{Map, Value};
 
+use super::finding;
 use super::raw::RawConfig;
 use super::schema::{Field, Kind, Label, MODEL_CONFIG, Message};
 use crate::error::ConfigError;
@@ -21,8 +22,10 @@ pub fn read(text: &str) -> Result<RawConfig, ConfigError> {
     let Value::Object(object) = value else {
         return Err(ConfigError::text("line 1, column 1", "expected a JSON object"));
     };
+    let mut fields = message(&MODEL_CONFIG, object, "")?;
+    finding::take_out(&mut fields);
     Ok(RawConfig {
-        fields: message(&MODEL_CONFIG, object, "")?,
+        fields,
         ..RawConfig::default()
     })
 }

@@ -14,12 +14,14 @@ pub(super) const TABLES: [&str; 3] = ["rollout", "gates", "decision"];
 /// The elements of a policy that the server has; a policy that asks for another one is refused.
 pub fn built() -> Built {
     Built::new([
+        Element::PinnedDigest,
         Element::GoldenGate,
         Element::GoldenTable,
         Element::GoldenInterval,
         Element::QualityGate,
         Element::TrendGate,
         Element::PerformanceGate,
+        Element::Approval,
     ])
 }
 
@@ -93,7 +95,9 @@ mod tests {
         };
         check("[model]\nrisk = 'low'\n", "rollout.check.output");
         let quality = "[gates.quality]\ndata = 'a'\n";
-        check(&format!("[model]\nrisk = 'medium'\n{quality}"), "gates.signature");
+        check(&format!("[model]\nrisk = 'medium'\n{quality}"), "rollout.shadow");
+        let signed = format!("[model]\nrisk = 'low'\n[gates]\nsignature = 'required'\n{WITHOUT}");
+        check(&signed, "gates.signature");
         let memory = "[gates.performance]\nmax_vram_bytes = 1\n";
         check(
             &format!("[model]\nrisk = 'low'\n{memory}{WITHOUT}"),

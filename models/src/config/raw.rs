@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::error::ConfigError;
 use crate::version::VersionPolicy;
@@ -93,6 +93,21 @@ pub enum DeviceChoice {
 }
 
 impl RawConfig {
+    /// All that it says, as one document, for telling configurations apart.
+    pub fn document(&self) -> Value {
+        let own = &self.own;
+        // Values of our own keys have no form but their own; two that differ differ in this one too.
+        let text = |value: &dyn std::fmt::Debug| Value::from(format!("{value:?}"));
+        json!({
+            "fields": self.fields,
+            "runtime": text(&own.runtime),
+            "instances": text(&(own.instance_count, own.device, own.fallback_cpu, own.optimise, own.learn_rows)),
+            "warmup": text(&(&own.warmup_data, own.warmup_rows)),
+            "labels": own.labels,
+            "release": own.release,
+        })
+    }
+
     /// Puts `over` on top of `under`, key by key.
     ///
     /// Messages merge by their own keys; a list (inputs, instance groups, warm-ups) and the version policy are

@@ -161,7 +161,7 @@ impl<L: Loader> Registry<L> {
         result
     }
 
-    /// Says what shall serve, marks what will load, and gives it back, the highest first.
+    /// Says what shall serve, marks what will load, and gives it back in that order.
     fn begin(
         &self,
         name: &Arc<str>,
@@ -175,8 +175,15 @@ impl<L: Loader> Registry<L> {
         slot.chosen.clone_from(&plan.chosen);
         slot.file_labels = plan.config.labels();
         let mut todo = Vec::new();
-        for (version, identity) in plan.identities.iter().rev() {
+        for (version, identity) in plan
+            .order
+            .iter()
+            .filter_map(|version| plan.identities.get_key_value(version))
+        {
             let entry = slot.version(*version);
+            if entry.live.is_some() && plan.held.contains(version) {
+                continue;
+            }
             let same = entry.tried.as_ref().is_some_and(|tried| tried.same(identity));
             // A failure is worth another try only when someone asks for it or something changed.
             let settled = entry.live.is_some() && entry.update_failure.is_none()

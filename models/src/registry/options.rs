@@ -113,6 +113,8 @@ pub struct Found<'a> {
     pub model: &'a str,
     /// The rules of its releases.
     pub policy: &'a Policy,
+    /// All that is configured of it.
+    pub config: &'a RawConfig,
     /// Its directory.
     pub directory: &'a Path,
     /// The versions that are there.
@@ -123,15 +125,25 @@ pub struct Found<'a> {
     pub called: bool,
 }
 
+/// What a conductor wants.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Directed {
+    /// The versions that shall be loaded.
+    pub versions: Vec<u64>,
+    /// Those among them that stay as they are while they are loaded, although their files have changed.
+    pub held: BTreeSet<u64>,
+}
+
 /// Decides which versions of a model are loaded and who answers, for models whose versions are released.
 ///
 /// Called on load threads, for one model by one thread at a time, without any lock of the registry: it may call
 /// [`divide`](super::Registry::divide).
 pub trait Conductor: Send + Sync {
-    /// Which versions shall be loaded; `None`: the version policy decides alone.
+    /// Which versions shall be loaded, in that order; `None`: the version policy decides alone.
     ///
-    /// Errors: `Conflict` for a call that does not fit the active release, which then changes nothing.
-    fn plan(&self, found: &Found<'_>) -> Result<Option<Vec<u64>>, RegistryError>;
+    /// Errors: `Conflict` for a call that does not fit the active release, `LoadFailed` where nothing may take the place
+    /// of a live version whose files are gone. What serves goes on serving then.
+    fn plan(&self, found: &Found<'_>) -> Result<Option<Directed>, RegistryError>;
 
     /// Every version that was planned is live or has failed.
     ///

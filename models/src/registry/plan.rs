@@ -19,6 +19,10 @@ pub(super) struct Plan {
     pub(super) label_files: Arc<BTreeMap<String, String>>,
     pub(super) on_disk: BTreeSet<u64>,
     pub(super) chosen: Vec<u64>,
+    /// Loaded versions that stay as they are.
+    pub(super) held: BTreeSet<u64>,
+    /// As chosen, in the order in which they are loaded.
+    pub(super) order: Vec<u64>,
     pub(super) identities: BTreeMap<u64, Identity>,
 }
 
@@ -72,17 +76,28 @@ impl<L: Loader> Registry<L> {
             layout::read_label_files(&directory, &config).map_err(|error| broken(error.to_string()))?,
         );
         let mut chosen = policy.choose(&on_disk.iter().copied().collect::<Vec<_>>());
+        let mut held = BTreeSet::new();
+        let mut order: Vec<u64> = chosen.iter().rev().copied().collect();
         if let Some(conductor) = &self.options.conductor {
+            let rules = config.policy().map_err(|error| broken(error.to_string()))?;
+            if rules.is_active() && over.and_then(Override::path).is_some() {
+                let message = "its versions are released: put the new one into the repository, rather than into the call";
+                return Err(NoPlan::Refused(RegistryError::Conflict(message.to_owned())));
+            }
             let found = Found {
                 model: name,
-                policy: &config.policy().map_err(|error| broken(error.to_string()))?,
+                policy: &rules,
+                config: &config,
                 directory: &directory,
                 on_disk: &on_disk,
                 chosen: &chosen,
                 called,
             };
-            let directed = conductor.plan(&found).map_err(NoPlan::Refused)?;
-            chosen = directed.unwrap_or(chosen);
+            if let Some(directed) = conductor.plan(&found).map_err(NoPlan::Refused)? {
+                order.clone_from(&directed.versions);
+                (chosen, held) = (directed.versions, directed.held);
+                chosen.sort_unstable();
+            }
         }
         if chosen.is_empty() {
             return Err(broken(format!(
@@ -107,6 +122,8 @@ impl<L: Loader> Registry<L> {
             label_files,
             on_disk,
             chosen,
+            held,
+            order,
             identities,
         })
     }

@@ -189,6 +189,11 @@ impl Batcher {
         self.queue.healthy()
     }
 
+    /// Whether every instance runs a batch, at this moment; takes the queue's lock.
+    pub fn is_busy(&self) -> bool {
+        self.queue.is_busy()
+    }
+
     /// How long a job of the default priority would wait for its run, by the cost of recent batches; zero while
     /// an instance is idle. `submit` refuses by it; a caller may tell clients when to come back.
     pub fn estimated_wait(&self) -> Duration {

@@ -1,5 +1,8 @@
 //! What the admin interface asks of releases.
 
+use crossfade_journal::Hash;
+use crossfade_journal::approval::Subject;
+use crossfade_journal::keys::{PublicKey, Signature};
 use serde_json::Value;
 
 /// What the admin interface asks of releases.
@@ -10,6 +13,9 @@ use serde_json::Value;
 pub trait ReleaseControl: Send + Sync {
     /// Begins a release of a version that is registered. Returns the release.
     fn create(&self, call: &Caller, model: &str, request: CreateRelease) -> Result<Value, ControlError>;
+
+    /// The configuration in force for a model; the server's, for one that is not released. May wait.
+    fn config_rev(&self, model: &str) -> Hash;
 
     /// The releases of a model, or of all.
     fn list(&self, model: Option<&str>) -> Result<Value, ControlError>;
@@ -25,6 +31,15 @@ pub trait ReleaseControl: Send + Sync {
         id: &str,
         action: ReleaseAction,
         reason: Option<&str>,
+    ) -> Result<Value, ControlError>;
+
+    /// Agrees to the release as it stands, or goes on without those who have to. Returns it.
+    fn approve(
+        &self,
+        call: &Caller,
+        model: &str,
+        id: &str,
+        request: ApproveRelease,
     ) -> Result<Value, ControlError>;
 
     /// Makes an earlier version serve again: `to`, else the one before.
@@ -47,7 +62,7 @@ pub struct Caller {
 }
 
 /// What the holder of a token may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Begin releases, load and unload models, change settings.
@@ -85,7 +100,8 @@ impl Role {
 }
 
 /// What is done to a release.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ReleaseAction {
     /// Keep the share as it is.
     Pause,
@@ -110,7 +126,7 @@ impl ReleaseAction {
 }
 
 /// What a release is begun with.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateRelease {
     /// The version to release.
@@ -120,6 +136,24 @@ pub struct CreateRelease {
     pub supersede: bool,
     /// Why.
     #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// What is agreed to, and by whom.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ApproveRelease {
+    /// What the approver saw; has to be what is released now.
+    pub subject: Option<Subject>,
+    /// The approver's public key.
+    #[serde(alias = "public_key")]
+    pub key: Option<PublicKey>,
+    /// Its signature over the canonical JSON of `subject`.
+    pub signature: Option<Signature>,
+    /// Goes on without the approvals that are missing; takes the role `override` and a reason.
+    #[serde(rename = "override")]
+    pub bypass: bool,
+    /// Why.
     pub reason: Option<String>,
 }
 

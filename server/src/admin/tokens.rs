@@ -1,11 +1,13 @@
 //! Bearer tokens: the configuration knows their digests, never the tokens.
 
+use std::collections::BTreeSet;
+
 use sha2::{Digest, Sha256};
 
 use super::Role;
 
 /// A token that is known by its digest.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Token {
     /// Who holds it: the audit's actor.
     pub name: String,
@@ -13,6 +15,8 @@ pub struct Token {
     pub sha256: [u8; 32],
     /// What its holder may do.
     pub roles: Vec<Role>,
+    /// The groups its holder is in.
+    pub groups: BTreeSet<String>,
 }
 
 /// The token whose text this is. All are compared in whole, so that the time tells nothing about any.

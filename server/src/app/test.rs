@@ -82,8 +82,9 @@ fn test(args: &TestArgs, runtimes: Arc<Runtimes>) -> Result<Vec<Tested>> {
     if args.version.or(args.against).is_some() && found.len() != 1 {
         bail!("--version and --against are for one model; name it with --model");
     }
-    // One core: nothing is calibrated, which would disturb what is measured.
-    let loader = ServableLoader::new(runtimes, Arc::new(Metrics::default()), &Limits::default(), 1);
+    // One core: nothing is calibrated, which would disturb what is measured, and so nothing is kept in the folder.
+    let metrics = Arc::new(Metrics::default());
+    let loader = ServableLoader::new(runtimes, metrics, &Limits::default(), 1, Path::new(""));
     let tested = found.iter().map(|model| {
         let began = Instant::now();
         let report = Bench::new(args, &server, &loader, &model.name, &model.path).test();

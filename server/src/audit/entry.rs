@@ -12,6 +12,9 @@ use crate::admin::{Caller, Role};
 /// The longest text that a record takes from a client, in characters.
 const MAX_TEXT: usize = 1024;
 
+/// The actor of a call whose caller is not known.
+const ANONYMOUS: &str = "anonymous";
+
 /// Where a call came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Listener {
@@ -46,22 +49,22 @@ impl Call {
     /// A call over a listener that asks nobody for a name.
     pub fn anonymous(listener: Listener, peer: Option<SocketAddr>) -> Self {
         Self {
-            actor: "anonymous".to_owned(),
+            actor: ANONYMOUS.to_owned(),
             role: String::new(),
             listener,
             peer,
         }
     }
 
-    /// A call over the admin listener: of `caller` where it is known, in `role` where it needs one and the caller has it.
-    pub fn admin(caller: Option<&Caller>, role: Option<Role>, peer: Option<SocketAddr>) -> Self {
+    /// A call over the admin listener: of `caller` where it is known, in the first of `roles` that the caller has.
+    pub fn admin(caller: Option<&Caller>, roles: &[Role], peer: Option<SocketAddr>) -> Self {
         let Some(caller) = caller else {
             return Self::anonymous(Listener::Admin, peer);
         };
-        let role = role.filter(|role| caller.roles.contains(role));
+        let role = roles.iter().find(|role| caller.roles.contains(role));
         Self {
             actor: caller.actor.clone(),
-            role: role.map_or("", Role::name).to_owned(),
+            role: role.map_or("", |role| role.name()).to_owned(),
             listener: Listener::Admin,
             peer,
         }
@@ -94,6 +97,10 @@ pub enum Action {
     ReleasePromote,
     /// Give it up.
     ReleaseAbort,
+    /// Agree to a release.
+    ReleaseApprove,
+    /// Go on without the approvals that are missing.
+    ReleaseOverride,
     /// Go back to an earlier version.
     Rollback,
 }
@@ -111,6 +118,8 @@ impl Action {
             Action::ReleaseResume => "release.resume",
             Action::ReleasePromote => "release.promote",
             Action::ReleaseAbort => "release.abort",
+            Action::ReleaseApprove => "release.approve",
+            Action::ReleaseOverride => "release.override",
             Action::Rollback => "model.rollback",
         }
     }
@@ -223,6 +232,11 @@ impl Entry {
             error: Some(clip(message)),
             ..self
         }
+    }
+
+    /// Whether nobody knows who called.
+    pub(super) fn is_anonymous(&self) -> bool {
+        self.call.actor == ANONYMOUS
     }
 
     pub(super) fn action(&self) -> Action {

@@ -15,7 +15,7 @@ fn config(key: Option<PathBuf>) -> AuditConfig {
 }
 
 fn open(folder: &Path) -> Arc<AuditLog> {
-    AuditLog::open(folder.to_owned(), &config(None), REV, Arc::default()).unwrap()
+    AuditLog::open(Some(folder.to_owned()), &config(None), REV, Arc::default()).unwrap()
 }
 
 fn entry(object: &str) -> Entry {
@@ -81,7 +81,7 @@ fn it_goes_on_where_it_ended_and_has_one_writer() {
     let folder = above.path().join("audit");
     let first = open(&folder);
     first.write(entry("a").ended(Outcome::Ok)).unwrap();
-    assert!(AuditLog::open(folder.clone(), &config(None), REV, Arc::default()).is_err());
+    assert!(AuditLog::open(Some(folder.clone()), &config(None), REV, Arc::default()).is_err());
     drop(first);
     assert_eq!(open(&folder).write(entry("b").ended(Outcome::Ok)), Ok(2));
     assert_eq!(verify(&folder, None).unwrap().seq, 2);
@@ -104,7 +104,7 @@ fn a_damaged_audit_is_not_continued() {
         .unwrap();
     bytes[at + 10] ^= 1;
     fs::write(&file, bytes).unwrap();
-    let error = AuditLog::open(folder, &config(None), REV, Arc::default())
+    let error = AuditLog::open(Some(folder), &config(None), REV, Arc::default())
         .err()
         .unwrap();
     assert!(error.to_string().contains("record 1"), "{error}");
@@ -118,7 +118,7 @@ fn heads_are_signed_with_the_key_and_a_file_that_is_no_key_is_named() {
     fs::write(&key, "no key").unwrap();
     let opened = |key: &Path| {
         let config = config(Some(key.to_owned()));
-        AuditLog::open(folder.clone(), &config, REV, Arc::default())
+        AuditLog::open(Some(folder.clone()), &config, REV, Arc::default())
     };
     let error = opened(&key).err().unwrap().to_string();
     assert!(
@@ -135,4 +135,30 @@ fn heads_are_signed_with_the_key_and_a_file_that_is_no_key_is_named() {
     let signed = crossfade_journal::audit::read_signed(&folder).unwrap().unwrap();
     assert_eq!(signed.seq, 2);
     assert!(signed.verify(&[signed.key]).is_ok());
+}
+
+#[test]
+fn without_a_data_folder_nothing_is_recorded_and_so_nothing_done() {
+    let log = AuditLog::open(None, &config(None), REV, Arc::default()).unwrap();
+    let refusal = log.write(entry("model/a")).unwrap_err();
+    assert_eq!(refusal.status, Status::NotReady);
+    assert!(refusal.message.contains("--data-dir"), "{refusal}");
+    assert_eq!(log.lines(0, 10).unwrap_err().status, Status::NotReady);
+}
+
+#[test]
+fn strangers_do_not_fill_the_disk() {
+    let above = tempfile::tempdir().unwrap();
+    let began = Instant::now();
+    let log = open(&above.path().join("audit"));
+    for _ in 0..REFUSALS + 50 {
+        log.refused(entry("model/a"), Refusal::new(Status::Conflict, "no"));
+    }
+    let written = written(&above.path().join("audit")).len() as u64;
+    // However long it takes: one more per second.
+    let most = u64::from(REFUSALS) + began.elapsed().as_secs();
+    assert!(
+        (u64::from(REFUSALS)..=most).contains(&written),
+        "{written} of at most {most}"
+    );
 }

@@ -1,6 +1,6 @@
 //! `crossfade.toml`, as written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -106,6 +106,8 @@ pub struct RawAdmin {
     pub listen: SocketAddr,
     /// Who may call; without any, all who reach loopback.
     pub tokens: Vec<RawToken>,
+    /// Whose signatures agree to releases; without any, tokens do.
+    pub approvers: Vec<RawApprover>,
     /// Whether load, unload and settings of the protocol are taken here only.
     pub v2_control: bool,
 }
@@ -115,6 +117,7 @@ impl Default for RawAdmin {
         Self {
             listen: SocketAddr::new(LOOPBACK, 8003),
             tokens: Vec::new(),
+            approvers: Vec::new(),
             // Clients of the protocol expect its calls where it is served.
             v2_control: false,
         }
@@ -132,6 +135,22 @@ pub struct RawToken {
     /// What its holder may do; none: only read.
     #[serde(default)]
     pub roles: Vec<Role>,
+    /// The groups its holder is in, for the rules of approvals.
+    #[serde(default)]
+    pub groups: BTreeSet<String>,
+}
+
+/// One of `admin.approvers`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawApprover {
+    /// Who holds it; the name of a token, where it is the same person.
+    pub name: String,
+    /// The public key, in lower-case hexadecimal digits.
+    pub key: String,
+    /// The groups they are in.
+    #[serde(default)]
+    pub groups: BTreeSet<String>,
 }
 
 /// `[ort]`

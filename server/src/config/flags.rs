@@ -107,7 +107,7 @@ pub struct ExportArgs {
 }
 
 /// Where the data is when nothing else is said.
-pub(super) const DEFAULT_DATA_DIR: &str = "./crossfade-data";
+pub const DEFAULT_DATA_DIR: &str = "./crossfade-data";
 
 /// Reads `SEQ:HASH`.
 fn head(text: &str) -> Result<Head, String> {

@@ -57,7 +57,8 @@ const SERVER: &[Key] = &[
     key("grpc.listen", &["grpc-address", "grpc-port"], "Address and port of gRPC; port 0 takes a free one", |c| quoted(c.grpc.listen)),
     key("metrics.listen", &["metrics-address", "metrics-port"], "Address and port of `/metrics`; port 0 takes a free one", |c| quoted(c.metrics.listen)),
     key("admin.listen", &["admin-address", "admin-port"], "Address and port of the admin interface; another address than loopback needs tokens", |c| quoted(c.admin.listen)),
-    key("admin.tokens", &[], "Who may call the admin interface: `[{ name, sha256, roles }]`; without any, all who reach loopback", |_| "`[]`".to_owned()),
+    key("admin.tokens", &[], "Who may call the admin interface: `[{ name, sha256, roles, groups }]`; without any, all who reach loopback", |_| "`[]`".to_owned()),
+    key("admin.approvers", &[], "Whose Ed25519 signatures agree to releases: `[{ name, key, groups }]`; without any, the role `approve` of a token is enough", |_| "`[]`".to_owned()),
     key("admin.v2_control", &[], "The admin listener alone takes load, unload and settings of the protocol", |c| literal(c.admin.v2_control)),
     key("ort.library", &["ort-library"], "ONNX Runtime's shared library", |c| match &c.ort.library {
         Some(library) => quoted(library.display()),

@@ -110,6 +110,30 @@ fn the_admin_listener_leaves_loopback_only_with_tokens() {
 }
 
 #[test]
+fn approvers_have_a_name_and_a_key_of_their_own() {
+    let resolve = |approvers: &[String]| {
+        let file = format!("admin.approvers = [{}]", approvers.join(", "));
+        ServerConfig::resolve(flags(&[]), RawConfig::parse(&file).unwrap())
+    };
+    let one =
+        |name: &str, key: &str| format!("{{ name = \"{name}\", key = \"{key}\", groups = [\"risk\"] }}");
+    let (key, other) = ("3d".repeat(32), "0".repeat(64));
+    let admin = resolve(&[one("eve", &key)]).unwrap().admin;
+    assert!(admin.approvers[0].groups.contains("risk"));
+    let refused = |approvers: &[String], part: &str| {
+        let error = resolve(approvers).unwrap_err().to_string();
+        assert!(
+            error.contains("admin.approvers") && error.contains(part),
+            "{error}"
+        );
+    };
+    refused(&[one("eve", &key), one("eve", &other)], "same name or key");
+    refused(&[one("eve", &key), one("bob", &key)], "same name or key");
+    refused(&[one("local", &key)], "cannot be a name");
+    refused(&[one("eve", "ed25519")], "Ed25519");
+}
+
+#[test]
 fn tokens_of_other_kinds_are_refused_by_name() {
     refused("[admin.jwt]\nissuer = \"x\"", "`admin.jwt` is not supported yet");
     let role = "admin.tokens = [{ name = \"a\", sha256 = \"b\", roles = [\"root\"] }]";

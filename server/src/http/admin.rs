@@ -1,4 +1,4 @@
-//! The admin listener over HTTP: who calls, whether they may, then the admin interface or a call of the protocol.
+//! The admin listener: gRPC goes to `grpc/admin`; over HTTP: who calls, whether they may, then the admin interface or a call of the protocol.
 
 pub(super) mod events;
 mod routes;
@@ -7,10 +7,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tonic::service::Routes;
+use tower::Service as _;
 
 use self::events::READERS;
 use self::routes::Route;
@@ -19,8 +21,9 @@ use super::inference::refuse;
 use super::reply::{self, Failure, ReplyBody, identify, without_body};
 use super::routes::NoRoute;
 use super::{Front, control};
-use crate::admin::{Admin, Caller, ControlError, ReleaseControl};
-use crate::audit::Call;
+use crate::admin::{Admin, Caller, Change, Conditions, ControlError, ReleaseControl, change};
+use crate::audit::{Action, Call};
+use crate::grpc;
 use crate::scope::RequestId;
 use crate::status::{Refusal, Status};
 
@@ -31,13 +34,8 @@ const JSON_LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson")
 const RECORDS: usize = 1000;
 const MAX_RECORDS: usize = 10_000;
 
-/// Headers that make a call depend on something; who sends one must not be told that it held.
-const CONDITIONS: [&str; 4] = [
-    "idempotency-key",
-    "if-match",
-    "if-none-match",
-    "if-unmodified-since",
-];
+/// Headers that make a call depend on something that nothing here would keep.
+const NOT_OFFERED: [&str; 2] = ["if-none-match", "if-unmodified-since"];
 /// Bytes of a body that says what a release shall do.
 const MAX_BODY: usize = 64 << 10;
 
@@ -67,10 +65,23 @@ pub(super) async fn answer(
     }
 }
 
+/// Answers one call of gRPC.
+pub(super) async fn over_grpc(
+    mut routes: Routes,
+    peer: Option<SocketAddr>,
+    mut request: Request<Incoming>,
+) -> Response<ReplyBody> {
+    grpc::admin::came_from(&mut request, peer);
+    let Ok(response) = routes.call(request).await;
+    let mut response = response.map(ReplyBody::grpc);
+    identify(&mut response, RequestId::new());
+    response
+}
+
 /// One request and what answers it.
 struct Asked<'a> {
     front: &'a Arc<Front>,
-    admin: &'a Admin,
+    admin: &'a Arc<Admin>,
     peer: Option<SocketAddr>,
     head: &'a Parts,
 }
@@ -88,58 +99,72 @@ impl Asked<'_> {
             Ok(caller) => caller,
             Err(refusal) => return Err(self.refused(&route, None, refusal.into()).await),
         };
-        if let Some((.., role)) = self.change(&route)
-            && let Err(refusal) = caller.must_have(role)
-        {
-            return Err(self.refused(&route, Some(&caller), refusal.into()).await);
-        }
+        let conditions = match self.permitted(&route, &caller).await {
+            Ok(conditions) => conditions,
+            Err(failure) => return Err(self.refused(&route, Some(&caller), failure).await),
+        };
         let changes = self.head.method == Method::POST;
-        if let Some(name) = self.not_offered().filter(|_| changes) {
-            let message = format!("header `{name}` is not offered; send the call without it");
-            let refusal = Refusal::new(Status::Unsupported, message);
-            return Err(self.refused(&route, Some(&caller), refusal.into()).await);
-        }
         let call = self.call(Some(&caller), &route);
         match route {
             Route::Health => Ok(json_answer(StatusCode::OK, &self.health())),
             Route::Audit => self.audit().await,
             Route::Events => self.events(),
             Route::V2(route) => control::attempt(self.front, call, route, self.head, body).await,
-            Route::Releases { .. } | Route::Act { .. } | Route::Rollback { .. } if changes => {
-                self.release(route, caller, body).await
+            Route::Releases { .. } | Route::Act { .. } | Route::Approve { .. } | Route::Rollback { .. }
+                if changes =>
+            {
+                self.release(route, caller, conditions, body).await
             }
             Route::Releases { model } => self.read_releases(move |r| r.list(Some(&model))).await,
             Route::Release { model, id } => self.read_releases(move |r| r.get(&model, &id)).await,
             // Their only method is POST.
-            Route::Act { .. } | Route::Rollback { .. } => Err(Failure::UnknownPath),
+            Route::Act { .. } | Route::Approve { .. } | Route::Rollback { .. } => Err(Failure::UnknownPath),
         }
     }
 
-    /// A condition that this request sets and nothing here would keep.
-    fn not_offered(&self) -> Option<&'static str> {
-        CONDITIONS
-            .into_iter()
-            .find(|name| self.head.headers.contains_key(*name))
+    /// On what condition a call is carried out, if its caller may have it carried out at all.
+    async fn permitted(&self, route: &Route, caller: &Caller) -> Result<Conditions, Failure> {
+        let Some((action, _)) = self.change(route) else {
+            return Ok(Conditions::default());
+        };
+        caller.must_have(change::roles(action))?;
+        let headers = &self.head.headers;
+        if let Some(name) = NOT_OFFERED.into_iter().find(|name| headers.contains_key(*name)) {
+            let message = format!("header `{name}` is not offered; send the call without it");
+            return Err(Refusal::new(Status::Unsupported, message).into());
+        }
+        let conditions = Conditions::read(headers)?;
+        if let Route::V2(_) = route {
+            if conditions.key.is_some() {
+                let message = "`idempotency-key` is not offered for calls of the protocol, which may be repeated as they are";
+                return Err(Refusal::new(Status::Unsupported, message).into());
+            }
+            let (admin, conditions, model) =
+                (self.admin.clone(), conditions.clone(), route.model().to_owned());
+            on_a_thread_that_may_wait(move || admin.must_match(&conditions, &model)).await??;
+        }
+        Ok(conditions)
     }
 
     /// What this request would change.
-    fn change(&self, route: &Route) -> Option<(crate::audit::Action, String, crate::admin::Role)> {
+    fn change(&self, route: &Route) -> Option<(Action, String)> {
         route.change().filter(|_| self.head.method == Method::POST)
     }
 
     /// As records name whoever calls.
     fn call(&self, caller: Option<&Caller>, route: &Route) -> Call {
-        let role = self.change(route).map(|(.., role)| role);
-        Call::admin(caller, role, self.peer)
+        let change = self.change(route);
+        let roles = change.map_or(&[][..], |(action, _)| change::roles(action));
+        Call::admin(caller, roles, self.peer)
     }
 
     /// Records a call that comes no further, if it would have changed something; returns what to answer.
     async fn refused(&self, route: &Route, caller: Option<&Caller>, failure: Failure) -> Failure {
-        let Some((action, object, _)) = self.change(route) else {
+        let Some(change) = self.change(route) else {
             return failure;
         };
         let call = self.call(caller, route);
-        control::unread(&self.front.service, call, (action, object), failure).await
+        control::unread(&self.front.service, call, change, failure).await
     }
 
     fn health(&self) -> Value {
@@ -152,6 +177,7 @@ impl Asked<'_> {
             "live": true,
             "ready": service.ready(),
             "version": service.server_metadata().version,
+            "config_rev": self.admin.releases().ok().map(|releases| releases.config_rev("")),
             // Null while it cannot be written.
             "audit": audit,
         })
@@ -209,55 +235,61 @@ impl Asked<'_> {
     ) -> Result<Response<ReplyBody>, Failure> {
         let releases = self.admin.releases()?.clone();
         let answer = on_a_thread_that_may_wait(move || ask(&*releases)).await?;
-        Ok(json_answer(StatusCode::OK, &answer))
+        Ok(json_answer(StatusCode::OK, &answer.map_err(Refusal::from)?))
     }
 
-    /// A call that changes releases; the implementation records it, unless it does not come as far as that.
+    /// A call that changes releases; what does not come as far as the one that records it is recorded here.
     async fn release(
         &self,
         route: Route,
         caller: Caller,
+        conditions: Conditions,
         body: &mut Incoming,
     ) -> Result<Response<ReplyBody>, Failure> {
-        let (releases, ask) = match self.prepared(route.clone(), body).await {
-            Ok(prepared) => prepared,
+        let change = match self.asked(route.clone(), body).await {
+            Ok(change) => change,
             Err(failure) => return Err(self.refused(&route, Some(&caller), failure).await),
         };
         let created = matches!(route, Route::Releases { .. });
-        let answer = on_a_thread_that_may_wait(move || ask(&*releases, &caller)).await?;
-        let status = if created {
-            StatusCode::CREATED
-        } else {
-            StatusCode::OK
-        };
-        Ok(json_answer(status, &answer))
+        let (admin, by) = (self.admin.clone(), caller.clone());
+        let answer = on_a_thread_that_may_wait(move || admin.change(&by, change, &conditions)).await?;
+        match answer {
+            Ok(answer) if created => Ok(json_answer(StatusCode::CREATED, &answer)),
+            Ok(answer) => Ok(json_answer(StatusCode::OK, &answer)),
+            Err(declined) if declined.recorded => Err(declined.refusal.into()),
+            Err(declined) => Err(self.refused(&route, Some(&caller), declined.refusal.into()).await),
+        }
     }
 
     /// Reads what a call asks of releases.
-    async fn prepared(
-        &self,
-        route: Route,
-        body: &mut Incoming,
-    ) -> Result<(Arc<dyn ReleaseControl>, Ask), Failure> {
-        let releases = self.admin.releases()?.clone();
-        let ask: Ask = match route {
-            Route::Releases { model } => {
-                let request = self.document(body).await?;
-                Box::new(move |r, call| r.create(call, &model, request))
-            }
+    async fn asked(&self, route: Route, body: &mut Incoming) -> Result<Change, Failure> {
+        Ok(match route {
+            Route::Releases { model } => Change::Create {
+                model,
+                request: self.document(body).await?,
+            },
             Route::Act { model, id, action } => {
                 let Because { reason } = self.document(body).await?;
-                Box::new(move |r, call| r.act(call, &model, &id, action, reason.as_deref()))
+                Change::Act {
+                    model,
+                    id,
+                    action,
+                    reason,
+                }
             }
+            Route::Approve { model, id } => Change::Approve {
+                model,
+                id,
+                request: Box::new(self.document(body).await?),
+            },
             Route::Rollback { model } => {
                 let Back { to, reason } = self.document(body).await?;
-                Box::new(move |r, call| r.rollback(call, &model, to, &reason))
+                Change::Rollback { model, to, reason }
             }
             Route::Health | Route::Audit | Route::Events | Route::Release { .. } | Route::V2(_) => {
                 return Err(Failure::UnknownPath);
             }
-        };
-        Ok((releases, ask))
+        })
     }
 
     /// Reads a body of JSON; no body is an empty object.
@@ -278,9 +310,6 @@ impl Asked<'_> {
     }
 }
 
-/// What is asked of releases once all of it was read.
-type Ask = Box<dyn FnOnce(&dyn ReleaseControl, &Caller) -> Result<Value, ControlError> + Send>;
-
 /// Why, if anyone says so.
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -298,11 +327,11 @@ struct Back {
     reason: String,
 }
 
-async fn on_a_thread_that_may_wait(
-    work: impl FnOnce() -> Result<Value, ControlError> + Send + 'static,
-) -> Result<Value, Refusal> {
+async fn on_a_thread_that_may_wait<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Refusal> {
     let done = tokio::task::spawn_blocking(work).await;
-    Ok(done.map_err(|error| Refusal::new(Status::Internal, error.to_string()))??)
+    done.map_err(|error| Refusal::new(Status::Internal, error.to_string()))
 }
 
 fn wrong_query(pair: &str) -> Refusal {

@@ -31,6 +31,7 @@ pub(super) struct ReplyBody {
     pieces: VecDeque<Bytes>,
     left: u64,
     live: Option<Live>,
+    grpc: Option<tonic::body::Body>,
 }
 
 /// Pieces that are not there yet.
@@ -55,7 +56,7 @@ impl ReplyBody {
         Self {
             pieces,
             left: len as u64,
-            live: None,
+            ..Self::default()
         }
     }
 
@@ -63,6 +64,14 @@ impl ReplyBody {
     pub(super) fn live(pieces: impl Stream<Item = Bytes> + Send + 'static) -> Self {
         Self {
             live: Some(Live(Box::pin(pieces))),
+            ..Self::default()
+        }
+    }
+
+    /// A body of gRPC, which the admin listener speaks too.
+    pub(super) fn grpc(body: tonic::body::Body) -> Self {
+        Self {
+            grpc: Some(body),
             ..Self::default()
         }
     }
@@ -87,6 +96,11 @@ impl Body for ReplyBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if let Some(body) = &mut self.grpc {
+            // What the library writes ends with trailers, not with an error.
+            let frame = Pin::new(body).poll_frame(cx);
+            return frame.map(|frame| frame.and_then(Result::ok).map(Ok));
+        }
         if let Some(Live(pieces)) = &mut self.live {
             return pieces
                 .as_mut()
@@ -99,13 +113,16 @@ impl Body for ReplyBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.left == 0 && self.live.is_none()
+        match &self.grpc {
+            Some(body) => body.is_end_stream(),
+            None => self.left == 0 && self.live.is_none(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.live {
-            Some(_) => SizeHint::default(),
-            None => SizeHint::with_exact(self.left),
+        match self.live.is_some() || self.grpc.is_some() {
+            true => SizeHint::default(),
+            false => SizeHint::with_exact(self.left),
         }
     }
 }

@@ -154,6 +154,16 @@ pub(super) const ROLLBACKS: Name = name(
     "counter",
     "Versions that were sent back, by reason",
 );
+pub(super) const ROLLBACK_SECONDS: Name = name(
+    "crossfade_rollback_seconds",
+    "gauge",
+    "How long the last version that was sent back got new requests after the decision",
+);
+pub(super) const CRASH_LOOP_TRIPS: Name = name(
+    "crossfade_crash_loop_trips_total",
+    "counter",
+    "Versions that were sent back because the process ended uncleanly too often with them",
+);
 pub(super) const PROMOTIONS: Name = name(
     "crossfade_promotions_total",
     "counter",
@@ -177,6 +187,8 @@ pub(super) const RELEASES: [&Name; 12] = [
     &GOLDEN_DIFF,
     &GOLDEN_FAILURES,
     &ROLLBACKS,
+    &ROLLBACK_SECONDS,
+    &CRASH_LOOP_TRIPS,
     &PROMOTIONS,
     &WARM_VERSIONS,
 ];

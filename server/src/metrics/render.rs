@@ -154,6 +154,14 @@ impl Released {
                     sample(&format!("reason=\"{reason}\""), *count as f64);
                 }
             }
+            n if n == names::ROLLBACK_SECONDS.name => {
+                let taken = self.rolled_back_in.map(|taken| taken.as_secs_f64());
+                taken.into_iter().for_each(|seconds| sample("", seconds));
+            }
+            n if n == names::CRASH_LOOP_TRIPS.name => {
+                let trips = self.rollbacks.get("crash_loop");
+                sample("", trips.copied().unwrap_or_default() as f64);
+            }
             n if n == names::PROMOTIONS.name => sample("", self.promotions as f64),
             _ => sample("", self.warm as f64),
         }
@@ -225,6 +233,7 @@ fn reason(status: Status) -> usize {
         | Status::Forbidden
         | Status::NotFound
         | Status::Conflict
+        | Status::Stale
         | Status::Unsupported => 3,
     }
 }

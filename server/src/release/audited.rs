@@ -4,11 +4,14 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
+use crossfade_journal::Hash;
 use serde_json::{Value, json};
 
 use super::Releases;
 use super::control::Accepted;
-use crate::admin::{Caller, ControlError, CreateRelease, ReleaseAction, ReleaseControl, Role};
+use crate::admin::{
+    ApproveRelease, Caller, ControlError, CreateRelease, ReleaseAction, ReleaseControl, Role,
+};
 use crate::audit::{Action, AuditLog, Call, Entry, Outcome};
 
 /// Releases, and where calls are recorded.
@@ -52,7 +55,7 @@ impl Audited {
 impl ReleaseControl for Audited {
     fn create(&self, call: &Caller, model: &str, request: CreateRelease) -> Result<Value, ControlError> {
         let asked = json!({
-            "version": request.version, "supersede": request.supersede, "reason": request.reason,
+            "version": request.version.to_string(), "supersede": request.supersede, "reason": request.reason,
         });
         let entry = entry(
             call,
@@ -64,6 +67,10 @@ impl ReleaseControl for Audited {
         self.record(entry, |accepted| {
             self.releases.create(call, model, request, accepted)
         })
+    }
+
+    fn config_rev(&self, model: &str) -> Hash {
+        self.releases.config_rev(model)
     }
 
     fn list(&self, model: Option<&str>) -> Result<Value, ControlError> {
@@ -95,6 +102,34 @@ impl ReleaseControl for Audited {
         })
     }
 
+    fn approve(
+        &self,
+        call: &Caller,
+        model: &str,
+        id: &str,
+        request: ApproveRelease,
+    ) -> Result<Value, ControlError> {
+        let (role, recorded) = match request.bypass {
+            true => (Role::Override, Action::ReleaseOverride),
+            false => (Role::Approve, Action::ReleaseApprove),
+        };
+        let object = format!("model/{model}/rollout/{id}");
+        let subject = request.subject.as_ref();
+        // Not the id of the release, which is a text of the caller's, and stands in `object`.
+        let asked = json!({
+            "artifact_sha256": subject.map(|subject| subject.artifact_sha256),
+            "report_sha256": subject.map(|subject| subject.report_sha256),
+            "config_rev": subject.map(|subject| subject.config_rev),
+            "key": request.key,
+            "signature": request.signature,
+        });
+        let entry = entry(call, role, recorded, object, asked);
+        let entry = entry.reason(request.reason.as_deref().unwrap_or_default());
+        self.record(entry, |accepted| {
+            self.releases.approve(call, model, id, request, accepted)
+        })
+    }
+
     fn rollback(
         &self,
         call: &Caller,
@@ -102,7 +137,7 @@ impl ReleaseControl for Audited {
         to: Option<u64>,
         reason: &str,
     ) -> Result<Value, ControlError> {
-        let asked = json!({ "to": to, "reason": reason });
+        let asked = json!({ "to": to.map(|to| to.to_string()), "reason": reason });
         let entry = entry(
             call,
             Role::Rollback,
@@ -117,5 +152,5 @@ impl ReleaseControl for Audited {
 }
 
 fn entry(call: &Caller, role: Role, action: Action, object: String, asked: Value) -> Entry {
-    Entry::new(Call::admin(Some(call), Some(role), None), action, &object).evidence(asked)
+    Entry::new(Call::admin(Some(call), &[role], None), action, &object).evidence(asked)
 }

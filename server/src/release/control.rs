@@ -2,15 +2,16 @@
 
 use std::sync::{Arc, Mutex};
 
+use crossfade_journal::Hash;
 use crossfade_rollout::RolloutError;
 use crossfade_rollout::state::{self, Action, Application, Event, Reason, State, admit, permit};
 use serde_json::{Value, json};
 
+use super::approving::report_sha256;
 use super::desk::Desk;
 use super::record::Run;
-use super::report::report_sha256;
-use super::{Releases, digest, lock, now};
-use crate::admin::{Caller, ControlError, CreateRelease, ReleaseAction, Role};
+use super::{Releases, lock, now};
+use crate::admin::{ApproveRelease, Caller, ControlError, CreateRelease, ReleaseAction, Role};
 
 /// Called once a wish is known to be fulfilled, before anything follows from it; an error leaves everything as it was.
 pub type Accepted<'a> = &'a dyn Fn() -> Result<(), ControlError>;
@@ -36,11 +37,22 @@ impl Releases {
                 "model `{model}` has no version {version}"
             )));
         }
-        let Some(champion) = desk.book.champion.filter(|champion| *champion != version) else {
+        let superseded = Event::Failed {
+            reason: Reason::Superseded,
+        };
+        let champion = match desk.book.active().filter(|_| request.supersede) {
+            Some(run) => match run.created.path.next(&run.state, &superseded).map_err(conflict)? {
+                State::RollingBack { restore: true, .. } => Some(run.created.champion),
+                _ => desk.book.champion,
+            },
+            None => desk.book.champion,
+        };
+        let Some(champion) = champion.filter(|champion| *champion != version) else {
             return Err(ControlError::Conflict(format!("version {version} is live")));
         };
         let folder = desk.directory.join(version.to_string());
-        let digest = digest::of(&folder).map_err(|error| ControlError::Unavailable(error.to_string()))?;
+        let digest = desk.digest_of(&folder, version);
+        let digest = digest.map_err(|error| ControlError::Unavailable(error.to_string()))?;
         let active = desk.book.active().map(|run| run.created.id.clone());
         let application = Application {
             digest: &digest,
@@ -49,12 +61,15 @@ impl Releases {
             force: permit(Action::Force, &roles(call), reason).is_ok(),
         };
         admit(&application, &desk.book.quarantine).map_err(conflict)?;
+        if desk.is_changed(version, &digest) && !application.force {
+            return Err(ControlError::Conflict(format!(
+                "the files of version {version} are not those that were seen first, and its digest is pinned; releasing them \
+                 takes the role `override` and a reason"
+            )));
+        }
         accepted()?;
         let at = now();
         if active.is_some() {
-            let superseded = Event::Failed {
-                reason: Reason::Superseded,
-            };
             let why = Some(format!("version {version} takes its place"));
             desk.advance(&self.world, superseded, &call.actor, why, at)
                 .map_err(ControlError::Unavailable)?;
@@ -79,6 +94,12 @@ impl Releases {
         .map_err(ControlError::Unavailable)?;
         self.world.refresh(model);
         Ok(view(&desk, desk.book.runs.last()))
+    }
+
+    /// The configuration in force for a model; the server's, for one that is not released.
+    pub fn config_rev(&self, model: &str) -> Hash {
+        let desk = (!model.is_empty()).then(|| self.desk(model)).flatten();
+        desk.map_or(self.world.server_rev, |desk| lock(&desk).config_rev)
     }
 
     /// The releases of a model, or of all, oldest first.
@@ -149,6 +170,23 @@ impl Releases {
         let why = reason.map(str::to_owned);
         desk.advance(&self.world, event, &call.actor, why, now())
             .map_err(ControlError::Unavailable)?;
+        Ok(view(&desk, desk.book.runs.last()))
+    }
+
+    /// Agrees to a release, or goes on without those who have to.
+    ///
+    /// Errors: every one of [`ControlError`].
+    pub fn approve(
+        &self,
+        call: &Caller,
+        model: &str,
+        id: &str,
+        request: ApproveRelease,
+        accepted: Accepted<'_>,
+    ) -> Result<Value, ControlError> {
+        let desk = self.known(model)?;
+        let mut desk = lock(&desk);
+        desk.approve(&self.world, call, id, request, accepted, now())?;
         Ok(view(&desk, desk.book.runs.last()))
     }
 
@@ -223,7 +261,7 @@ fn roles(call: &Caller) -> Vec<state::Role> {
     call.roles.iter().map(role).collect()
 }
 
-fn allowed(action: Action, call: &Caller, reason: &str) -> Result<(), ControlError> {
+pub(super) fn allowed(action: Action, call: &Caller, reason: &str) -> Result<(), ControlError> {
     permit(action, &roles(call), reason).map_err(|error| ControlError::Forbidden(error.to_string()))
 }
 
@@ -231,7 +269,7 @@ fn conflict(error: RolloutError) -> ControlError {
     ControlError::Conflict(error.to_string())
 }
 
-fn unknown(model: &str, id: &str) -> ControlError {
+pub(super) fn unknown(model: &str, id: &str) -> ControlError {
     ControlError::Unknown(format!("model `{model}` has no release {id}"))
 }
 
@@ -256,11 +294,15 @@ fn view(desk: &Desk, run: Option<&Run>) -> Value {
         "why": run.why,
         "actor": run.created.actor,
         "artifact_sha256": run.created.digest,
+        "champion_sha256": desk.book.digests.get(&run.created.champion),
+        "config_rev": desk.config_rev,
+        "began_with": run.created.config_rev,
+        "approval": desk.approvals(run),
         "created": run.created.at,
         "since": run.since,
         "lost_counts": if last { desk.lost } else { 0 },
         "gates": gates(run),
-        "report_sha256": run.report.as_deref().map(|report| report_sha256(report).to_string()),
+        "report_sha256": run.report.is_some().then(|| report_sha256(run).to_string()),
         "report": desk.report.as_ref().filter(|_| last),
     })
 }

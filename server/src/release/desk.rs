@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crossfade_journal::Hash;
 use crossfade_models::{Division, Found, RegistryError};
 use crossfade_rollout::ledger::{HardTrigger, Latency, Ledger, Look, Report, Stage};
 use crossfade_rollout::policy::KeySource;
@@ -18,17 +19,19 @@ use crossfade_rollout::state::{Arrival, Event, Reason, arrival};
 use crossfade_rollout::{Policy, State};
 use crossfade_statistics::Arm;
 
-use super::digest;
 use super::examination::Examined;
 use super::gating::Gating;
 use super::log::{Counts, Log, Marker};
+use super::pinning::Artifacts;
 use super::record::{Book, Created, Record, Run};
 use super::rehearsal::{Rehearsal, Rehearsals};
 use super::report;
 use super::tally::{Batches, Count, Tail, Tally};
 use super::world::World;
+use crate::admin::Approvers;
 use crate::metrics::{CheckValues, Released, Series, resident_bytes};
 use crate::scope::RequestId;
+use crate::status::Status;
 
 /// Who acts where no person does.
 pub(super) const SERVER: &str = "crossfade";
@@ -36,6 +39,10 @@ pub(super) const SERVER: &str = "crossfade";
 const CRASHES: usize = 2;
 /// Seconds.
 const CRASH_WINDOW: u64 = 600;
+/// A candidate that answers nothing for so long, while requests wait for it, hangs …
+const HANGS: Duration = Duration::from_secs(30);
+/// … unless even this many times the live version's 99th percentile is longer.
+const HANGS_PAST_TAIL: f64 = 10.0;
 
 /// One model.
 pub(super) struct Desk {
@@ -44,6 +51,11 @@ pub(super) struct Desk {
     pub(super) policy: Policy,
     pub(super) book: Book,
     log: Log,
+    /// Who can agree to releases.
+    pub(super) approvers: Arc<Approvers>,
+    /// All that is configured of the model, and of the server.
+    pub(super) config_rev: Hash,
+    pub(super) artifacts: Artifacts,
     /// Where the versions lie, and which there are.
     pub(super) directory: PathBuf,
     pub(super) on_disk: BTreeSet<u64>,
@@ -57,10 +69,15 @@ pub(super) struct Desk {
     /// Of the last look.
     pub(super) report: Option<Report>,
     epoch: u64,
+    /// Moves that took effect and are not on disk yet, oldest first.
+    unwritten: Vec<Record>,
+    /// The model is not released any more.
+    closed: bool,
     /// Requests that were not counted for want of room.
     pub(super) lost: u64,
     pub(super) promotions: u64,
     rollbacks: BTreeMap<String, u64>,
+    rolled_back_in: Option<Duration>,
 }
 
 /// The counts of the active release.
@@ -76,6 +93,12 @@ struct Counting {
     unkept: usize,
     /// The candidate's counters, once it was loaded.
     series: Option<Arc<Series>>,
+    /// Requests that it had answered, well or not, at the last look.
+    answered: u64,
+    /// Requests that had not been waited for any longer.
+    given_up: u64,
+    /// Serving time since it answered one, with requests that waited for it.
+    silent: Duration,
 }
 
 impl Counting {
@@ -91,6 +114,41 @@ impl Counting {
             triggers: Vec::new(),
             unkept: 0,
             series: None,
+            answered: 0,
+            given_up: 0,
+            silent: Duration::ZERO,
+        }
+    }
+
+    /// Compute times of both arms.
+    fn latency(&self) -> Latency {
+        Latency {
+            canary: self.canary.quantiles(),
+            control: self.control.quantiles(),
+        }
+    }
+
+    /// Notes for how long the candidate has answered nothing although it was asked.
+    fn watch(&mut self, served: Duration) {
+        let Some(series) = &self.series else { return };
+        let answered = [None, Some(Status::Internal), Some(Status::InvalidInput)];
+        let answered: u64 = answered.into_iter().map(|status| series.requests(status)).sum();
+        let given_up = [Status::Cancelled, Status::DeadlineExceeded];
+        let given_up: u64 = given_up
+            .into_iter()
+            .map(|status| series.requests(Some(status)))
+            .sum();
+        let asked = series.in_flight() > 0 || given_up > self.given_up;
+        self.given_up = given_up;
+        if answered != self.answered {
+            self.answered = answered;
+            self.silent = Duration::ZERO;
+        } else if asked {
+            self.silent += served;
+        }
+        let usual = Duration::try_from_secs_f64(HANGS_PAST_TAIL * self.control.quantile(0.99));
+        if self.silent >= HANGS.max(usual.unwrap_or(HANGS)) {
+            self.triggers.push(HardTrigger::Hang);
         }
     }
 
@@ -140,6 +198,9 @@ impl Desk {
             policy: policy.clone(),
             book,
             log,
+            approvers: world.approvers.clone(),
+            config_rev: Hash::ZERO,
+            artifacts: Artifacts::default(),
             directory: PathBuf::new(),
             on_disk: BTreeSet::new(),
             counting: None,
@@ -148,14 +209,18 @@ impl Desk {
             resident: 0,
             report: None,
             epoch: 0,
+            unwritten: Vec::new(),
+            closed: false,
             lost: 0,
             promotions: 0,
             rollbacks: BTreeMap::new(),
+            rolled_back_in: None,
         };
         let said = desk.book.runs.last().and_then(|run| run.report.as_deref());
         desk.gates = said.map(report::passed).unwrap_or_default();
         if let Some(run) = desk.book.active().cloned() {
             tracing::info!(model, release = run.created.id, state = %run.state, "a release is taken up again");
+            desk.keep_rules(&run);
             desk.begin_counting(world, &run);
             desk.count_crashes(world, &run, now);
         }
@@ -192,18 +257,16 @@ impl Desk {
     /// The counts of a release: as they were at the last look, or none.
     fn begin_counting(&mut self, world: &World, run: &Run) {
         let stage = stage_of(&run.state);
-        let kept = self.log.counts(&run.created.id).filter(|ledger| {
-            ledger.check_policy(&self.policy).is_ok() && stage.is_none_or(|stage| ledger.stage() == stage)
+        let kept = self.log.counts(&run.created.id);
+        let kept = kept.filter(|ledger| ledger.check_policy(&self.policy).is_ok());
+        let ledger = kept.map_or_else(|| Ledger::new(&self.policy), Ok);
+        let ledger = ledger.and_then(|mut ledger| {
+            // The counts may be those of the stage before: what was seen and shown in it stays.
+            if let Some(stage) = stage.filter(|stage| ledger.stage() != *stage) {
+                ledger.enter(&self.policy, stage)?;
+            }
+            Ok(ledger)
         });
-        let ledger = match kept {
-            Some(ledger) => Ok(ledger),
-            None => Ledger::new(&self.policy).and_then(|mut ledger| {
-                if let Some(stage) = stage {
-                    ledger.enter(&self.policy, stage)?;
-                }
-                Ok(ledger)
-            }),
-        };
         match ledger {
             Ok(ledger) => {
                 let counting = Counting::new(ledger);
@@ -232,10 +295,11 @@ impl Desk {
         {
             self.resident = resident_bytes();
         }
+        self.config_rev = world.config_rev(found);
         if self.book.active().is_none() {
             self.policy = found.policy.clone();
         }
-        let Some(champion) = self.champion(world, found, now) else {
+        let Some(champion) = self.champion(world, found, now)? else {
             return Ok(Vec::new());
         };
         if self
@@ -243,7 +307,7 @@ impl Desk {
             .candidate()
             .is_some_and(|candidate| !found.on_disk.contains(&candidate))
         {
-            let why = Some("its files are gone".to_owned());
+            let why = Some("its files are gone, or are not those that were released".to_owned());
             self.advance_or_warn(world, failed(Reason::Aborted), SERVER, why, now);
         }
         self.arrivals(world, found, champion, now)?;
@@ -255,29 +319,45 @@ impl Desk {
     }
 
     /// The live version; where it is gone from the disk, or there never was one, another takes its place.
-    fn champion(&mut self, world: &World, found: &Found<'_>, now: u64) -> Option<u64> {
+    ///
+    /// Errors: `LoadFailed` while nothing may take its place.
+    fn champion(&mut self, world: &World, found: &Found<'_>, now: u64) -> Result<Option<u64>, RegistryError> {
         let there = |version: &u64| found.on_disk.contains(version);
         if let Some(champion) = self.book.champion.filter(there) {
-            return Some(champion);
+            return Ok(Some(champion));
         }
-        let good = |version: &&u64| !self.book.barred.contains(version);
-        let next = self.book.warm.iter().find(|version| there(version));
-        let next = next.or_else(|| found.chosen.iter().rev().find(good));
-        let version = *next.or(found.chosen.last())?;
         if self.book.active().is_some() {
             let why = Some("the live version's files are gone".to_owned());
             self.advance_or_warn(world, failed(Reason::Aborted), SERVER, why, now);
         }
+        let before = self.book.warm.iter().find(|version| there(version));
+        if let (None, Some(live)) = (before, self.book.champion)
+            && world.series(&self.model, live).is_some()
+        {
+            let reason = format!(
+                "the files of version {live}, which is live, are gone; it goes on serving until the process ends. Put them \
+                 back: nothing else has been released that could take its place"
+            );
+            return Err(RegistryError::LoadFailed {
+                model: self.model.to_string(),
+                reason,
+            });
+        }
+        let good = |version: &&u64| !self.book.barred.contains(version);
+        let next = before.or_else(|| found.chosen.iter().rev().find(good));
+        let Some(&version) = next.or(found.chosen.last()) else {
+            return Ok(None);
+        };
         let record = Record::Adopted {
             version,
             seen: found.chosen.iter().copied().collect(),
             at: now,
         };
         tracing::info!(model = %self.model, version, "live without a release");
-        let written = self.log.append(&record);
+        let written = self.write(&record);
         self.warn_unless(written);
         self.note(&record);
-        Some(version)
+        Ok(Some(version))
     }
 
     /// A version that the version policy chooses and that nobody has seen yet, or that failed to load and has changed
@@ -289,7 +369,8 @@ impl Desk {
         champion: u64,
         now: u64,
     ) -> Result<(), RegistryError> {
-        let unseen = |version: &&u64| !self.book.seen.contains(version);
+        // One below the live version is not new: it waits until someone deploys it.
+        let unseen = |version: &&u64| **version > champion && !self.book.seen.contains(version);
         let failed_before = |version: &&u64| self.book.failed(**version).is_some();
         let arrived = found.chosen.iter().rev().find(unseen);
         let again = || found.chosen.iter().rev().find(failed_before);
@@ -313,7 +394,8 @@ impl Desk {
             model: model.to_string(),
             reason: format!("version {version}: {reason}"),
         };
-        let digest = digest::of(&folder).map_err(|error| failed(error.to_string()))?;
+        let digest = self.digest_of(&folder, version);
+        let digest = digest.map_err(|error| failed(error.to_string()))?;
         let unchanged = |earlier: &Created| earlier.digest == digest && !found.called;
         if self.book.failed(version).is_some_and(unchanged) {
             return Ok(());
@@ -354,11 +436,13 @@ impl Desk {
             champion,
             digest,
             path: self.policy.path(true),
+            policy: serde_json::to_value(&self.policy).map_err(|error| error.to_string())?,
+            config_rev: Some(self.config_rev),
             actor: actor.to_owned(),
             why,
             at: now,
         });
-        self.log.append(&record)?;
+        self.write(&record)?;
         self.note(&record);
         tracing::info!(model = %self.model, release = id, version, champion, actor, "a release begins");
         if let Some(run) = self.book.active().cloned() {
@@ -389,7 +473,10 @@ impl Desk {
             .chain(beside)
             .filter(|version| found.on_disk.contains(version))
             .collect();
-        wanted.into_iter().collect()
+        // The live version first: after a restart it has to answer before anything else is loaded.
+        let mut wanted: Vec<u64> = wanted.into_iter().rev().collect();
+        wanted.sort_by_key(|version| Some(*version) != self.book.champion);
+        wanted
     }
 
     /// What was planned is loaded, or is not.
@@ -407,7 +494,11 @@ impl Desk {
                 self.advance_or_warn(world, Event::Loaded, SERVER, None, now);
             }
             State::Gating if loaded => {}
-            State::Loading | State::Gating => {
+            State::AwaitingApproval { .. } if loaded => {
+                self.divide(world);
+                self.wait_for_approval(world, now);
+            }
+            State::Loading | State::Gating | State::AwaitingApproval { .. } => {
                 let why = Some("it does not load".to_owned());
                 self.advance_or_warn(world, failed(Reason::Load), SERVER, why, now);
             }
@@ -449,7 +540,7 @@ impl Desk {
             report: text,
             at: now,
         };
-        let written = self.log.append(&record);
+        let written = self.write(&record);
         self.warn_unless(written);
         self.note(&record);
         let known: Vec<u64> = gating.before.iter().copied().chain([gating.version]).collect();
@@ -500,33 +591,53 @@ impl Desk {
     ///
     /// * `served`: serving time since the last look
     pub(super) fn look(&mut self, world: &World, served: Duration, now: u64) {
-        let Some(run) = self.book.active().cloned() else {
+        let Some(run) = self.book.active().cloned().filter(|_| !self.closed) else {
             return;
         };
+        let flushed = self.flush();
+        self.warn_unless(flushed);
+        if run.state.is_armed() && world.series(&self.model, run.created.version).is_none() {
+            // The model was unloaded, or is not loaded yet: the release waits for it.
+            return;
+        }
         let epoch = self.epoch;
-        let Some(counting) = &mut self.counting else {
-            return;
-        };
-        counting.collect(epoch);
-        self.lost += counting.tally.lost();
+        if let Some(counting) = &mut self.counting {
+            counting.collect(epoch);
+            counting.watch(served);
+            self.lost += counting.tally.lost();
+        } else if run.state.is_armed() {
+            let why = Some("its requests cannot be counted".to_owned());
+            return self.advance_or_warn(world, failed(Reason::HardTrigger), SERVER, why, now);
+        }
         match &run.state {
             State::Canary { .. } | State::Baking => self.judge(world, served, &run, now),
-            State::Paused { .. } => {
-                let triggers = std::mem::take(&mut counting.triggers);
-                let look = Look {
-                    triggers: &triggers,
-                    ..Look::default()
-                };
-                if let Some(trigger) = counting.ledger.triggered(&self.policy, &look) {
-                    let why = Some(format!("{trigger:?}"));
-                    self.advance_or_warn(world, failed(Reason::HardTrigger), SERVER, why, now);
-                }
-            }
+            State::AwaitingApproval { .. } => self.wait_for_approval(world, now),
+            State::Paused { .. } => self.guard(world, &run, now),
             State::Promoting => self.advance_or_warn(world, Event::Switched, SERVER, None, now),
             State::RollingBack { .. } if self.is_drained() => {
                 self.advance_or_warn(world, Event::Drained, SERVER, None, now);
             }
             _ => {}
+        }
+    }
+
+    /// Looks at a release that is held: only hard triggers move it.
+    fn guard(&mut self, world: &World, run: &Run, now: u64) {
+        let Some(counting) = &mut self.counting else {
+            return;
+        };
+        let triggers = std::mem::take(&mut counting.triggers);
+        let look = Look {
+            latency: counting.latency(),
+            triggers: &triggers,
+            ..Look::default()
+        };
+        match counting.ledger.triggered(&self.policy, &look) {
+            Some(trigger) => {
+                let why = Some(format!("{trigger:?}"));
+                self.advance_or_warn(world, failed(Reason::HardTrigger), SERVER, why, now);
+            }
+            None => self.keep_counts(&run.created.id),
         }
     }
 
@@ -541,10 +652,7 @@ impl Desk {
         let triggers = std::mem::take(&mut counting.triggers);
         let look = Look {
             served,
-            latency: Latency {
-                canary: counting.canary.quantiles(),
-                control: counting.control.quantiles(),
-            },
+            latency: counting.latency(),
             triggers: &triggers,
             acknowledged: false,
         };
@@ -558,9 +666,9 @@ impl Desk {
         let event = report.event();
         let why = event.as_ref().map(|_| explain(&report));
         self.report = Some(report);
-        self.keep_counts(&run.created.id);
-        if let Some(event) = event {
-            self.advance_or_warn(world, event, SERVER, why, now);
+        match event {
+            Some(event) => self.advance_or_warn(world, event, SERVER, why, now),
+            None => self.keep_counts(&run.created.id),
         }
     }
 
@@ -602,6 +710,7 @@ impl Desk {
         why: Option<String>,
         now: u64,
     ) -> Result<(), String> {
+        let began = Instant::now();
         let Some(run) = self.book.runs.last().cloned() else {
             return Err("the model has no release".to_owned());
         };
@@ -619,13 +728,18 @@ impl Desk {
             why: why.clone(),
             at: now,
         };
-        if let Err(error) = self.log.append(&record) {
-            if !away {
-                return Err(error);
+        if away {
+            // No disk holds up what takes requests away from a version.
+            self.note(&record);
+            self.divide(world);
+            if matches!(state, State::RollingBack { .. }) {
+                self.rolled_back_in = Some(began.elapsed());
             }
-            tracing::error!(model = %self.model, %error, "a release is taken back although that cannot be written down");
+            self.write_later(record);
+        } else {
+            self.write(&record)?;
+            self.note(&record);
         }
-        self.note(&record);
         tracing::info!(
             model = %self.model,
             release = run.created.id,
@@ -640,7 +754,14 @@ impl Desk {
         self.enter(world, &run.state, &state, now)
     }
 
-    fn advance_or_warn(&mut self, world: &World, event: Event, actor: &str, why: Option<String>, now: u64) {
+    pub(super) fn advance_or_warn(
+        &mut self,
+        world: &World,
+        event: Event,
+        actor: &str,
+        why: Option<String>,
+        now: u64,
+    ) {
         let moved = self.advance(world, event, actor, why, now);
         self.warn_unless(moved);
     }
@@ -672,6 +793,8 @@ impl Desk {
                 world.refresh(&self.model);
             }
             State::Failed { .. } | State::RolledBack { .. } => self.finish(world),
+            // The live version answers alone while people think.
+            State::AwaitingApproval { .. } => self.divide(world),
             _ => {}
         }
         Ok(())
@@ -685,6 +808,10 @@ impl Desk {
         if let Err(error) = counting.ledger.enter(&self.policy, stage) {
             tracing::error!(model = %self.model, %error, "a stage cannot be counted");
         }
+        counting.unkept = 0;
+        if let Some(release) = self.book.active().map(|run| run.created.id.clone()) {
+            self.keep_counts(&release);
+        }
     }
 
     /// The release is over: one version answers, and others may come.
@@ -694,7 +821,9 @@ impl Desk {
         if let Some(run) = self.book.runs.last() {
             world.silence(&run.created.id);
         }
-        self.warn_unless(self.log.unmark());
+        if self.unwritten.is_empty() {
+            self.warn_unless(self.log.unmark());
+        }
         world.refresh(&self.model);
     }
 
@@ -713,14 +842,42 @@ impl Desk {
             why: why.to_owned(),
             at: now,
         };
-        if let Err(error) = self.log.append(&record) {
-            tracing::error!(model = %self.model, %error, "an earlier version is live again although that cannot be written down");
-        }
         self.note(&record);
+        self.divide(world);
+        self.write_later(record);
         tracing::info!(model = %self.model, version, actor, why, "an earlier version is live again");
         self.count_rollback(Reason::Manual);
-        self.divide(world);
         world.refresh(&self.model);
+        Ok(())
+    }
+
+    /// Writes a record, after those that could not be written before it.
+    pub(super) fn write(&mut self, record: &Record) -> Result<(), String> {
+        self.flush()?;
+        self.log.append(record)
+    }
+
+    /// Writes a record that has taken effect; if that fails, at a later look.
+    fn write_later(&mut self, record: Record) {
+        self.unwritten.push(record);
+        if let Err(error) = self.flush() {
+            tracing::error!(model = %self.model, %error, "requests go back although that cannot be written down yet");
+        }
+    }
+
+    /// Writes what has taken effect and could not be written.
+    fn flush(&mut self) -> Result<(), String> {
+        if self.unwritten.is_empty() {
+            return Ok(());
+        }
+        while let Some(record) = self.unwritten.first() {
+            self.log.append(record)?;
+            self.unwritten.remove(0);
+        }
+        // The breaker was left armed for as long as the log said that the release goes on.
+        if self.book.active().is_none() {
+            self.warn_unless(self.log.unmark());
+        }
         Ok(())
     }
 
@@ -800,12 +957,16 @@ impl Desk {
             lost: self.lost,
             promotions: self.promotions,
             rollbacks: self.rollbacks.clone(),
+            rolled_back_in: self.rolled_back_in,
             warm: self.book.warm.len().min(self.policy.keep_warm),
         }
     }
 
     /// The process ends as it should: what was counted is kept, and no crash is suspected at the next start.
-    pub(super) fn close(&mut self) {
+    pub(super) fn close(&mut self, world: &World) {
+        self.closed = true;
+        let flushed = self.flush();
+        self.warn_unless(flushed);
         let epoch = self.epoch;
         if let (Some(counting), Some(run)) = (&mut self.counting, self.book.active()) {
             counting.collect(epoch);
@@ -813,17 +974,18 @@ impl Desk {
                 release: run.created.id.clone(),
                 ledger: counting.ledger.clone(),
             };
-            let kept = self.log.keep_counts(&counts).and_then(|_| self.log.unmark());
-            self.warn_unless(kept);
+            world.silence(&run.created.id);
+            self.warn_unless(self.log.keep_counts(&counts).map(|_| ()));
+            self.warn_unless(self.log.unmark());
         }
     }
 
-    fn note(&mut self, record: &Record) {
+    pub(super) fn note(&mut self, record: &Record) {
         let noted = self.book.apply(record);
         self.warn_unless(noted);
     }
 
-    fn warn_unless(&self, done: Result<(), String>) {
+    pub(super) fn warn_unless(&self, done: Result<(), String>) {
         if let Err(error) = done {
             tracing::error!(model = %self.model, %error, "the state of a release");
         }

@@ -1,45 +1,78 @@
-//! The digest of an artifact: what a version's folder holds, by names and bytes.
+//! The digest of an artifact: what a version's folder holds, by names and bytes (mlflow.md, "Content hashing").
 
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 
+use crossfade_journal::audit::canonical::text;
 use sha2::{Digest, Sha256};
 
-/// sha256 over the files of a version's folder, hexadecimal: of each, in order of its path, the path, its length and
-/// its bytes.
-///
-/// Errors: what the system says. Cost: reads every byte.
-pub(super) fn of(folder: &Path) -> io::Result<String> {
-    let mut hash = Sha256::new();
-    add(folder, "", &mut hash)?;
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+/// Signs the others, and is none of them.
+const SIGNATURE: &str = "model.sig";
+
+/// One file of a manifest.
+struct Entry {
+    /// Below the folder, parts joined by `/`.
+    path: String,
+    size: u64,
+    sha256: String,
 }
 
-fn add(folder: &Path, under: &str, hash: &mut Sha256) -> io::Result<()> {
-    let mut entries: Vec<_> = fs::read_dir(folder)?.collect::<Result<_, _>>()?;
-    entries.sort_by_key(fs::DirEntry::file_name);
-    for entry in entries {
-        let name = format!("{under}/{}", entry.file_name().to_string_lossy());
+/// sha256 of the manifest of a version's folder, hexadecimal: the canonical JSON (RFC 8785) of
+/// `[{"path", "sha256", "size"}, …]`, sorted by the bytes of `path`, without `model.sig`.
+///
+/// Errors: what the system says; a name that is no text. Cost: reads every byte.
+pub(super) fn of(folder: &Path) -> io::Result<String> {
+    let mut entries = Vec::new();
+    add(folder, "", &mut entries)?;
+    entries.sort_by(|one, other| one.path.as_bytes().cmp(other.path.as_bytes()));
+    let entries = entries.iter().map(|entry| {
+        let Entry { path, size, sha256 } = entry;
+        // Names are in order; digits and numbers below 2^53 need no more care.
+        format!(r#"{{"path":{},"sha256":"{sha256}","size":{size}}}"#, text(path))
+    });
+    let manifest = format!("[{}]", entries.collect::<Vec<_>>().join(","));
+    Ok(hexadecimal(&Sha256::digest(manifest)))
+}
+
+fn add(folder: &Path, under: &str, entries: &mut Vec<Entry>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().into_string().map_err(|name| {
+            let message = format!("the name {} is not UTF-8", name.display());
+            io::Error::new(io::ErrorKind::InvalidData, message)
+        })?;
+        let path = format!("{under}{name}");
         // Follows links, as loading does.
         let about = fs::metadata(entry.path())?;
         if about.is_dir() {
-            add(&entry.path(), &name, hash)?;
-            continue;
-        }
-        hash.update(name.as_bytes());
-        hash.update([0]);
-        hash.update(about.len().to_le_bytes());
-        let mut file = File::open(entry.path())?;
-        let mut piece = vec![0; 1 << 16];
-        loop {
-            match file.read(&mut piece)? {
-                0 => break,
-                read => hash.update(piece.get(..read).unwrap_or_default()),
-            }
+            add(&entry.path(), &format!("{path}/"), entries)?;
+        } else if path != SIGNATURE {
+            let (size, sha256) = read(&entry.path())?;
+            entries.push(Entry { path, size, sha256 });
         }
     }
     Ok(())
+}
+
+/// Length and sha256 of a file, of the bytes that were read.
+fn read(path: &Path) -> io::Result<(u64, String)> {
+    let mut file = File::open(path)?;
+    let (mut hash, mut size) = (Sha256::new(), 0);
+    let mut piece = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok((size, hexadecimal(&hash.finalize()))),
+            read => {
+                hash.update(piece.get(..read).unwrap_or_default());
+                size += read as u64;
+            }
+        }
+    }
+}
+
+fn hexadecimal(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -54,15 +87,39 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, content).unwrap();
         };
+        let digest = |version: &str| of(&root.path().join(version)).unwrap();
         write("1/model.onnx", "abc");
         write("1/data/weights", "d");
-        write("2/model.onnx", "abc");
+        let before = digest("1");
+        // The order of creation and the signature make no difference.
         write("2/data/weights", "d");
-        write("3/model.onnx", "abcd");
-        write("3/data/weights", "");
-        let digest = |version: &str| of(&root.path().join(version)).unwrap();
-        assert_eq!(digest("1"), digest("2"));
-        assert_ne!(digest("1"), digest("3"));
-        assert_eq!(digest("1").len(), 64);
+        write("2/model.onnx", "abc");
+        write("2/model.sig", "{}");
+        assert_eq!(before, digest("2"));
+        for (version, path, content) in [
+            ("3", "3/model.onnx", "abd"),
+            ("4", "4/data/more", "d"),
+            ("5", "5/data/model.sig", "{}"),
+        ] {
+            write(&format!("{version}/model.onnx"), "abc");
+            write(&format!("{version}/data/weights"), "d");
+            write(path, content);
+            assert_ne!(before, digest(version), "{path}");
+        }
+        fs::rename(
+            root.path().join("2/data/weights"),
+            root.path().join("2/data/weight"),
+        )
+        .unwrap();
+        assert_ne!(before, digest("2"));
+    }
+
+    #[test]
+    fn the_digest_is_that_of_the_manifest() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("a"), "").unwrap();
+        let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        let manifest = format!(r#"[{{"path":"a","sha256":"{empty}","size":0}}]"#);
+        assert_eq!(of(root.path()).unwrap(), hexadecimal(&Sha256::digest(manifest)));
     }
 }

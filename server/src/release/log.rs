@@ -16,7 +16,13 @@ use super::record::{Book, Record};
 
 /// A log open for writing.
 pub(super) struct Log {
-    journal: Journal,
+    path: PathBuf,
+    /// `None` after a failure, until it is opened again.
+    journal: Option<Journal>,
+    /// The last record that is known to be on disk.
+    head: u64,
+    /// A record of which that is not known.
+    uncertain: Option<Vec<u8>>,
     counts: PathBuf,
     marker: PathBuf,
 }
@@ -63,17 +69,41 @@ impl Log {
                 .map_err(|problem| format!("`{}`: record {}: {problem}", path.display(), record.seq))?;
         }
         let log = Log {
-            journal,
+            path,
+            head: journal.head().seq,
+            journal: Some(journal),
+            uncertain: None,
             counts: file("counts"),
             marker: file("marker"),
         };
         Ok((log, book))
     }
 
-    /// Writes a record; it is on disk when this returns.
+    /// Writes a record; it is on disk when this returns. After a failure the log is opened again.
     pub(super) fn append(&mut self, record: &Record) -> Result<(), String> {
         let line = serde_json::to_vec(record).map_err(|error| error.to_string())?;
-        self.journal.append(&line).map(|_| ()).map_err(text)
+        let mut journal = match self.journal.take() {
+            Some(journal) => journal,
+            None => Journal::open(&self.path, Purpose::Rollout).map_err(text)?.0,
+        };
+        let arrived = journal.head().seq > self.head;
+        if arrived && self.uncertain.take().as_ref() == Some(&line) {
+            self.head = journal.head().seq;
+            self.journal = Some(journal);
+            return Ok(());
+        }
+        match journal.append(&line) {
+            Ok(head) => {
+                self.head = head.seq;
+                self.journal = Some(journal);
+                Ok(())
+            }
+            Err(error) => {
+                self.head = journal.head().seq;
+                self.uncertain = Some(line);
+                Err(text(error))
+            }
+        }
     }
 
     /// Replaces the counts; returns how many bytes they are.
@@ -101,6 +131,11 @@ impl Log {
     pub(super) fn unmark(&self) -> Result<(), String> {
         snapshot::remove(&self.marker).map_err(text)
     }
+}
+
+/// Whether a model was ever released.
+pub(super) fn exists(folder: &Path, model: &str) -> bool {
+    folder.join(format!("{model}.log")).exists()
 }
 
 fn keep(path: &Path, content: &impl Serialize) -> Result<usize, String> {

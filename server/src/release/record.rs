@@ -1,11 +1,15 @@
 //! What is written down of a model's releases, and the state that follows from it. Pure: the same records give the
 //! same book, whether they have just been made or were read back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use crossfade_journal::Hash;
+use crossfade_journal::keys::{PublicKey, Signature};
 use crossfade_rollout::State;
-use crossfade_rollout::state::{Event, Path, Reason};
+use crossfade_rollout::approval::Given;
+use crossfade_rollout::state::{Approvable, Event, Path, Reason};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// One line of a model's log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -17,6 +21,15 @@ pub(super) enum Record {
         version: u64,
         /// The versions that were there; none of them is new.
         seen: BTreeSet<u64>,
+        /// Seconds since 1970.
+        at: u64,
+    },
+    /// What the files of a version are: seen first, or loaded again after they had changed.
+    Seen {
+        /// The version.
+        version: u64,
+        /// sha256 of its files, hexadecimal.
+        digest: String,
         /// Seconds since 1970.
         at: u64,
     },
@@ -43,6 +56,21 @@ pub(super) enum Record {
         id: String,
         /// The report, in its canonical spelling.
         report: String,
+        /// Seconds since 1970.
+        at: u64,
+    },
+    /// Someone agreed to a step of it.
+    Approved {
+        /// Which release.
+        id: String,
+        /// To which step.
+        before: Approvable,
+        /// Who, and to what exactly.
+        given: Given,
+        /// What was signed with, where keys are known.
+        key: Option<PublicKey>,
+        /// Over the canonical JSON of what was agreed to.
+        signature: Option<Signature>,
         /// Seconds since 1970.
         at: u64,
     },
@@ -73,6 +101,12 @@ pub(super) struct Created {
     pub(super) digest: String,
     /// Its way through the states.
     pub(super) path: Path,
+    /// The rules that it began with, as JSON; it ends by them, whatever the configuration says later.
+    #[serde(default)]
+    pub(super) policy: Value,
+    /// The configuration that it began with.
+    #[serde(default)]
+    pub(super) config_rev: Option<Hash>,
     /// Who started it.
     pub(super) actor: String,
     /// Why, where someone said so.
@@ -92,6 +126,10 @@ pub(super) struct Run {
     pub(super) since: u64,
     /// What the gates said, in its canonical spelling.
     pub(super) report: Option<String>,
+    /// What its gates found, once it has passed them.
+    pub(super) findings: Option<String>,
+    /// Who agreed, to which step.
+    pub(super) approvals: Vec<(Approvable, Given)>,
 }
 
 /// What is known of a model's versions.
@@ -105,6 +143,8 @@ pub(super) struct Book {
     pub(super) seen: BTreeSet<u64>,
     /// Versions that failed, or were taken back.
     pub(super) barred: BTreeSet<u64>,
+    /// What the files of versions are.
+    pub(super) digests: BTreeMap<u64, String>,
     /// Digests that were taken back.
     pub(super) quarantine: BTreeSet<String>,
     /// Every release, oldest first.
@@ -147,7 +187,15 @@ impl Book {
                 self.barred.remove(version);
                 self.enthrone(*version);
             }
+            Record::Seen { version, digest, .. } => {
+                self.digests.insert(*version, digest.clone());
+                let run = self.runs.last_mut().filter(|run| run.state.is_active());
+                if let Some(run) = run.filter(|run| run.created.version == *version) {
+                    run.created.digest.clone_from(digest);
+                }
+            }
             Record::Created(created) => {
+                self.digests.insert(created.version, created.digest.clone());
                 self.seen.insert(created.version);
                 self.barred.remove(&created.version);
                 self.runs.push(Run {
@@ -156,6 +204,8 @@ impl Book {
                     why: created.why.clone(),
                     since: created.at,
                     report: None,
+                    findings: None,
+                    approvals: Vec::new(),
                 });
             }
             Record::Moved {
@@ -167,16 +217,28 @@ impl Book {
                 ..
             } => {
                 let run = self.last(id)?;
+                if *event == Event::GatesPassed {
+                    run.findings = Some(why.clone().unwrap_or_default());
+                }
                 run.state = state.clone();
-                run.why.clone_from(why);
+                // What a move says nothing of is still so: a version that went back went back for the reason given before.
+                if why.is_some() || !matches!(event, Event::Drained) {
+                    run.why.clone_from(why);
+                }
                 run.since = *at;
                 let created = run.created.clone();
                 self.follow(&created, event, state);
             }
             Record::Gated { id, report, .. } => self.last(id)?.report = Some(report.clone()),
+            Record::Approved {
+                id, before, given, ..
+            } => self.last(id)?.approvals.push((*before, given.clone())),
             Record::Restored { version, .. } => {
                 if let Some(champion) = self.champion {
                     self.barred.insert(champion);
+                    let released = self.runs.iter().rev().find(|run| run.created.version == champion);
+                    self.quarantine
+                        .extend(released.map(|run| run.created.digest.clone()));
                 }
                 self.warm.retain(|warm| warm != version);
                 self.champion = Some(*version);
@@ -185,9 +247,9 @@ impl Book {
         Ok(())
     }
 
-    /// The last release, which this must be.
+    /// The last release, which has to be this one.
     fn last(&mut self, id: &str) -> Result<&mut Run, String> {
-        let run = self.runs.last_mut().filter(|run| run.created.id == id);
+        let run = self.runs.last_mut().filter(|run| run.created.id == *id);
         run.ok_or_else(|| format!("release {id} is not the last one"))
     }
 
@@ -202,7 +264,7 @@ impl Book {
             }
             State::RollingBack { reason, restore } => {
                 self.barred.insert(created.version);
-                // What another release displaced, or a person stopped before it did harm, is not bad by itself.
+                // What another release displaced is not bad by itself.
                 if !matches!(reason, Reason::Superseded) {
                     self.quarantine.insert(created.digest.clone());
                 }
@@ -240,6 +302,8 @@ mod tests {
                 steps: 1,
                 ..Path::default()
             },
+            policy: Value::Null,
+            config_rev: None,
             actor: "crossfade".into(),
             why: None,
             at: 1,

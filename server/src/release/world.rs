@@ -1,19 +1,24 @@
 //! What a release acts on: the registry's routes, the counters of its requests, the folder of its logs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock, Weak};
 
 use arc_swap::ArcSwap;
+use crossfade_journal::Hash;
 use crossfade_models::{Division, Registry, Routed};
 
 use super::tally::{Count, Tally};
+use crate::admin::Approvers;
 use crate::metrics::Series;
 use crate::servable::{Servable, ServableLoader};
 
 /// Tallies by release.
 type Tallies = HashMap<Box<str>, Arc<Tally>>;
+
+/// Digests of versions, by model.
+type Artifacts = HashMap<Box<str>, BTreeMap<u64, String>>;
 
 /// The server around a release.
 pub(super) struct World {
@@ -21,17 +26,25 @@ pub(super) struct World {
     pub(super) folder: PathBuf,
     /// The process ends: gates stop where they are.
     pub(super) stop: Arc<AtomicBool>,
+    /// Who can agree to releases.
+    pub(super) approvers: Arc<Approvers>,
+    /// The server's configuration.
+    pub(super) server_rev: Hash,
     registry: OnceLock<Weak<Registry<ServableLoader>>>,
     tallies: ArcSwap<Tallies>,
+    artifacts: ArcSwap<Artifacts>,
 }
 
 impl World {
-    pub(super) fn new(folder: PathBuf) -> Self {
+    pub(super) fn new(folder: PathBuf, approvers: Approvers, server_rev: Hash) -> Self {
         Self {
             folder,
             stop: Arc::default(),
+            approvers: Arc::new(approvers),
+            server_rev,
             registry: OnceLock::new(),
             tallies: ArcSwap::default(),
+            artifacts: ArcSwap::default(),
         }
     }
 
@@ -67,6 +80,23 @@ impl World {
     /// The counters of a version that is live.
     pub(super) fn series(&self, model: &str, version: u64) -> Option<Arc<Series>> {
         Some(self.servable(model, version)?.series().clone())
+    }
+
+    /// Makes known what the files of a model's versions are.
+    pub(super) fn publish(&self, model: &str, digests: &BTreeMap<u64, String>) {
+        if self.artifacts.load().get(model) == Some(digests) {
+            return;
+        }
+        self.artifacts.rcu(|artifacts| {
+            let mut artifacts = Artifacts::clone(artifacts);
+            artifacts.insert(model.into(), digests.clone());
+            artifacts
+        });
+    }
+
+    /// sha256 of a version's files, hexadecimal, if it is known. Never waits.
+    pub(super) fn artifact(&self, model: &str, version: u64) -> Option<String> {
+        self.artifacts.load().get(model)?.get(&version).cloned()
     }
 
     /// Requests of a release are counted from here on.

@@ -1,83 +1,51 @@
-//! How many instances of how many threads give a model the most rows per second: measured once it is ready, at the
-//! lowest priority.
+//! How many instances of how many threads give a model the most rows per second: found out once it is ready, and again
+//! when requests show that it was wrong.
 //!
 //! Two ways are compared: one instance that spreads a run over the threads that all models share, and one instance
-//! per core, each run on its own thread alone. Neither is better for all models (dependencies.md, "What batching and
-//! instances do on CPU").
+//! per core, each run on its own thread alone. Neither is better for all models (docs/benchmarks.md, "The push").
+//! A version is measured in a quiet moment ([`quiet`]); if there is none, later. Under requests that leave its instances no
+//! pause, the two ways serve in turn for some seconds ([`trial`]). What was found is kept by model file ([`store`]).
 
-use std::collections::HashMap;
+mod choice;
+mod meter;
+mod quiet;
+mod store;
+mod trial;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use crossfade_batcher::{Batcher, BatcherOptions, Observer};
 use crossfade_models::config::Warmup;
-use crossfade_runtimes_core::{
-    Device, Instance, Model, ModelSignature, ModelSource, Outputs, Runtime, Tensor, TensorView,
-};
+use crossfade_runtimes_core::{Device, Instance, Model, ModelSignature, ModelSource, Runtime};
 
 use super::loader::factory;
-use super::sample::{self, Fill};
 use super::{Running, priority, warm_up};
+use choice::{Choice, Judgement, Way};
+pub(super) use meter::Meter;
+pub(super) use store::{Artifact, Known, Store};
 
-/// How long each way runs in each round, at most, and how many runs of an instance are enough: a thousand small models
-/// take seconds together, not minutes.
-const SLICE: Duration = Duration::from_millis(60);
-const ENOUGH_RUNS: u32 = 200;
-const ROUNDS: usize = 3;
-/// Rows per run that are tried.
-const ROWS: [usize; 2] = [1, 8];
-/// Sizes tried for variable dimensions, until the model accepts one.
-const VARIABLE_SIZES: [usize; 5] = [16, 4, 1, 2, 64];
-/// How much better single threads must be: the other way answers a lone request sooner.
-const BETTER: f64 = 1.05;
 /// How long a version must have been there: one that comes and goes is not worth a second copy of its weights.
 const SETTLED: Duration = Duration::from_secs(2);
-/// Between two looks whether it still is.
-const LOOK: Duration = Duration::from_millis(50);
-/// Versions that wait for their turn; one that finds no place stays as it is.
+/// Between two looks at what is due, and at how busy versions are.
+const LOOK: Duration = Duration::from_millis(250);
+/// Looks in a row at which a version was busy, before both ways serve in turn.
+const BUSY_LOOKS: u32 = 3;
+/// After a disturbed measurement: twice as long each time, up to the second.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
+/// After a choice by served requests until the next: twice as long each time, up to the second.
+const RECHECK: (Duration, Duration) = (Duration::from_secs(600), Duration::from_secs(6 * 3600));
+/// Versions that wait to be looked at; one that finds no place stays as it is.
 const WAITING: usize = 1024;
 
-/// Rows per second of both ways.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Rates {
-    /// One instance on the threads that models share.
-    shared: f64,
-    /// One instance of one thread per core.
-    single: f64,
-}
-
-impl Rates {
-    /// Whether an instance per core, each of one thread, is the better way.
-    fn prefer_single(self) -> bool {
-        self.single > BETTER * self.shared
-    }
-}
-
-/// What a measurement is good for: the model's file as it was, on this many cores.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Artifact {
-    path: PathBuf,
-    bytes: u64,
-    changed: Option<SystemTime>,
-    cores: usize,
-}
-
-impl Artifact {
-    /// The file at `path`, as it is now.
-    pub(super) fn of(path: &Path, cores: usize) -> Option<Self> {
-        let file = std::fs::metadata(path).ok()?;
-        Some(Self {
-            path: path.to_owned(),
-            bytes: file.len(),
-            changed: file.modified().ok(),
-            cores,
-        })
-    }
+/// The first of `bounds`, doubled for each of the `times` before, up to the second.
+fn backoff(bounds: (Duration, Duration), times: u32) -> Duration {
+    bounds.0.saturating_mul(1 << times.min(16)).min(bounds.1)
 }
 
 /// A loaded version that may run otherwise than it does.
@@ -87,8 +55,12 @@ pub(super) struct Candidate {
     /// How it runs; gone once the version is.
     pub(super) running: Weak<ArcSwap<Running>>,
     pub(super) runtime: Arc<dyn Runtime>,
+    /// Gives a model whose runs use the threads that all share.
+    pub(super) shared: ModelSource,
     /// Gives a model whose runs stay on their calling threads.
     pub(super) single: ModelSource,
+    /// What was known before it was loaded, and how it runs by that.
+    pub(super) known: Option<Known>,
     pub(super) signature: Arc<ModelSignature>,
     pub(super) warmup: Vec<Warmup>,
     /// The model's, with the data of its warm-up.
@@ -102,66 +74,234 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
-    fn instances(&self, model: &Arc<dyn Model>, count: usize) -> Result<Vec<Box<dyn Instance>>, String> {
+    /// Its way when it was loaded.
+    fn way(&self) -> Way {
+        self.known.map_or(Way::Shared, |known| known.way)
+    }
+
+    fn running(&self) -> Result<Arc<ArcSwap<Running>>, String> {
+        self.running.upgrade().ok_or_else(|| "it was unloaded".to_owned())
+    }
+
+    fn instances(&self, model: &Arc<dyn Model>, way: Way) -> Result<Vec<Box<dyn Instance>>, String> {
+        let count = match way {
+            Way::Shared => 1,
+            Way::Single => self.cores,
+        };
         let factory = factory(model.clone(), self.signature.clone(), Device::Cpu);
         let made = (0..count).map(|_| factory()).collect::<Result<_, _>>();
         made.map_err(|error| error.to_string())
     }
 
-    fn single_model(&self) -> Result<Arc<dyn Model>, String> {
-        let gone = || "it was unloaded".to_owned();
-        let serving = self.running.upgrade().ok_or_else(gone)?.load().model.clone();
-        let loaded = self
-            .runtime
-            .load(&self.single)
-            .map_err(|error| error.to_string())?;
+    /// The model, loaded once more for `way`.
+    fn model(&self, way: Way) -> Result<Arc<dyn Model>, String> {
+        let serving = self.running()?.load().model.clone();
+        let source = match way {
+            Way::Shared => &self.shared,
+            Way::Single => &self.single,
+        };
+        let loaded = self.runtime.load(source).map_err(|error| error.to_string())?;
         // Never other weights under the same version: the file must be the one that was loaded.
-        let same = self.artifact == Artifact::of(&self.single.path, self.cores);
+        let same = self.artifact.as_ref().is_some_and(Artifact::is_current);
         if !same || loaded.signature() != serving.signature() {
             return Err("its file has changed since it was loaded".to_owned());
         }
         Ok(loaded.into())
     }
 
-    fn measure(&self) -> Result<Rates, String> {
-        let gone = || "it was unloaded".to_owned();
-        let model = self.running.upgrade().ok_or_else(gone)?.load().model.clone();
-        let mut shared = self.instances(&model, 1)?;
-        let mut single = self.instances(&self.single_model()?, self.cores)?;
+    /// Measures a version that runs in the shared way, on instances of its own.
+    fn measure(&self) -> Result<Judgement, String> {
+        let model = self.running()?.load().model.clone();
+        let mut shared = self.instances(&model, Way::Shared)?;
+        let mut single = self.instances(&self.model(Way::Single)?, Way::Single)?;
         let max_rows = if self.options.merge {
             self.options.max_rows
         } else {
             1
         };
-        compare(&self.signature, &mut shared, &mut single, max_rows, &|| {
-            self.running.strong_count() > 0
-        })
+        let wanted = || self.running.strong_count() > 0;
+        quiet::measure(&self.signature, &mut shared, &mut single, max_rows, &wanted)
     }
 
-    /// Instances of one thread each, warmed up, in place of the one there is.
-    fn adopt(&self, how: String) -> Result<(), String> {
+    /// The version in `way`, warmed up, beside the one that serves. Loads at the lowest priority.
+    fn make(&self, way: Way) -> Result<Arc<Running>, String> {
         let (model, instances) = priority::lowered("calibrate", || {
-            let model = self.single_model()?;
-            let mut instances = self.instances(&model, self.cores)?;
+            let model = self.model(way)?;
+            let mut instances = self.instances(&model, way)?;
             for instance in &mut instances {
                 warm_up::run(&self.signature, &self.warmup, &self.directory, &mut **instance)?;
             }
             Ok::<_, String>((model, instances))
         })
         .map_err(|error| error.to_string())??;
+        let count = instances.len();
+        let meter = Arc::new(Meter::new(self.observer.clone()));
         let batcher = Batcher::start(
             self.signature.clone(),
             instances,
             factory(model.clone(), self.signature.clone(), Device::Cpu),
             self.options.clone(),
-            self.observer.clone(),
+            meter.clone(),
         )
         .map_err(|error| error.to_string())?;
-        let new = Arc::new(Running::new(batcher, model));
-        new.note(how);
-        if let Some(running) = self.running.upgrade() {
-            drop_alone(running.swap(new));
+        Ok(Arc::new(Running::new(batcher, model, meter, count)))
+    }
+
+    /// What `/config` says of a choice.
+    fn says(&self, known: Known, basis: &str) -> String {
+        let Self { cores, .. } = self;
+        let Known { shared, single, .. } = known;
+        let chosen = match known.way {
+            Way::Shared => "1 of all threads".to_owned(),
+            Way::Single => format!("{cores} of one thread each"),
+        };
+        format!(
+            "{chosen} by calibration: one instance {shared:.0} rows/s, {cores} of one thread each {single:.0} ({basis})"
+        )
+    }
+}
+
+/// A version, and how far calibration is with it.
+struct Entry {
+    candidate: Candidate,
+    way: Way,
+    /// Whether the way it runs was chosen; otherwise it is the one that versions begin with.
+    chosen: bool,
+    /// Disturbed measurements so far, and when the next may be.
+    attempts: u32,
+    quiet_after: Instant,
+    /// Choices by served requests, failures to make one since, and when the next may be.
+    trials: u32,
+    failed_trials: u32,
+    trial_after: Instant,
+    looked: Instant,
+    /// Looks in a row at which no instance was idle.
+    busy_looks: u32,
+}
+
+impl Entry {
+    fn new(candidate: Candidate) -> Self {
+        let known = candidate.known;
+        if let (Some(known), Some(running)) = (known, candidate.running.upgrade()) {
+            running.load().chose(candidate.says(known, "found before"));
         }
+        let settled = candidate.loaded + SETTLED;
+        let served = known.is_some_and(|known| known.served);
+        Self {
+            way: candidate.way(),
+            chosen: known.is_some(),
+            attempts: 0,
+            quiet_after: settled,
+            trials: u32::from(served),
+            failed_trials: 0,
+            trial_after: if served { settled + RECHECK.0 } else { settled },
+            looked: candidate.loaded,
+            busy_looks: 0,
+            candidate,
+        }
+    }
+
+    /// Does what is due.
+    ///
+    /// Errors: why nothing more can be found out about this version.
+    fn step(&mut self, store: &Store) -> Result<(), String> {
+        let now = Instant::now();
+        if self.is_busy(now)? && now >= self.trial_after {
+            let judged = trial::run(&self.candidate, self.way)?;
+            self.busy_looks = 0;
+            return self.tried(judged, store);
+        }
+        if self.chosen || now < self.quiet_after {
+            return Ok(());
+        }
+        let found = self
+            .candidate
+            .artifact
+            .as_ref()
+            .and_then(|found| store.get(found));
+        if let Some(known) = found {
+            return self.choose(known, "found before");
+        }
+        let candidate = &self.candidate;
+        let measured = priority::lowered("calibrate", || match quiet::is_quiet(candidate.cores) {
+            true => candidate.measure(),
+            false => Ok(Judgement::Disturbed),
+        });
+        let judged = measured.map_err(|error| error.to_string())??;
+        self.measured(judged, store)
+    }
+
+    /// Looks, not too often, whether its instances have no pause, for some looks in a row.
+    fn is_busy(&mut self, now: Instant) -> Result<bool, String> {
+        if now.saturating_duration_since(self.looked) >= LOOK {
+            self.looked = now;
+            let cell = self.candidate.running()?;
+            let running = cell.load();
+            // One instance may be kept busy by one client that waits for each answer.
+            let several = running.instances > 1 || running.batcher.depth() > 0;
+            let busy = several && running.batcher.is_busy();
+            self.busy_looks = if busy { self.busy_looks + 1 } else { 0 };
+        }
+        Ok(self.busy_looks >= BUSY_LOOKS)
+    }
+
+    /// What a measurement on made-up inputs leads to. A disturbed one is not kept.
+    fn measured(&mut self, judged: Judgement, store: &Store) -> Result<(), String> {
+        let Judgement::Chosen(choice) = judged else {
+            let pause = backoff(PAUSE, self.attempts);
+            self.attempts += 1;
+            self.quiet_after = Instant::now() + pause;
+            let attempts = self.attempts;
+            self.candidate.running()?.load().waits(format!(
+                "not calibrated yet: other load on the cores at each of {attempts} attempts; the next in {pause:?}, or \
+                 under full load"
+            ));
+            return Ok(());
+        };
+        let known = self.keep(choice, false, store);
+        self.choose(known, &format!("{} quiet rounds", choice.rounds))
+    }
+
+    /// What a trial leads to: the version already runs in the way that was chosen.
+    fn tried(&mut self, judged: Judgement, store: &Store) -> Result<(), String> {
+        let now = Instant::now();
+        let Judgement::Chosen(choice) = judged else {
+            self.trial_after = now + backoff(PAUSE, self.failed_trials);
+            self.failed_trials += 1;
+            let (name, version) = (&self.candidate.name, self.candidate.version);
+            tracing::debug!(model = %name, version, "both ways served in turn, but not under full load");
+            return Ok(());
+        };
+        self.trial_after = now + backoff(RECHECK, self.trials);
+        self.trials += 1;
+        self.failed_trials = 0;
+        let known = self.keep(choice, true, store);
+        self.way = known.way;
+        self.choose(known, &format!("{} rounds under load", choice.rounds))
+    }
+
+    fn keep(&self, choice: Choice, served: bool, store: &Store) -> Known {
+        let known = Known::new(choice, served);
+        if let Some(artifact) = &self.candidate.artifact {
+            store.put(artifact.clone(), known);
+        }
+        known
+    }
+
+    /// Changes over if it has to, and says so.
+    fn choose(&mut self, known: Known, basis: &str) -> Result<(), String> {
+        let candidate = &self.candidate;
+        if known.way != self.way {
+            let made = candidate.make(known.way)?;
+            drop_alone(candidate.running()?.swap(made));
+        }
+        (self.way, self.chosen) = (known.way, true);
+        let cell = candidate.running()?;
+        let running = cell.load();
+        let (name, version, instances) = (&candidate.name, candidate.version, running.instances);
+        let Known { shared, single, .. } = known;
+        tracing::info!(model = %name, version, instances, shared, single, basis, "calibrated");
+        running.chose(candidate.says(known, basis));
         Ok(())
     }
 }
@@ -170,19 +310,30 @@ impl Candidate {
 pub(super) struct Calibrator {
     queue: Option<SyncSender<Candidate>>,
     thread: Option<JoinHandle<()>>,
+    store: Arc<Store>,
 }
 
 impl Calibrator {
     /// Starts the thread.
-    pub(super) fn start() -> std::io::Result<Self> {
+    ///
+    /// * `kept`: the file that holds what was found
+    pub(super) fn start(kept: PathBuf) -> std::io::Result<Self> {
+        let store = Arc::new(Store::open(kept));
         let (queue, turns) = sync_channel(WAITING);
+        let known = store.clone();
         let thread = std::thread::Builder::new()
             .name("calibrate".to_owned())
-            .spawn(move || run(&turns))?;
+            .spawn(move || run(&turns, &known))?;
         Ok(Self {
             queue: Some(queue),
             thread: Some(thread),
+            store,
         })
+    }
+
+    /// What was found of an artifact before.
+    pub(super) fn known(&self, artifact: &Artifact) -> Option<Known> {
+        self.store.get(artifact)
     }
 
     /// Queues a version that is about to be ready.
@@ -207,162 +358,33 @@ impl Drop for Calibrator {
     }
 }
 
-fn run(turns: &Receiver<Candidate>) {
-    let mut known: HashMap<Artifact, Rates> = HashMap::new();
-    while let Ok(candidate) = turns.recv() {
-        // A model that panics on made-up inputs ends its own calibration only.
-        let calibrated = catch_unwind(AssertUnwindSafe(|| calibrate(&candidate, &mut known)))
-            .unwrap_or_else(|_| Err("it panicked".to_owned()));
-        if let Err(reason) = calibrated {
-            let Candidate { name, version, .. } = &candidate;
-            tracing::debug!(model = %name, version, reason, "not calibrated");
-        }
-    }
-}
-
-fn calibrate(candidate: &Candidate, known: &mut HashMap<Artifact, Rates>) -> Result<(), String> {
-    let due = candidate.loaded + SETTLED;
+fn run(turns: &Receiver<Candidate>, store: &Store) {
+    let mut entries: Vec<Entry> = Vec::new();
     loop {
-        if candidate.running.strong_count() == 0 {
-            return Err("it was unloaded".to_owned());
-        }
-        let left = due.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            break;
-        }
-        std::thread::park_timeout(left.min(LOOK));
-    }
-    let artifact = candidate.artifact.clone();
-    let rates = match artifact.as_ref().and_then(|artifact| known.get(artifact)) {
-        Some(&rates) => rates,
-        None => {
-            let measured = priority::lowered("calibrate", || candidate.measure());
-            measured.map_err(|error| error.to_string())??
-        }
-    };
-    if let Some(artifact) = artifact {
-        known.insert(artifact, rates);
-    }
-    let Candidate {
-        name, version, cores, ..
-    } = candidate;
-    let instances = if rates.prefer_single() { *cores } else { 1 };
-    let Rates { shared, single } = rates;
-    tracing::info!(model = %name, version, instances, shared, single, "calibrated");
-    let how = format!(
-        "{instances} of {} by calibration: one instance {shared:.0} rows/s, {cores} of one thread each {single:.0}",
-        if instances > 1 {
-            "one thread each"
+        // Versions are there until they are unloaded; with none there is nothing to look at.
+        let next = if entries.is_empty() {
+            turns.recv().map_err(|_| RecvTimeoutError::Disconnected)
         } else {
-            "all threads"
-        },
-    );
-    if rates.prefer_single() {
-        candidate.adopt(how)
-    } else {
-        if let Some(running) = candidate.running.upgrade() {
-            running.load().note(how);
+            turns.recv_timeout(LOOK)
+        };
+        match next {
+            Ok(candidate) => entries.push(Entry::new(candidate)),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return store.save(),
         }
-        Ok(())
-    }
-}
-
-/// Measures both ways in turn, and takes the median of each.
-///
-/// Errors: the model does not run made-up inputs; it was unloaded (`wanted` says no).
-fn compare(
-    signature: &ModelSignature,
-    shared: &mut [Box<dyn Instance>],
-    single: &mut [Box<dyn Instance>],
-    max_rows: usize,
-    wanted: &dyn Fn() -> bool,
-) -> Result<Rates, String> {
-    let sizes: Vec<usize> = ROWS.into_iter().filter(|&rows| rows <= max_rows.max(1)).collect();
-    let samples: Vec<(usize, Vec<Tensor>)> = sizes
-        .into_iter()
-        .map(|rows| Ok((rows, inputs(signature, rows, &mut *shared[0])?)))
-        .collect::<Result<_, String>>()?;
-    let mut rounds = [Vec::new(), Vec::new()];
-    for _ in 0..ROUNDS {
-        for (rates, instances) in rounds.iter_mut().zip([&mut *shared, &mut *single]) {
-            let mut best = 0.0f64;
-            for (rows, inputs) in &samples {
-                if !wanted() {
-                    return Err("it was unloaded".to_owned());
-                }
-                best = best.max(rows_per_second(signature, instances, inputs, *rows)?);
+        entries.extend(turns.try_iter().map(Entry::new));
+        entries.retain_mut(|entry| {
+            // A model that panics on made-up inputs ends its own calibration only.
+            let stepped = catch_unwind(AssertUnwindSafe(|| entry.step(store)))
+                .unwrap_or_else(|_| Err("it panicked".to_owned()));
+            if let Err(reason) = &stepped {
+                let Candidate { name, version, .. } = &entry.candidate;
+                tracing::debug!(model = %name, version, reason, "not calibrated any more");
             }
-            rates.push(best);
-        }
-    }
-    let [shared, single] = rounds.map(|mut rates| {
-        rates.sort_by(f64::total_cmp);
-        rates[rates.len() / 2]
-    });
-    Ok(Rates { shared, single })
-}
-
-/// Inputs that the model accepts.
-fn inputs(
-    signature: &ModelSignature,
-    rows: usize,
-    instance: &mut dyn Instance,
-) -> Result<Vec<Tensor>, String> {
-    let mut refused = String::new();
-    for variable in VARIABLE_SIZES {
-        let made = signature.inputs.iter();
-        let made: Vec<Tensor> = made
-            .map(|spec| sample::tensor(spec, signature.batched, rows, variable, Fill::Random(1)))
-            .collect();
-        match once(signature, instance, &made) {
-            Ok(()) => return Ok(made),
-            Err(reason) => refused = reason,
-        }
-    }
-    Err(refused)
-}
-
-fn once(signature: &ModelSignature, instance: &mut dyn Instance, inputs: &[Tensor]) -> Result<(), String> {
-    let views: Vec<Option<TensorView<'_>>> = inputs.iter().map(|tensor| Some(tensor.view())).collect();
-    let mut outputs = Outputs::all(signature.outputs.len());
-    instance
-        .run(&views, &mut outputs)
-        .map_err(|error| error.to_string())
-}
-
-/// Runs all instances side by side for a slice of time.
-fn rows_per_second(
-    signature: &ModelSignature,
-    instances: &mut [Box<dyn Instance>],
-    inputs: &[Tensor],
-    rows: usize,
-) -> Result<f64, String> {
-    let start = Instant::now();
-    let runs = std::thread::scope(|scope| {
-        // Threads of a lowered one are as low.
-        let threads: Vec<_> = instances
-            .iter_mut()
-            .map(|instance| {
-                scope.spawn(move || {
-                    let mut runs = 0u32;
-                    while runs == 0 || (runs < ENOUGH_RUNS && start.elapsed() < SLICE) {
-                        once(signature, &mut **instance, inputs)?;
-                        runs += 1;
-                    }
-                    Ok(runs)
-                })
-            })
-            .collect();
-        let joined = threads.into_iter().map(|thread| {
-            let panicked = |_| Err("the model panicked".to_owned());
-            thread.join().unwrap_or_else(panicked)
+            stepped.is_ok()
         });
-        // All are joined, whatever the first of them says.
-        let joined: Vec<Result<u32, String>> = joined.collect();
-        joined.into_iter().sum::<Result<u32, String>>()
-    })?;
-    let rows = f64::from(u32::try_from(rows).unwrap_or(u32::MAX));
-    Ok(f64::from(runs) * rows / start.elapsed().as_secs_f64())
+        store.save();
+    }
 }
 
 /// Drops `old`, which joins its threads, once no request holds it any more: each does for as long as submitting takes.

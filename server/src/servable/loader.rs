@@ -1,6 +1,7 @@
 //! Makes servables: model file → runtime → configuration → warm-up → probe → batcher. Runs on load threads.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use crossfade_runtimes_core::{
     RuntimeError, TensorSpec, TensorView,
 };
 
-use super::calibration::{Artifact, Calibrator, Candidate};
+use super::calibration::{Artifact, Calibrator, Candidate, Known, Meter};
 use super::{Counter, Running, Servable, priority, probe, warm_up};
 use crate::metrics::Metrics;
 use crate::service::Limits;
@@ -35,13 +36,21 @@ pub struct ServableLoader {
 }
 
 impl ServableLoader {
-    /// A loader over these runtimes, counting into `metrics`.
-    pub fn new(runtimes: Arc<Runtimes>, metrics: Arc<Metrics>, limits: &Limits, cores: usize) -> Self {
-        let calibrator = (cores > 1).then(Calibrator::start).and_then(|started| {
-            started
+    /// A loader over these runtimes, counting into `metrics`; keeps in `data_dir` what calibration finds.
+    pub fn new(
+        runtimes: Arc<Runtimes>,
+        metrics: Arc<Metrics>,
+        limits: &Limits,
+        cores: usize,
+        data_dir: &Path,
+    ) -> Self {
+        let kept = data_dir.join("state").join("calibration.json");
+        let start = || {
+            Calibrator::start(kept)
                 .inspect_err(|error| tracing::warn!(%error, "models are not calibrated"))
                 .ok()
-        });
+        };
+        let calibrator = (cores > 1).then(start).flatten();
         Self {
             runtimes,
             metrics,
@@ -64,10 +73,26 @@ struct Prepared {
     instances: Vec<Box<dyn Instance>>,
     /// Why requests are not merged although the configuration would allow it.
     unmerged: Option<String>,
-    /// How to load the model for instances of one thread, where that is worth measuring.
-    single: Option<ModelSource>,
+    /// Where the way it runs is to be found out, or is known.
+    calibration: Option<Calibrated>,
+}
+
+/// What calibration needs of a load.
+struct Calibrated {
+    /// How to load the model for one instance of all threads, and for instances of one thread.
+    shared: ModelSource,
+    single: ModelSource,
     /// The model's file before it was loaded.
     artifact: Option<Artifact>,
+    /// What was found before; the version runs by it.
+    known: Option<Known>,
+}
+
+impl Calibrated {
+    /// The source of one thread, where it is known to be the better one.
+    fn known_single(&self) -> Option<&ModelSource> {
+        self.known.filter(|known| known.is_single()).map(|_| &self.single)
+    }
 }
 
 impl Loader for ServableLoader {
@@ -87,8 +112,7 @@ impl Loader for ServableLoader {
             factory,
             instances,
             unmerged,
-            single,
-            artifact,
+            calibration,
         } = prepared;
         for warning in &config.warnings {
             tracing::warn!(model = %name, version, warning, "model configuration");
@@ -98,6 +122,8 @@ impl Loader for ServableLoader {
         }
         let series = self.metrics.series(&name, version);
         let observer = Arc::new(Counter(series.clone()));
+        let meter = Arc::new(Meter::new(observer.clone()));
+        let count = instances.len();
         let options = self.options(&name, version, &config, unmerged.is_none());
         // On the load thread, at ordinary priority: instance threads inherit it.
         let batcher = Batcher::start(
@@ -105,18 +131,26 @@ impl Loader for ServableLoader {
             instances,
             factory,
             options.clone(),
-            observer.clone(),
+            meter.clone(),
         )
         .map_err(|error| LoadError::Refused(error.to_string()))?;
         let config = Arc::new(config);
-        let running = Arc::new(ArcSwap::from_pointee(Running::new(batcher, model)));
-        if let (Some(calibrator), Some(single)) = (&self.calibrator, single) {
+        let running = Arc::new(ArcSwap::from_pointee(Running::new(batcher, model, meter, count)));
+        if let (Some(calibrator), Some(calibration)) = (&self.calibrator, calibration) {
+            let Calibrated {
+                shared,
+                single,
+                artifact,
+                known,
+            } = calibration;
             calibrator.submit(Candidate {
                 name: name.clone(),
                 version,
                 running: Arc::downgrade(&running),
                 runtime: runtime.clone(),
+                shared,
                 single,
+                known,
                 signature: signature.clone(),
                 warmup: config.warmup.clone(),
                 directory: request.model_directory.clone(),
@@ -154,12 +188,21 @@ impl ServableLoader {
             parameters: raw.parameters(),
             graph_level: raw.graph_level(),
         };
-        let artifact = Artifact::of(&source.path, self.cores);
-        let model: Arc<dyn Model> = runtime.load(&source)?.into();
+        let calibration = self.calibration(&*runtime, &source);
+        let known = calibration.as_ref().and_then(Calibrated::known_single);
+        let mut model: Arc<dyn Model> = runtime.load(known.unwrap_or(&source))?.into();
         let config = request.complete(model.signature(), runtime.name())?;
+        let given = config.instances.count.is_some() || config.instances.device != Device::Cpu;
+        let wanted = !given && config.instances.optimise == config::Optimise::Throughput;
+        let mut count = config.instances.count.unwrap_or(1).max(1);
+        match known.is_some() {
+            true if wanted => count = u32::try_from(self.cores).unwrap_or(count),
+            // It was known of a configuration that asked for nothing.
+            true => model = runtime.load(&source)?.into(),
+            false => {}
+        }
         let signature = Arc::new(config.signature(model.signature()));
         let factory = factory(model.clone(), signature.clone(), config.instances.device);
-        let count = config.instances.count.unwrap_or(1).max(1);
         let mut instances = (0..count).map(|_| factory()).collect::<Result<Vec<_>, _>>()?;
 
         request.progress(State::WarmingUp);
@@ -183,14 +226,8 @@ impl ServableLoader {
                 instances[0] = factory()?;
             }
         }
-        let instances_given = config.instances.count.is_some() || config.instances.device != Device::Cpu;
-        let single = match config.instances.optimise {
-            config::Optimise::Throughput if !instances_given => runtime.single_threaded(&source),
-            _ => None,
-        };
         Ok(Prepared {
-            single,
-            artifact,
+            calibration: calibration.filter(|_| wanted),
             runtime,
             model,
             config,
@@ -198,6 +235,26 @@ impl ServableLoader {
             factory,
             instances,
             unmerged,
+        })
+    }
+
+    /// What calibration needs to compare the ways of running `source`; `None` where there is but one.
+    fn calibration(&self, runtime: &dyn Runtime, source: &ModelSource) -> Option<Calibrated> {
+        let calibrator = self.calibrator.as_ref()?;
+        let single = runtime.single_threaded(source)?;
+        let (name, version) = (runtime.name(), runtime.version());
+        let ModelSource {
+            path,
+            parameters,
+            graph_level,
+        } = source;
+        let how = format!("{name} {version}, cpu, {parameters:?}, {graph_level:?}");
+        let artifact = Artifact::of(path, self.cores, how);
+        Some(Calibrated {
+            known: artifact.as_ref().and_then(|artifact| calibrator.known(artifact)),
+            shared: source.clone(),
+            single,
+            artifact,
         })
     }
 

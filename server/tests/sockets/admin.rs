@@ -34,6 +34,7 @@ fn token(name: &str, text: &str, roles: &[Role]) -> Token {
         name: name.to_owned(),
         sha256: Sha256::digest(text).into(),
         roles: roles.to_vec(),
+        groups: Default::default(),
     }
 }
 
@@ -188,7 +189,7 @@ async fn the_audit_is_read_in_pages_that_verify() {
 async fn events_are_records_as_they_are_written_and_end_with_the_server() {
     let server = serving(|_| {}).await;
     let mut stream = TcpStream::connect(server.app.admin).await.unwrap();
-    let get = b"GET /crossfade/v1/events HTTP/1.1\r\nhost: test\r\n\r\n";
+    let get = b"GET /crossfade/v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n";
     stream.write_all(get).await.unwrap();
     let mut reader = BufReader::new(stream).lines();
     // The head is there: from here on nothing is missed.
@@ -228,7 +229,7 @@ async fn a_model_that_is_not_released_is_unknown_to_releases_and_records_say_who
         ),
         (format!("GET {rollouts}/r1:abort"), "", 405),
         (format!("DELETE {rollouts}"), "", 405),
-        (format!("POST {rollouts}/r1:approve"), "", 404),
+        (format!("POST {rollouts}/r1:approve"), "{}", 404),
         ("GET /crossfade/v1/nothing".to_owned(), "", 404),
         ("GET /v2/models/add".to_owned(), "", 404),
         ("POST /v2/models/add/infer".to_owned(), "{}", 404),
@@ -238,7 +239,15 @@ async fn a_model_that_is_not_released_is_unknown_to_releases_and_records_say_who
         assert_eq!(answer.status, status, "{line}: {answer:?}");
     }
     let actions: Vec<Value> = server.audit().iter().map(|r| r["action"].clone()).collect();
-    assert_eq!(actions, ["release.create", "release.abort", "model.rollback"]);
+    assert_eq!(
+        actions,
+        [
+            "release.create",
+            "release.abort",
+            "model.rollback",
+            "release.approve"
+        ]
+    );
     server.stop().await;
 }
 

@@ -201,7 +201,7 @@ impl Answer {
 
 /// One request on a connection of its own.
 pub(crate) async fn exchange(to: SocketAddr, line: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
-    let mut head = format!("{line}\r\nhost: test\r\nconnection: close\r\n");
+    let mut head = format!("{line}\r\nhost: localhost\r\nconnection: close\r\n");
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }

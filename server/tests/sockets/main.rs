@@ -7,6 +7,8 @@
 )]
 
 mod admin;
+mod admin_grpc;
+mod approval;
 mod audit;
 mod gates;
 mod grpc;
@@ -14,5 +16,6 @@ mod harness;
 mod http_transport;
 mod life;
 mod parity;
+mod pinning;
 mod process;
 mod release;

@@ -17,6 +17,8 @@ use tonic::{Code, Request};
 
 use crate::harness::{Repository, Server, exchange};
 
+mod faults;
+
 const INFER: &str = r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1,2]}]}"#;
 
 /// `y = x + version`, so that an answer tells which version made it.
@@ -539,6 +541,15 @@ async fn a_restart_goes_on_where_the_release_stood_and_too_many_crashes_end_it()
     server.look();
     assert_eq!(server.state(), "rolled_back");
     assert_eq!(server.release()["state"]["reason"], "crash_loop");
+    let text = server.scrape().await;
+    assert!(
+        text.contains("crossfade_crash_loop_trips_total{model=\"m\"} 1"),
+        "{text}"
+    );
+    assert!(
+        text.contains("crossfade_rollback_seconds{model=\"m\"} 0"),
+        "{text}"
+    );
     for _ in 0..20 {
         let answer = server.post("/v2/models/m/infer", INFER).await;
         assert_eq!(answer.json()["model_version"], "1");
@@ -562,26 +573,40 @@ async fn a_scan_that_finds_a_new_version_starts_its_release() {
     })
     .await;
     server.wait_ready().await;
-    server.repository.add("m", 2, &version_file(2), &rules);
+    let file = format!("{}fail_on 13\n", version_file(2));
+    server.repository.add("m", 2, &file, &rules);
     // A change counts when two scans in a row agree.
     (0..2).for_each(|_| server.app.service.registry().poll_once());
     while server.state() != "canary" {
         tokio::task::yield_now().await;
     }
-    // A user's failures count once: forty requests of one user are one unit.
-    for _ in 0..40 {
-        let headers = [("x-user-id", "ann")];
+    // Of a user for whom every request fails, one failure counts.
+    let ask = async |user: &str, value: f32| {
+        let body = json!({ "inputs": [{
+            "name": "x", "datatype": "FP32", "shape": [1, 2], "data": [value, value],
+        }] });
+        let headers = [("x-user-id", user)];
         let answer = server
-            .post_with("/v2/models/m/infer", &headers, INFER.as_bytes())
+            .post_with("/v2/models/m/infer", &headers, body.to_string().as_bytes())
             .await;
         assert!(answer.headers.contains_key("x-release-id"), "{answer:?}");
+        answer
+    };
+    let mut unlucky = None;
+    for user in (0..64).map(|user| user.to_string()) {
+        if ask(&user, 1.0).await.headers["x-model-version"] == "2" {
+            unlucky = Some(user);
+            break;
+        }
+    }
+    let unlucky = unlucky.expect("half of all users are in the canary");
+    for _ in 0..15 {
+        assert_eq!(ask(&unlucky, 13.0).await.status, 500);
     }
     server.look();
-    assert!(
-        server.release()["report"]["units"].as_u64().unwrap() <= 1,
-        "{}",
-        server.release()
-    );
+    let report = &server.release()["report"];
+    assert_eq!(report["units"], 1, "{report}");
+    assert_eq!(report["checks"][0]["events"]["canary"], 1, "{report}");
     let text = server.scrape().await;
     for line in [
         "crossfade_rollout_state{model=\"m\",state=\"canary\"} 1",

@@ -87,15 +87,19 @@ impl Judge<'_> {
             }
             (Tally::Exceed(exceed), Method::Exceed(margins)) => {
                 report.events = exceed.events;
-                report.units = if self.sticky {
-                    self.exposed
-                } else {
-                    exceed.batches.canary
+                // Of keys, those of batches that were not measured do not count: there are no more than batches that were.
+                report.units = match self.sticky {
+                    true => self.exposed.min(exceed.batches.canary),
+                    false => exceed.batches.canary,
                 };
                 self.evidence(&mut report, exceed.evidence.worse(), exceed.evidence.not_worse());
                 self.bound(&mut report, &margins)?;
                 if exceed.guard_looks >= GUARD_LOOKS {
                     report.outcome = Outcome::Failed;
+                }
+                // Nothing was measured in this stage yet.
+                if !exceed.is_frozen() && report.outcome == Outcome::Passed {
+                    report.outcome = Outcome::Open;
                 }
             }
             (

@@ -202,6 +202,11 @@ impl Window {
 }
 
 impl Exceed {
+    /// Whether this stage has its threshold.
+    pub(super) fn is_frozen(&self) -> bool {
+        self.threshold_bits.is_some()
+    }
+
     /// Closes the look: its batches become evidence.
     pub(super) fn close_look(&mut self, sticky: bool) {
         let now = std::mem::take(&mut self.now);

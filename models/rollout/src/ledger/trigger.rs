@@ -16,6 +16,8 @@ pub enum HardTrigger {
     LoadFailed,
     /// Its device is gone.
     DeviceLost,
+    /// Requests wait for it, and none was answered for long.
+    Hang,
     /// More than half of at least twenty requests failed.
     ErrorRate,
     /// The 99th percentile of at least a hundred requests is above the hard limit.

@@ -32,7 +32,7 @@ impl Metric {
 }
 
 /// Limits of a check by counts of events.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Margins {
     /// So many times as many events are acceptable.
     pub tolerance: f64,
@@ -43,7 +43,7 @@ pub struct Margins {
 }
 
 /// How a check decides.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "test")]
 pub enum Method {
     /// Events of units, by the e-process (rollout.md §5.2).
@@ -67,7 +67,7 @@ pub enum Method {
 }
 
 /// One thing that is watched.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Check {
     /// What it looks at.
     pub metric: Metric,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::duration;
 
 /// The gates besides loading, which every version passes.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Gates {
     /// What must be known of the artifact's origin.
     pub signature: Trust,
@@ -38,7 +38,7 @@ pub enum Trust {
 }
 
 /// Outputs that must come out.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Golden {
     /// The rows, relative to the model's directory; a directory of JSON pairs or a Parquet file.
     pub file: PathBuf,
@@ -74,7 +74,7 @@ impl QualityMetric {
 }
 
 /// Against the champion, on the same rows.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Quality {
     /// The labelled rows, relative to the model's directory.
     pub data: PathBuf,
@@ -91,7 +91,7 @@ pub struct Quality {
 }
 
 /// Against the versions before.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Trend {
     /// How many versions count, the candidate included.
     pub last: usize,
@@ -102,7 +102,7 @@ pub struct Trend {
 }
 
 /// Limits on a closed local load; at least one is set.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Performance {
     /// 99th percentile of the latency.
     #[serde(with = "duration::option")]
@@ -114,7 +114,7 @@ pub struct Performance {
 }
 
 /// What turns an output into a decision.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Decision {
     /// The output.
     pub output: String,
@@ -125,7 +125,7 @@ pub struct Decision {
 }
 
 /// How an output becomes a decision.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DecisionKind {
     /// The position of the largest value.

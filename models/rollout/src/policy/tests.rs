@@ -441,3 +441,23 @@ fn unknown_keys_are_refused() {
         assert!(toml::from_str::<RawPolicy>(text).is_err(), "{text}");
     }
 }
+
+/// A release keeps the rules that it began with as they were written down.
+#[test]
+fn a_policy_is_read_back_as_it_was_written() {
+    let texts = [
+        String::new(),
+        "risk = \"low\"\n[rollout]\nhard_limit_ms = 20\nroute_key = [\"header:x-user\", \"input:id\"]"
+            .to_owned(),
+        format!(
+            "risk = \"medium\"\n[decision]\noutput = \"y\"\nkind = \"threshold\"\nthreshold = 0.5\n{DATA}"
+        ),
+        format!("risk = \"high\"\n[rollout.approval]\ntimeout = \"2h\"\n{DATA}{LIMITS}"),
+    ];
+    for text in texts {
+        let policy = policy(&text);
+        let written = serde_json::to_string(&policy).expect("a policy can be written");
+        let read: Policy = serde_json::from_str(&written).expect(&written);
+        assert_eq!(read, policy, "{text}");
+    }
+}

@@ -104,7 +104,8 @@ pub(super) fn write(document: &mut Map<String, Value>, instances: &Instances, mo
     }
 }
 
-fn total(groups: &[Value]) -> u64 {
+/// How many instances some groups ask for.
+pub(in crate::config) fn total(groups: &[Value]) -> u64 {
     groups
         .iter()
         .map(|group| group.get("count").and_then(Value::as_u64).unwrap_or(0).max(1))

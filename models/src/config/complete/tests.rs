@@ -6,7 +6,7 @@ use crossfade_runtimes_core::{Datatype, Device, TensorSpec};
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{Optimise, TimeoutAction, WarmupData, json, pbtxt, toml};
+use crate::config::{Optimise, TimeoutAction, WarmupData, finding, json, pbtxt, toml};
 use crate::version::VersionPolicy;
 
 fn spec(name: &str, datatype: Datatype, dims: &[&str]) -> TensorSpec {
@@ -86,7 +86,8 @@ fn a_model_without_config_is_completed_and_batches() {
                 "priority_levels": 0, "default_priority_level": 0, "priority_queue_policy": {}},
             "instance_group": [{"name": "m", "kind": "KIND_CPU", "count": 1, "gpus": [], "secondary_devices": [],
                 "profile": [], "passive": false, "host_policy": ""}],
-            "default_model_filename": "", "cc_model_filenames": {}, "metric_tags": {}, "parameters": {},
+            "default_model_filename": "", "cc_model_filenames": {}, "metric_tags": {},
+            "parameters": {"crossfade.completed.max_batch_size": {"string_value": "32"}, "crossfade.completed.instances": {"string_value": "1"}},
             "model_warmup": [],
         })
     );
@@ -491,6 +492,39 @@ fn the_echoed_config_loads_again_to_the_same() {
     let again = complete(&json::read(&config.to_json().to_string()).unwrap(), &model).unwrap();
     assert_eq!(config.to_json(), again.to_json());
     assert_eq!(config.batching, again.batching);
+}
+
+#[test]
+fn what_the_server_found_out_is_no_wish_when_it_comes_back() {
+    let model = batching_model();
+    let first = good("", &model);
+    assert!(first.completed, "{first:?}");
+    let mut shown = first.to_json();
+    finding::show(&mut shown, finding::BATCH_CAP_ROWS, "1");
+    finding::show(&mut shown, finding::UNMERGED, "rows differ");
+    let again = |json: &serde_json::Value| complete(&json::read(&json.to_string()).unwrap(), &model).unwrap();
+    let back = again(&shown);
+    assert_eq!(
+        back.to_json(),
+        first.to_json(),
+        "completed anew, not taken at its word"
+    );
+    assert_eq!((back.completed, &back.instances), (true, &first.instances));
+    assert!(back.parameters.is_empty(), "{:?}", back.parameters);
+
+    // As clients write it that leave out defaults and write 64-bit integers as text.
+    let mut short = shown.clone();
+    short["instance_group"] = serde_json::json!([{ "name": "m", "kind": "KIND_CPU", "count": 1 }]);
+    short["input"] = serde_json::json!([{ "name": "x", "data_type": "TYPE_FP32", "dims": ["3"] }]);
+    assert_eq!(again(&short).instances.count, None);
+    assert!(again(&short).completed);
+
+    shown["max_batch_size"] = 8.into();
+    shown["instance_group"][0]["count"] = 2.into();
+    let changed = again(&shown);
+    assert_eq!((changed.max_batch_size, changed.completed), (8, false));
+    assert_eq!(changed.instances.count, Some(2));
+    assert!(changed.parameters.is_empty(), "{:?}", changed.parameters);
 }
 
 #[test]

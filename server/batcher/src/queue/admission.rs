@@ -70,6 +70,12 @@ impl<T: Item> Queue<T> {
         self.wait_ahead(&lock(&self.state), level)
     }
 
+    /// Whether every instance runs a batch.
+    pub fn is_busy(&self) -> bool {
+        let state = lock(&self.state);
+        state.healthy > 0 && state.running >= state.healthy
+    }
+
     /// Zero while an instance is idle; else half of what runs, and the items of the same or higher priority.
     fn wait_ahead(&self, state: &State<T>, level: usize) -> Duration {
         let (requests, cost) = state.lanes.ahead_of(level);

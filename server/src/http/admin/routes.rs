@@ -3,7 +3,7 @@
 use http::Method;
 
 use super::super::routes::{self, NoRoute};
-use crate::admin::{ReleaseAction, Role};
+use crate::admin::{ReleaseAction, change};
 use crate::audit::Action;
 use crate::control::object;
 
@@ -24,6 +24,10 @@ pub(super) enum Route {
         model: String,
         id: String,
         action: ReleaseAction,
+    },
+    Approve {
+        model: String,
+        id: String,
     },
     Rollback {
         model: String,
@@ -61,6 +65,7 @@ impl Route {
                 let model = name(model)?;
                 match id.rsplit_once(':') {
                     None => Ok(Self::Release { model, id: name(id)? }),
+                    Some((id, "approve")) => Ok(Self::Approve { model, id: name(id)? }),
                     Some((id, action)) => Ok(Self::Act {
                         model,
                         id: name(id)?,
@@ -78,7 +83,7 @@ impl Route {
             Self::Health | Self::Audit | Self::Release { .. } => "GET, HEAD",
             Self::Events => "GET",
             Self::Releases { .. } => "GET, HEAD, POST",
-            Self::Act { .. } | Self::Rollback { .. } => "POST",
+            Self::Act { .. } | Self::Approve { .. } | Self::Rollback { .. } => "POST",
             Self::V2(route) => route.allow(),
         }
     }
@@ -88,26 +93,30 @@ impl Route {
         self.allow().split(", ").any(|allowed| allowed == method.as_str())
     }
 
-    /// What a POST would change, of what, and who may.
-    pub(super) fn change(&self) -> Option<(Action, String, Role)> {
-        let of = |model: &str| object("", model);
-        let release = |model: &str, id: &str| format!("{}/release/{id}", object("", model));
+    /// What a POST would change, and of what.
+    pub(super) fn change(&self) -> Option<(Action, String)> {
         match self {
             Self::Health | Self::Audit | Self::Events | Self::Release { .. } => None,
-            Self::Releases { model } => Some((Action::ReleaseCreate, of(model), Role::Deploy)),
-            Self::Act { model, id, action } => {
-                let (action, role) = match action {
-                    ReleaseAction::Pause => (Action::ReleasePause, Role::Promote),
-                    ReleaseAction::Resume => (Action::ReleaseResume, Role::Promote),
-                    ReleaseAction::Promote => (Action::ReleasePromote, Role::Promote),
-                    ReleaseAction::Abort => (Action::ReleaseAbort, Role::Rollback),
-                };
-                Some((action, release(model, id), role))
-            }
-            Self::Rollback { model } => Some((Action::Rollback, of(model), Role::Rollback)),
-            Self::V2(route) => {
-                super::super::control::change(route).map(|(action, object)| (action, object, Role::Deploy))
-            }
+            Self::Releases { model } => Some((Action::ReleaseCreate, object("", model))),
+            Self::Act { model, id, action } => Some((change::of(*action), change::release(model, id))),
+            // Or an override, which the body says.
+            Self::Approve { model, id } => Some((Action::ReleaseApprove, change::release(model, id))),
+            Self::Rollback { model } => Some((Action::Rollback, object("", model))),
+            Self::V2(route) => super::super::control::change(route),
+        }
+    }
+
+    /// The model that a POST would change; empty for settings of the server.
+    pub(super) fn model(&self) -> &str {
+        match self {
+            Self::Health | Self::Audit | Self::Events => "",
+            Self::Releases { model }
+            | Self::Release { model, .. }
+            | Self::Act { model, .. }
+            | Self::Approve { model, .. }
+            | Self::Rollback { model }
+            | Self::V2(routes::Route::Load { model, .. } | routes::Route::Unload { model, .. }) => model,
+            Self::V2(_) => "",
         }
     }
 }
@@ -125,6 +134,7 @@ fn action_of(text: &str) -> Result<ReleaseAction, NoRoute> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::Role;
 
     #[test]
     fn every_path_of_the_interface_is_known() {
@@ -144,6 +154,10 @@ mod tests {
             ("models/m/rollouts/r1:resume", act(ReleaseAction::Resume)),
             ("models/m/rollouts/r1:promote", act(ReleaseAction::Promote)),
             ("models/m/rollouts/r1:abort", act(ReleaseAction::Abort)),
+            (
+                "models/m/rollouts/r1:approve",
+                Route::Approve { model: m(), id: id() },
+            ),
             ("models/m:rollback", Route::Rollback { model: m() }),
             (
                 "models/a%3Ab:rollback",
@@ -176,7 +190,8 @@ mod tests {
             "/crossfade/v1/models/m",
             "/crossfade/v1/models/:rollback",
             "/crossfade/v1/models/m/rollouts/",
-            "/crossfade/v1/models/m/rollouts/r1:approve",
+            "/crossfade/v1/models/m/rollouts/r1:applaud",
+            "/crossfade/v1/models/m/rollouts/:approve",
             "/crossfade/v1/models/m/rollouts/:pause",
             "/crossfade/v1/models/m/rollouts/r1/x",
             "/crossfade/v2/health",
@@ -192,14 +207,28 @@ mod tests {
 
     #[test]
     fn what_changes_something_says_who_may() {
-        let role = |path: &str| Route::of(path).unwrap().change().map(|(_, _, role)| role);
-        assert_eq!(role("/crossfade/v1/models/m/rollouts"), Some(Role::Deploy));
+        let roles = |path: &str| {
+            Route::of(path)
+                .unwrap()
+                .change()
+                .map(|(action, _)| change::roles(action))
+        };
         assert_eq!(
-            role("/crossfade/v1/models/m/rollouts/r:abort"),
-            Some(Role::Rollback)
+            roles("/crossfade/v1/models/m/rollouts"),
+            Some(&[Role::Deploy][..])
         );
-        assert_eq!(role("/crossfade/v1/audit"), None);
-        assert_eq!(role("/v2/repository/models/m/unload"), Some(Role::Deploy));
-        assert_eq!(role("/v2/repository/index"), None);
+        for (action, expected) in [
+            ("pause", &[Role::Deploy][..]),
+            ("resume", &[Role::Deploy]),
+            ("promote", &[Role::Promote]),
+            ("abort", &[Role::Rollback]),
+            ("approve", &[Role::Approve, Role::Override]),
+        ] {
+            let path = format!("/crossfade/v1/models/m/rollouts/r:{action}");
+            assert_eq!(roles(&path), Some(expected), "{action}");
+        }
+        assert_eq!(roles("/crossfade/v1/audit"), None);
+        assert_eq!(roles("/v2/repository/models/m/unload"), Some(&[Role::Deploy][..]));
+        assert_eq!(roles("/v2/repository/index"), None);
     }
 }

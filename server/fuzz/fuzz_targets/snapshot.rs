@@ -1,0 +1,6 @@
+//! A snapshot's file.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| crossfade_server::fuzzing::snapshot(data));
