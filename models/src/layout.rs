@@ -23,7 +23,7 @@ const OTHER_FORMATS: [(&str, &str); 6] = [
     ("model.graphdef", "TensorFlow GraphDef"),
 ];
 /// Directories of a model that are not versions and need no warning.
-const KNOWN_DIRECTORIES: [&str; 3] = ["configs", "warmup", "golden"];
+const KNOWN_DIRECTORIES: [&str; 4] = ["configs", "warmup", "golden", "validation"];
 
 /// A model's directory in a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 mod audit;
 mod check;
 mod effective;
+mod test;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -48,6 +49,7 @@ const RUNTIME_SHUTDOWN: Duration = Duration::from_secs(2);
 pub fn main(command: Command) -> ExitCode {
     let result = match command {
         Command::Check(args) => return check::run(&args),
+        Command::Test(args) => test::run(&args),
         Command::Config(ConfigCommand::Effective(args)) => effective::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Audit(command) => audit::run(&command),
         Command::Client(command) => return client::run(command),
@@ -280,6 +282,7 @@ impl App {
         let releases = self.service.releases().clone();
         // Joins load threads and instances; they may be in the middle of a run.
         let down = move || {
+            releases.interrupt();
             releases.end_copies();
             // Then: joining may take long, and whoever waits for the process may lose patience.
             releases.close();

@@ -31,7 +31,7 @@ pub use client_args::{
 };
 pub use flags::{
     AuditCommand, CheckArgs, Cli, Command, ConfigCommand, DEFAULT_DATA_DIR, EffectiveArgs, ExportArgs, Flags,
-    VerifyArgs,
+    TestArgs, VerifyArgs,
 };
 
 /// What the code may rely on.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use http_body::Frame;
 use http_body_util::StreamBody;
 
 use crate::arriving::Arriving;
+use crate::dataset::{Reading, Table, Want};
 use crate::encoding::Encoding;
 use crate::grpc;
 use crate::grpc::framing::{Bounds, Messages};
@@ -117,6 +119,32 @@ pub fn model_json(data: &[u8]) {
         && let Ok(config) = config::json::read(text)
     {
         completed(&config);
+    }
+}
+
+/// A Parquet file of labelled rows. What is accepted fits the model's signature in number and names; its rows are at
+/// most as many as a small file can claim in a few batches.
+pub fn parquet(data: &Bytes) {
+    let signature = ModelSignature {
+        inputs: vec![
+            TensorSpec::new("x", Datatype::Fp32, ShapeSpec(vec![Dim::Any, Dim::Fixed(2)])),
+            TensorSpec::new("t", Datatype::Bytes, ShapeSpec(vec![Dim::Any])),
+        ],
+        batched: true,
+        ..ModelSignature::default()
+    };
+    let reading = Reading {
+        signature: &signature,
+        version: 1,
+        want: Want::Labels,
+    };
+    let Ok(table) = Table::open(Path::new("fuzz.parquet"), data.clone(), reading) else {
+        return;
+    };
+    for case in table.take(1000).flatten() {
+        assert_eq!((case.inputs.len(), case.labels.len()), (2, 1));
+        let checked = signature.check(case.inputs);
+        assert_eq!(checked.map(|(_, rows)| rows), Ok(1));
     }
 }
 
@@ -224,6 +252,7 @@ mod tests {
         replay("pbtxt", |data| pbtxt(data));
         replay("model_toml", |data| model_toml(data));
         replay("model_json", |data| model_json(data));
+        replay("parquet", parquet);
         replay("journal", |data| journal(data));
         replay("audit_export", |data| audit_export(data));
         replay("snapshot", |data| snapshot(data));

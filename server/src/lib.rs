@@ -25,6 +25,7 @@ pub mod infer;
 
 pub mod servable;
 
+mod dataset;
 pub mod release;
 
 pub mod control;

@@ -134,8 +134,12 @@ pub struct Released {
     pub units: [u64; 2],
     /// What the checks said at the last look.
     pub checks: Vec<CheckValues>,
-    /// Whether the golden gate let its last candidate pass.
-    pub golden: Option<bool>,
+    /// Whether each gate let its last candidate pass, and whether the live version still gives its known answers.
+    pub gates: BTreeMap<String, bool>,
+    /// How far known answers were off at most, by version.
+    pub golden_diffs: BTreeMap<u64, f64>,
+    /// Repetitions of known answers that the live version did not give, by version.
+    pub golden_failures: BTreeMap<u64, u64>,
     /// Requests that were not counted.
     pub lost: u64,
     /// Versions that became live.

@@ -5,7 +5,8 @@
 //! waiting, `decision` and `outputs` how answers are read and compared, `shadow` copies of requests, `desk` the one place
 //! where a release of a model moves on, `control` what people may ask for, `news` what is told of it, `forecast` what it
 //! could see. `approving` is who has to agree, `rules` by which rules a release ends, `pinning` what follows when files
-//! change. What is decided, and when, is `models/rollout`'s.
+//! change. `examination` is the gates before traffic, one file each; `gating` runs them for a release, `rehearsal` repeats
+//! one on the live version, and `report` is what they said. What is decided, and when, is `models/rollout`'s.
 //!
 //! What is absent: no request waits for anything here. A look holds the lock of one model's desk, for as long as a
 //! file takes to be synced; requests only read the route table and send a count.
@@ -13,6 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -33,8 +35,6 @@ mod desk;
 mod digest;
 mod elements;
 pub(crate) mod forecast;
-mod gating;
-mod golden;
 mod log;
 mod news;
 mod outputs;
@@ -43,6 +43,18 @@ mod record;
 mod rules;
 mod shadow;
 mod tally;
+
+mod asker;
+mod closed_load;
+pub(crate) mod examination;
+mod gating;
+mod golden;
+pub(crate) mod history;
+mod prediction;
+mod quality;
+mod rehearsal;
+pub(crate) mod report;
+
 mod world;
 
 pub(crate) use decision::Reading;
@@ -50,6 +62,7 @@ use desk::Desk;
 use forecast::Traced;
 pub use news::{News, NewsKind};
 pub(crate) use outputs::Watch;
+use rehearsal::{Rehearsal, Stage};
 pub(crate) use shadow::{RequestCopy, Shadow};
 pub(crate) use tally::Count;
 use world::World;
@@ -66,6 +79,8 @@ pub struct Releases {
     /// What the last scrape showed.
     shown: Mutex<BTreeMap<Arc<str>, Released>>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Where known answers are asked for again.
+    stage: Mutex<Stage>,
     stop: Arc<(Mutex<bool>, Condvar)>,
 }
 
@@ -82,6 +97,7 @@ impl Releases {
             traced: Mutex::default(),
             shown: Mutex::default(),
             thread: Mutex::default(),
+            stage: Mutex::default(),
             stop: Arc::default(),
         })
     }
@@ -117,7 +133,10 @@ impl Releases {
     pub fn look(&self, served: Duration) {
         let desks: Vec<_> = lock(&self.desks).clone().into_iter().collect();
         for (model, desk) in desks {
-            let look = || lock(&desk).look(&self.world, served, now());
+            let look = || {
+                lock(&desk).look(&self.world, served, now());
+                self.rehearse(&desk, served);
+            };
             // The other models' releases are looked at all the same.
             if catch_unwind(AssertUnwindSafe(look)).is_err() {
                 tracing::error!(%model, "a look at a release panicked");
@@ -143,6 +162,36 @@ impl Releases {
     /// The models of whose releases there is a log, and its length in bytes. Blocks for the disk.
     pub fn told_of(&self) -> BTreeMap<String, u64> {
         news::models(&self.world.folder)
+    }
+
+    /// Has the live version asked for its known answers again, if it is time.
+    fn rehearse(&self, desk: &Arc<Mutex<Desk>>, served: Duration) {
+        let mut stage = lock(&self.stage);
+        // While one is on its way, the others stay due.
+        let free = stage.is_free();
+        let due = lock(desk).rehearse(&self.world, served, free);
+        if let Some(rehearsal) = due {
+            self.repeat(&mut stage, desk.clone(), rehearsal);
+        }
+    }
+
+    /// Asks the live version for its known answers again, beside its requests.
+    fn repeat(&self, stage: &mut Stage, desk: Arc<Mutex<Desk>>, rehearsal: Rehearsal) {
+        let stop = self.world.stop.clone();
+        let version = rehearsal.servable.version();
+        let begun = stage.begin(
+            move || rehearsal.run(&stop),
+            move |found| lock(&desk).rehearsed(version, found),
+        );
+        if let Err(error) = begun {
+            tracing::error!(%error, "known answers are not asked for again");
+        }
+    }
+
+    /// Ends the gates that run, so that nobody has to wait for them; before the registry stops.
+    pub(crate) fn interrupt(&self) {
+        self.world.stop.store(true, Relaxed);
+        lock(&self.stage).end();
     }
 
     /// Ends the looks and keeps what was counted, so that the next start goes on from here.
@@ -289,8 +338,10 @@ impl Conductor for Releases {
         // The desk stays free while the gates run, which may take long.
         let gating = lock(&desk).gating();
         if let Some(gating) = gating {
-            let result = gating.run(&self.world);
-            lock(&desk).gated(&self.world, &gating, result, now());
+            // Those that the end of the process cuts off run again at the next start.
+            if let Some(examined) = gating.run(&self.world) {
+                lock(&desk).gated(&self.world, &gating, &examined, now());
+            }
         }
     }
 }

@@ -15,12 +15,14 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use crossfade_batcher::{BatchReport, Batcher, Observer};
 use crossfade_models::ModelConfig;
 use crossfade_models::config::finding;
-use crossfade_runtimes_core::{Model, ModelSignature};
+use crossfade_runtimes_core::{Model, ModelSignature, Tensor, TensorSpec};
 
 use crate::metrics::{Series, Snapshot};
 use calibration::Meter;
 pub use loader::ServableLoader;
 pub(crate) use loader::runtime_choice;
+pub(crate) use priority::lower as lower_priority;
+use sample::Fill;
 
 /// One loaded version, ready to answer. Dropping it joins its instance threads: never on a request's thread.
 pub struct Servable {
@@ -119,6 +121,21 @@ impl Servable {
     /// What was counted since this version was loaded.
     pub fn statistics(&self) -> Snapshot {
         self.series.snapshot().since(&self.loaded_at)
+    }
+
+    /// Made-up inputs of one row: zeros, and one where a size is not given.
+    pub(crate) fn made_up(&self) -> Vec<(String, Tensor)> {
+        let batched = self.signature.batched;
+        let inputs = self.signature.inputs.iter().map(|spec| {
+            // As clients send it, whatever the model makes of it.
+            let spec = TensorSpec {
+                reshape: None,
+                ..spec.clone()
+            };
+            let tensor = sample::tensor(&spec, batched, 1, 1, Fill::Zero);
+            (spec.name.to_string(), tensor)
+        });
+        inputs.collect()
     }
 
     /// Bytes held by weights and instances, as far as the runtime can tell.

@@ -14,9 +14,14 @@ pub(super) const TABLES: [&str; 3] = ["rollout", "gates", "decision"];
 /// The elements of a policy that the server has; a policy that asks for another one is refused.
 pub fn built() -> Built {
     Built::new([
-        Element::GoldenGate,
-        Element::Approval,
         Element::PinnedDigest,
+        Element::GoldenGate,
+        Element::GoldenTable,
+        Element::GoldenInterval,
+        Element::QualityGate,
+        Element::TrendGate,
+        Element::PerformanceGate,
+        Element::Approval,
         Element::Decision,
         Element::OutputDistribution,
         Element::Shadow,
@@ -101,14 +106,10 @@ mod tests {
             let error = policy(text).unwrap_err();
             assert!(error.contains(expected), "{text}: {error}");
         };
-        let quality = "[gates.quality]\ndata = 'a'\n";
-        check(&format!("[model]\nrisk = 'medium'\n{quality}"), "gates.quality");
         let signed = "[model]\nrisk = 'low'\n[gates]\nsignature = 'required'\n";
         check(signed, "gates.signature");
-        for golden in ["interval = '1h'", "file = 'golden.parquet'"] {
-            let text = format!("[model]\nrisk = 'low'\n[gates.golden]\n{golden}\n");
-            check(&text, "gates.golden");
-        }
+        let memory = "[gates.performance]\nmax_vram_bytes = 1\n";
+        check(&format!("[model]\nrisk = 'low'\n{memory}"), "gates.performance");
         let text = "[model]\nrisk = 'low'\n[rollout]\nroute_key = ['input:user']\n";
         check(text, "rollout.route_key");
         let quality = "[[rollout.check]]\nmetric = 'quality'\n";

@@ -45,6 +45,30 @@ pub struct LoadRequest<'a> {
     pub(super) progress: &'a (dyn Fn(State) + Send + Sync),
 }
 
+impl LoadRequest<'static> {
+    /// A request without a registry, for what tries a version and does not serve it; otherwise as by the registry's
+    /// defaults.
+    ///
+    /// * `directory`: the model's
+    /// * `config`: all sources merged
+    ///
+    /// Errors: a label file that cannot be read.
+    pub fn alone(name: &str, version: u64, directory: &Path, config: RawConfig) -> Result<Self, ConfigError> {
+        let defaults = RegistryOptions::default();
+        Ok(Self {
+            name: name.into(),
+            version,
+            model_directory: directory.to_owned(),
+            version_directory: directory.join(version.to_string()),
+            label_files: layout::read_label_files(directory, &config)?,
+            config,
+            default_max_batch_size: defaults.default_max_batch_size,
+            auto_complete: defaults.auto_complete,
+            progress: &|_| {},
+        })
+    }
+}
+
 impl LoadRequest<'_> {
     /// Reports that the load has come to `state`; only [`State::WarmingUp`] has an effect.
     pub fn progress(&self, state: State) {

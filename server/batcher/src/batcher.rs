@@ -164,6 +164,11 @@ impl Batcher {
         }
     }
 
+    /// The priority of work that may wait for everything else; the default one of a model that has no levels.
+    pub fn lowest_priority(&self) -> u32 {
+        self.priority_levels
+    }
+
     /// Requests in the queue, cancelled ones included until an instance looks; takes no lock.
     pub fn depth(&self) -> usize {
         self.queue.depth()

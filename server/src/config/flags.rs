@@ -25,6 +25,8 @@ pub enum Command {
     Serve(Box<Flags>),
     /// Explain what is wrong with a model repository; exit code 1 if anything is
     Check(CheckArgs),
+    /// Run the gates that a new version has to pass, without a server; exit code 1 if any fails
+    Test(TestArgs),
     /// Show configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -127,6 +129,35 @@ pub struct CheckArgs {
     /// Repository directories
     #[arg(required = true, value_name = "DIR")]
     pub repositories: Vec<PathBuf>,
+    /// Use configs/NAME.pbtxt instead of config.pbtxt where a model has it
+    #[arg(long, value_name = "NAME")]
+    pub model_config_name: Option<String>,
+    /// ONNX Runtime's shared library
+    #[arg(long, env = "CROSSFADE_ORT_LIBRARY", value_name = "FILE")]
+    pub ort_library: Option<PathBuf>,
+}
+
+/// Flags of `crossfade test`.
+#[derive(Debug, Default, Args)]
+pub struct TestArgs {
+    /// Directory of models
+    #[arg(value_name = "DIR")]
+    pub repository: PathBuf,
+    /// Only this model; may be given more than once
+    #[arg(long, value_name = "NAME")]
+    pub model: Vec<String>,
+    /// The version to test, of one model [default: the newest]
+    #[arg(long, value_name = "NUMBER")]
+    pub version: Option<u64>,
+    /// The version to compare it with [default: the one before it]
+    #[arg(long, value_name = "NUMBER")]
+    pub against: Option<u64>,
+    /// Write the results there as JUnit XML, too
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
+    /// Configuration file, whose [model.NAME] stands above model.toml
+    #[arg(long, env = "CROSSFADE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Use configs/NAME.pbtxt instead of config.pbtxt where a model has it
     #[arg(long, value_name = "NAME")]
     pub model_config_name: Option<String>,

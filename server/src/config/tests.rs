@@ -6,7 +6,11 @@ fn flags(args: &[&str]) -> Flags {
     let args = ["crossfade", "serve"].iter().chain(args);
     match Cli::try_parse_from(args).unwrap().command {
         Command::Serve(flags) => *flags,
-        Command::Check(_) | Command::Audit(_) | Command::Config(_) | Command::Client(_) => {
+        Command::Check(_)
+        | Command::Test(_)
+        | Command::Audit(_)
+        | Command::Config(_)
+        | Command::Client(_) => {
             unreachable!("the test asked for serve")
         }
     }

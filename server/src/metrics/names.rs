@@ -137,7 +137,17 @@ pub(super) const ROLLOUT_LOST: Name = name(
 pub(super) const GATE_RESULT: Name = name(
     "crossfade_gate_result",
     "gauge",
-    "1 if a gate let the last new version pass, 0 if not",
+    "1 if a gate let the last new version pass, 0 if not; golden_interval: whether the live version still gives its known answers",
+);
+pub(super) const GOLDEN_DIFF: Name = name(
+    "crossfade_golden_max_abs_diff",
+    "gauge",
+    "The largest difference of a version's answers from the known ones when it was last asked for them",
+);
+pub(super) const GOLDEN_FAILURES: Name = name(
+    "crossfade_golden_failures_total",
+    "counter",
+    "Repetitions of the golden gate that a live version failed",
 );
 pub(super) const ROLLBACKS: Name = name(
     "crossfade_rollbacks_total",
@@ -181,7 +191,7 @@ pub(super) const WARM_VERSIONS: Name = name(
 );
 
 /// Every series of a model's releases.
-pub(super) const RELEASES: [&Name; 15] = [
+pub(super) const RELEASES: [&Name; 17] = [
     &ROLLOUT_STATE,
     &ROLLOUT_PERCENT,
     &ROLLOUT_LOG_E,
@@ -189,6 +199,8 @@ pub(super) const RELEASES: [&Name; 15] = [
     &ROLLOUT_EVENTS,
     &ROLLOUT_LOST,
     &GATE_RESULT,
+    &GOLDEN_DIFF,
+    &GOLDEN_FAILURES,
     &ROLLBACKS,
     &ROLLBACK_SECONDS,
     &CRASH_LOOP_TRIPS,

@@ -135,10 +135,19 @@ impl Released {
             }
             n if n == names::ROLLOUT_LOST.name => sample("", self.lost as f64),
             n if n == names::GATE_RESULT.name => {
-                let golden = self.golden.map(u8::from);
-                golden
-                    .into_iter()
-                    .for_each(|passed| sample("gate=\"golden\"", f64::from(passed)));
+                for (gate, passed) in &self.gates {
+                    sample(&format!("gate=\"{gate}\""), f64::from(u8::from(*passed)));
+                }
+            }
+            n if n == names::GOLDEN_DIFF.name => {
+                for (version, diff) in &self.golden_diffs {
+                    sample(&format!("version=\"{version}\""), *diff);
+                }
+            }
+            n if n == names::GOLDEN_FAILURES.name => {
+                for (version, count) in &self.golden_failures {
+                    sample(&format!("version=\"{version}\""), *count as f64);
+                }
             }
             n if n == names::ROLLBACKS.name => {
                 for (reason, count) in &self.rollbacks {

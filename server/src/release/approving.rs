@@ -12,13 +12,18 @@ use serde_json::{Value, json};
 use super::control::{Accepted, allowed, unknown};
 use super::desk::{Desk, SERVER};
 use super::record::{Record, Run};
+use super::report;
 use super::world::World;
 use crate::admin::{ApproveRelease, Caller, ControlError};
 use crate::config::revision;
 
 /// sha256 of the canonical JSON (RFC 8785) of what the gates of a release found: what an approver has read.
 pub(super) fn report_sha256(run: &Run) -> Hash {
-    revision::of(&json!({ "gates": run.findings })).expect("a text has canonical JSON")
+    match &run.report {
+        Some(report) => report::report_sha256(report),
+        // Of a log of an earlier release, which kept a line only.
+        None => revision::of(&json!({ "gates": run.findings })).expect("a text has canonical JSON"),
+    }
 }
 
 impl Desk {

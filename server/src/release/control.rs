@@ -7,6 +7,7 @@ use crossfade_rollout::RolloutError;
 use crossfade_rollout::state::{self, Action, Application, Event, Reason, State, admit, permit};
 use serde_json::{Value, json};
 
+use super::approving::report_sha256;
 use super::desk::Desk;
 use super::forecast::{self, Traced, Traffic};
 use super::record::Run;
@@ -326,7 +327,18 @@ fn view(desk: &Desk, run: Option<&Run>) -> Value {
         "since": run.since,
         "lost_counts": if last { desk.lost } else { 0 },
         "shadow": desk.shadow.view(&run.created.id, &desk.policy),
+        "gates": gates(run),
+        "report_sha256": run.report.is_some().then(|| report_sha256(run).to_string()),
         "report": desk.report.as_ref().filter(|_| last),
         "rules": last.then(|| forecast::rules(&desk.policy)),
     })
+}
+
+/// What each gate said.
+fn gates(run: &Run) -> Value {
+    let report = run
+        .report
+        .as_deref()
+        .and_then(|report| serde_json::from_str::<Value>(report).ok());
+    report.map_or_else(|| json!([]), |mut report| report["gates"].take())
 }

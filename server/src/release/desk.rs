@@ -20,17 +20,20 @@ use crossfade_rollout::{Policy, State};
 use crossfade_statistics::Arm;
 
 use super::decision::Reader;
+use super::examination::Examined;
 use super::gating::Gating;
 use super::log::{Counts, Log, Marker};
 use super::news::{News, Teller};
 use super::outputs::{Watch, Window};
 use super::pinning::Artifacts;
 use super::record::{Book, Created, Record, Run};
+use super::rehearsal::{Rehearsal, Rehearsals};
+use super::report;
 use super::shadow;
 use super::tally::{Batches, Count, Tail, Tally};
 use super::world::World;
 use crate::admin::Approvers;
-use crate::metrics::{CheckValues, Released, Series};
+use crate::metrics::{CheckValues, Released, Series, resident_bytes};
 use crate::scope::RequestId;
 use crate::status::Status;
 
@@ -64,8 +67,12 @@ pub(super) struct Desk {
     counting: Option<Counting>,
     /// Copies of requests, and what they have shown.
     pub(super) shadow: shadow::Stage,
-    /// Whether the golden gate let the last candidate pass.
-    golden: Option<bool>,
+    /// Whether each gate let the last candidate pass.
+    gates: BTreeMap<String, bool>,
+    /// Repetitions of known answers.
+    pub(super) rehearsals: Rehearsals,
+    /// Resident memory before the candidate was loaded, bytes.
+    resident: u64,
     /// Of the last look.
     pub(super) report: Option<Report>,
     epoch: u64,
@@ -220,7 +227,9 @@ impl Desk {
             on_disk: BTreeSet::new(),
             counting: None,
             shadow: shadow::Stage::default(),
-            golden: None,
+            gates: BTreeMap::new(),
+            rehearsals: Rehearsals::default(),
+            resident: 0,
             report: None,
             epoch: 0,
             unwritten: Vec::new(),
@@ -231,6 +240,8 @@ impl Desk {
             rollbacks: BTreeMap::new(),
             rolled_back_in: None,
         };
+        let said = desk.book.runs.last().and_then(|run| run.report.as_deref());
+        desk.gates = said.map(report::passed).unwrap_or_default();
         if let Some(run) = desk.book.active().cloned() {
             tracing::info!(model, release = run.created.id, state = %run.state, "a release is taken up again");
             desk.keep_rules(&run);
@@ -301,6 +312,13 @@ impl Desk {
     ) -> Result<Vec<u64>, RegistryError> {
         self.directory = found.directory.to_owned();
         self.on_disk.clone_from(found.on_disk);
+        if self
+            .book
+            .candidate()
+            .is_none_or(|version| world.servable(&self.model, version).is_none())
+        {
+            self.resident = resident_bytes();
+        }
         self.config_rev = world.config_rev(found);
         let Some(champion) = self.champion(world, found, now)? else {
             return Ok(Vec::new());
@@ -528,29 +546,73 @@ impl Desk {
             release: run.created.id.clone(),
             model: self.model.clone(),
             version: run.created.version,
+            before: self.book.lineage(),
             directory: self.directory.clone(),
-            golden: self.policy.gates.golden.clone(),
-            reader: Reader::new(self.policy.decision.clone()),
+            gates: self.policy.gates.clone(),
+            decision: self.policy.decision.clone(),
+            resident_before: self.resident,
         })
     }
 
     /// The gates have said something; nothing follows if the release went another way meanwhile.
-    pub(super) fn gated(
-        &mut self,
-        world: &World,
-        gating: &Gating,
-        result: Result<Option<String>, String>,
-        now: u64,
-    ) {
+    pub(super) fn gated(&mut self, world: &World, gating: &Gating, examined: &Examined, now: u64) {
         let waits = |run: &&Run| run.created.id == gating.release && run.state == State::Gating;
         if self.book.active().filter(waits).is_none() {
             return;
         }
-        self.golden = gating.golden.as_ref().map(|_| result.is_ok());
-        match result {
-            Ok(why) => self.advance_or_warn(world, Event::GatesPassed, SERVER, why, now),
-            Err(why) => self.advance_or_warn(world, failed(Reason::Gate), SERVER, Some(why), now),
+        let said = &examined.report;
+        let text = said.canonical();
+        self.gates = report::passed(&text);
+        let record = Record::Gated {
+            id: gating.release.clone(),
+            report: text,
+            at: now,
+        };
+        let written = self.write(&record);
+        self.warn_unless(written);
+        self.note(&record);
+        let known: Vec<u64> = gating.before.iter().copied().chain([gating.version]).collect();
+        self.rehearsals.keep_only(&known);
+        if let Some(diff) = examined.golden_diff {
+            self.rehearsals.diffs.insert(gating.version, diff);
         }
+        let event = match said.passed() {
+            true => Event::GatesPassed,
+            false => failed(Reason::Gate),
+        };
+        self.advance_or_warn(world, event, SERVER, Some(said.gist()), now);
+    }
+
+    /// The live version's known answers, where it is time to ask for them again.
+    ///
+    /// * `free`: there is a thread for it
+    pub(super) fn rehearse(&mut self, world: &World, served: Duration, free: bool) -> Option<Rehearsal> {
+        let limits = self.policy.gates.golden.clone()?;
+        let servable = world.servable(&self.model, self.book.champion?)?;
+        let due = self.rehearsals.due(limits.interval, served, free);
+        due.then(|| Rehearsal {
+            servable,
+            limits,
+            directory: self.directory.clone(),
+        })
+    }
+
+    /// A repetition has ended.
+    pub(super) fn rehearsed(&mut self, version: u64, found: Option<(bool, Option<f64>, String)>) {
+        self.rehearsals.ended();
+        let Some((passed, diff, why)) = found else {
+            return;
+        };
+        let model = &self.model;
+        self.gates.insert("golden_interval".to_owned(), passed);
+        if let Some(diff) = diff {
+            self.rehearsals.diffs.insert(version, diff);
+        }
+        if passed {
+            return tracing::debug!(%model, version, why, "known answers of the live version");
+        }
+        *self.rehearsals.failures.entry(version).or_default() += 1;
+        tracing::error!(%model, version, why, "the live version does not give its known answers");
     }
 
     /// Looks: takes in what has ended, and moves the release on if that shows enough.
@@ -955,7 +1017,9 @@ impl Desk {
                     events: [check.events.canary, check.events.control],
                 })
                 .collect(),
-            golden: self.golden,
+            gates: self.gates.clone(),
+            golden_diffs: self.rehearsals.diffs.clone(),
+            golden_failures: self.rehearsals.failures.clone(),
             lost: self.lost,
             promotions: self.promotions,
             rollbacks: self.rollbacks.clone(),

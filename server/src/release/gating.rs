@@ -1,13 +1,15 @@
 //! What is asked of a candidate that is loaded and has no traffic yet.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crossfade_rollout::gate::GateOutcome;
-use crossfade_rollout::policy::Golden;
+use crossfade_rollout::policy::{Decision, Gates};
 
 use super::decision::Reader;
-use super::golden;
+use super::examination::{Examination, Examined};
+use super::history;
+use super::report::{Gate, GateReport};
 use super::world::World;
 
 /// The gates of one candidate.
@@ -16,35 +18,73 @@ pub(super) struct Gating {
     pub(super) release: String,
     pub(super) model: Arc<str>,
     pub(super) version: u64,
+    /// The versions that were live before it, oldest first; the last one is.
+    pub(super) before: Vec<u64>,
     /// The model's.
     pub(super) directory: PathBuf,
-    pub(super) golden: Option<Golden>,
-    /// How its decisions are read.
-    pub(super) reader: Reader,
+    pub(super) gates: Gates,
+    pub(super) decision: Option<Decision>,
+    /// Resident memory before the candidate was loaded, bytes.
+    pub(super) resident_before: u64,
 }
 
 impl Gating {
-    /// Runs the gates; what they found, in a line, or why the candidate may not go on. Blocks: for load threads.
-    pub(super) fn run(&self, world: &World) -> Result<Option<String>, String> {
-        let servable = world.servable(&self.model, self.version);
-        let servable = servable.ok_or_else(|| "the version is gone".to_owned())?;
-        self.reader.check(servable.signature())?;
-        let Some(limits) = &self.golden else {
-            return Ok(None);
+    /// Runs the gates and keeps what is worth looking back on; `None` if the process ends meanwhile. Blocks: for load
+    /// threads.
+    pub(super) fn run(&self, world: &World) -> Option<Examined> {
+        // Files that others wrote are read here, and models run that nobody has seen run.
+        let examined = catch_unwind(AssertUnwindSafe(|| self.examine(world)));
+        examined.unwrap_or_else(|_| Some(self.broken("a gate panicked; the log has where")))
+    }
+
+    fn examine(&self, world: &World) -> Option<Examined> {
+        let Some(candidate) = world.servable(&self.model, self.version) else {
+            return Some(self.broken("the version is gone"));
         };
-        let report = golden::judge(limits, &self.directory.join(&limits.file), &servable)
-            .map_err(|error| format!("golden: {error}"))?;
-        let worst = report.worst.map_or_else(String::new, |row| {
-            let of = row.row + 1;
-            format!(
-                "; pair {of} is furthest off: {:e} absolute, {:e} relative",
-                row.max_abs, row.max_rel
-            )
-        });
-        let found = format!("golden: {:?} of {} pairs{worst}", report.outcome, report.rows);
-        match report.outcome {
-            GateOutcome::Passed => Ok(Some(found)),
-            GateOutcome::Failed | GateOutcome::Inconclusive => Err(found),
+        if let Err(why) = Reader::new(self.decision.clone()).check(candidate.signature()) {
+            return Some(self.broken(&why));
+        }
+        let live = self.before.last();
+        let champion = live.and_then(|version| world.servable(&self.model, *version));
+        let mut history = match self.gates.quality {
+            Some(_) => history::read(&world.folder, &self.model),
+            None => history::History::default(),
+        };
+        let examined = Examination {
+            candidate: &candidate,
+            champion: champion.as_deref(),
+            directory: &self.directory,
+            gates: &self.gates,
+            decision: self.decision.as_ref(),
+            before: &self.before,
+            history: &history,
+            resident_before: self.resident_before,
+            stop: &world.stop,
+        };
+        let examined = examined.run()?;
+        if !examined.points.is_empty() {
+            examined
+                .points
+                .iter()
+                .cloned()
+                .for_each(|point| history.note(point));
+            if let Err(error) = history::keep(&world.folder, &self.model, &history) {
+                tracing::error!(model = %self.model, %error, "the quality of a version is not kept");
+            }
+        }
+        Some(examined)
+    }
+
+    fn broken(&self, why: &str) -> Examined {
+        Examined {
+            report: GateReport {
+                model: self.model.to_string(),
+                version: self.version.to_string(),
+                champion: self.before.last().map(u64::to_string),
+                gates: vec![Gate::broken("load", why.to_owned())],
+            },
+            points: Vec::new(),
+            golden_diff: None,
         }
     }
 }

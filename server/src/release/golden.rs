@@ -1,122 +1,76 @@
-//! The golden gate: requests whose answers are known are put to a version before it has any traffic (rollout.md §6).
-//!
-//! A pair is `NAME.request.json` and `NAME.response.json`, requests and responses of the protocol. A response that
-//! names a `model_version` holds for that version alone.
+//! The golden gate: requests whose answers are known are put to a version before it has any traffic, and to the live
+//! version from time to time (rollout.md §6).
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::Path;
 
-use bytes::Bytes;
-use crossfade_batcher::Job;
 use crossfade_rollout::gate::{GoldenReport, RowDiff, golden};
 use crossfade_rollout::policy::Golden;
 use crossfade_runtimes_core::{Datatype, Tensor};
 use half::{bf16, f16};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::http::binary::decode_request;
-use crate::infer::Inputs;
+use super::asker::{Asker, NoAnswer};
+use super::report::Gate;
+use crate::dataset::{self, Case, Reading, Want};
 use crate::servable::Servable;
 
-/// How long one answer may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Cases that are read before they are asked.
+const CHUNK: usize = 64;
 
-/// Asks a version all pairs that hold for it, and judges its answers.
+/// Asks a version every case that holds for it, and judges its answers.
 ///
-/// * `folder`: where the pairs lie
+/// * `data`: where the cases lie
+/// * `at_once`: cases that are on their way
 ///
-/// Errors: a pair that cannot be read, or does not get an answer; the text names it. Blocks until all are answered:
-/// for load threads.
-pub(super) fn judge(limits: &Golden, folder: &Path, servable: &Servable) -> Result<GoldenReport, String> {
-    let mut rows = Vec::new();
-    for request in requests(folder)? {
-        let of = |problem: String| format!("`{}`: {problem}", request.display());
-        let Some(expected) = expected(&request, servable.version()).map_err(of)? else {
-            continue;
-        };
-        let answers = ask(servable, &request, &expected).map_err(of)?;
-        let pairs = expected.iter().zip(&answers);
-        let diffs = pairs.map(|((_, expected), answer)| difference(rows.len(), expected, answer));
-        let worst = diffs.reduce(worse);
-        rows.extend(worst);
-    }
-    Ok(golden(limits, rows))
-}
-
-/// The requests in a folder, by name.
-fn requests(folder: &Path) -> Result<Vec<PathBuf>, String> {
-    let failed = |error: std::io::Error| format!("`{}`: {error}", folder.display());
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        if path.to_string_lossy().ends_with(".request.json") {
-            found.push(path);
+/// Errors: a case that cannot be read, or does not get an answer; the text names it. Blocks until all are answered.
+pub(super) fn judge(
+    limits: &Golden,
+    data: &Path,
+    servable: &Servable,
+    asker: &Asker<'_>,
+    at_once: usize,
+) -> Result<GoldenReport, NoAnswer> {
+    let reading = Reading {
+        signature: servable.signature(),
+        version: servable.version(),
+        want: Want::Outputs,
+    };
+    let mut cases = dataset::open(data, reading).map_err(|error| error.to_string())?;
+    let mut rows: Vec<RowDiff> = Vec::new();
+    loop {
+        let some: Result<Vec<Case>, _> = cases.by_ref().take(CHUNK).collect();
+        let some = some.map_err(|error| error.to_string())?;
+        if some.is_empty() {
+            return Ok(golden(limits, rows));
+        }
+        let answers = asker.answers(servable, &some, None, at_once)?;
+        for (case, answer) in some.iter().zip(&answers) {
+            let pairs = case.outputs.iter().zip(&answer.outputs);
+            let diffs = pairs.map(|((_, expected), answer)| difference(rows.len(), expected, answer));
+            let worst = diffs.reduce(worse);
+            rows.extend(worst);
         }
     }
-    found.sort();
-    Ok(found)
 }
 
-/// The outputs that a request must get; `None` if they are those of another version.
-fn expected(request: &Path, version: u64) -> Result<Option<Vec<(String, Tensor)>>, String> {
-    let name = request.to_string_lossy();
-    let name = name.strip_suffix(".request.json").unwrap_or(&name);
-    let path = format!("{name}.response.json");
-    let text = fs::read(&path).map_err(|error| format!("its answer `{path}`: {error}"))?;
-    let response: Value = serde_json::from_slice(&text).map_err(|error| format!("its answer: {error}"))?;
-    if response["model_version"]
-        .as_str()
-        .is_some_and(|of| of != version.to_string())
-    {
-        return Ok(None);
-    }
-    // Outputs are written as inputs are, so that one reader serves both.
-    let turned = json!({ "inputs": response["outputs"] }).to_string();
-    tensors(turned.into())
-        .map(Some)
-        .map_err(|error| format!("its answer: {error}"))
-}
-
-fn tensors(json: Bytes) -> Result<Vec<(String, Tensor)>, String> {
-    let decoded = decode_request("", "", &json, None).map_err(|refusal| refusal.message)?;
-    match decoded.request.inputs {
-        Inputs::Named(tensors) => Ok(tensors),
-        Inputs::RawBody(_) => Err("it names no tensors".to_owned()),
-    }
-}
-
-/// The answers to a request, in the order of what is expected.
-fn ask(servable: &Servable, request: &Path, expected: &[(String, Tensor)]) -> Result<Vec<Tensor>, String> {
-    let signature = servable.signature();
-    let text = fs::read(request).map_err(|error| error.to_string())?;
-    let (inputs, rows) = signature
-        .check(tensors(text.into())?)
-        .map_err(|error| error.to_string())?;
-    let names = expected.iter().map(|(name, _)| name.as_str());
-    let outputs = signature
-        .resolve_outputs(Some(names))
-        .map_err(|error| error.to_string())?;
-    let job = Job {
-        inputs,
-        outputs,
-        rows,
-        priority: 0,
-        deadline: None,
-        arrived: Instant::now(),
+/// What the gate says of a report.
+pub(super) fn gate(report: &GoldenReport) -> Gate {
+    let worst = report.worst.map_or_else(String::new, |row| {
+        let of = row.row + 1;
+        let (abs, rel) = (row.max_abs, row.max_rel);
+        let mismatch = if row.mismatch { ", of another kind" } else { "" };
+        format!("; number {of} is furthest off: {abs:e} absolute, {rel:e} relative{mismatch}")
+    });
+    let worst = match report.rows {
+        0 => "; a version without a known answer does not pass".to_owned(),
+        _ => worst,
     };
-    let pending = servable
-        .running()
-        .batcher
-        .submit(job)
-        .map_err(|error| error.to_string())?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build();
-    let runtime = runtime.map_err(|error| error.to_string())?;
-    let answered = runtime.block_on(async { tokio::time::timeout(PATIENCE, pending).await });
-    let answer = answered.map_err(|_| format!("no answer within {PATIENCE:?}"))?;
-    Ok(answer.map_err(|error| error.to_string())?.outputs)
+    Gate {
+        name: "golden",
+        outcome: report.outcome.into(),
+        why: format!("{} known answers{worst}", report.rows),
+        evidence: json!(report),
+    }
 }
 
 /// The row that is further off.
@@ -166,7 +120,7 @@ fn difference(row: usize, expected: &Tensor, answer: &Tensor) -> RowDiff {
 }
 
 /// The elements as numbers; `None` for text.
-fn numbers(tensor: &Tensor) -> Option<Vec<f64>> {
+pub(super) fn numbers(tensor: &Tensor) -> Option<Vec<f64>> {
     let data = &tensor.data;
     Some(match tensor.datatype {
         Datatype::Bool | Datatype::Uint8 => each(data, |[byte]: [u8; 1]| f64::from(byte)),
@@ -193,6 +147,7 @@ fn each<const N: usize>(data: &[u8], number: impl Fn([u8; N]) -> f64) -> Vec<f64
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
     use crossfade_runtimes_core::Shape;
 
     fn floats(values: &[f32]) -> Tensor {

@@ -135,7 +135,7 @@ impl News {
                 news.why.clone_from(why);
                 news.at = *at;
             }
-            Record::Seen { .. } => return None,
+            Record::Seen { .. } | Record::Gated { .. } => return None,
             Record::Approved { id, given, at, .. } => {
                 let run = book.runs.last();
                 news.version = run.map_or(0, |run| run.created.version);

@@ -50,6 +50,15 @@ pub(super) enum Record {
         /// Seconds since 1970.
         at: u64,
     },
+    /// The gates have said something of the candidate.
+    Gated {
+        /// Of which release.
+        id: String,
+        /// The report, in its canonical spelling.
+        report: String,
+        /// Seconds since 1970.
+        at: u64,
+    },
     /// Someone agreed to a step of it.
     Approved {
         /// Which release.
@@ -115,6 +124,8 @@ pub(super) struct Run {
     pub(super) why: Option<String>,
     /// Seconds since 1970 of the last move.
     pub(super) since: u64,
+    /// What the gates said, in its canonical spelling.
+    pub(super) report: Option<String>,
     /// What its gates found, once it has passed them.
     pub(super) findings: Option<String>,
     /// Who agreed, to which step.
@@ -161,6 +172,11 @@ impl Book {
         matches!(last.state, State::Failed { .. }).then_some(&last.created)
     }
 
+    /// The versions that were live, oldest first; the last one is.
+    pub(super) fn lineage(&self) -> Vec<u64> {
+        self.warm.iter().rev().copied().chain(self.champion).collect()
+    }
+
     /// Notes one record.
     ///
     /// Errors: a move of a release that is not the last one.
@@ -187,6 +203,7 @@ impl Book {
                     state: State::Verifying,
                     why: created.why.clone(),
                     since: created.at,
+                    report: None,
                     findings: None,
                     approvals: Vec::new(),
                 });
@@ -212,6 +229,7 @@ impl Book {
                 let created = run.created.clone();
                 self.follow(&created, event, state);
             }
+            Record::Gated { id, report, .. } => self.last(id)?.report = Some(report.clone()),
             Record::Approved {
                 id, before, given, ..
             } => self.last(id)?.approvals.push((*before, given.clone())),
@@ -353,6 +371,21 @@ mod tests {
         assert_eq!((book.champion, book.candidate()), (Some(1), None));
         assert!(book.quarantine.contains("d2") && book.barred.contains(&2));
         assert_eq!(book.runs[0].why.as_deref(), Some("slow"), "it still says why");
+    }
+
+    #[test]
+    fn what_the_gates_said_stays_with_the_release() {
+        let mut book = adopted();
+        let gated = |id: &str| Record::Gated {
+            id: id.into(),
+            report: r#"{"gates":[]}"#.into(),
+            at: 2,
+        };
+        let line = serde_json::to_vec(&gated("r2")).unwrap();
+        assert_eq!(serde_json::from_slice::<Record>(&line).unwrap(), gated("r2"));
+        book.apply(&gated("r2")).unwrap();
+        assert_eq!(book.runs[0].report.as_deref(), Some(r#"{"gates":[]}"#));
+        assert!(book.apply(&gated("r9")).is_err());
     }
 
     #[test]

@@ -29,6 +29,8 @@ type Artifacts = HashMap<Box<str>, BTreeMap<u64, String>>;
 pub(super) struct World {
     /// Where logs lie.
     pub(super) folder: PathBuf,
+    /// The process ends: gates stop where they are.
+    pub(super) stop: Arc<AtomicBool>,
     /// Who can agree to releases.
     pub(super) approvers: Arc<Approvers>,
     /// The server's configuration.
@@ -45,6 +47,7 @@ impl World {
     pub(super) fn new(folder: PathBuf, approvers: Approvers, server_rev: Hash) -> Self {
         Self {
             folder,
+            stop: Arc::default(),
             approvers: Arc::new(approvers),
             server_rev,
             registry: OnceLock::new(),

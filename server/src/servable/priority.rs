@@ -1,5 +1,12 @@
 //! Loading and warm-up at the lowest scheduling priority, so that requests do not notice.
 
+/// Lowers the calling thread for as long as it lives.
+pub(crate) fn lower() {
+    if let Err(error) = rustix::process::nice(19) {
+        tracing::debug!(%error, "a thread keeps its priority");
+    }
+}
+
 /// Runs `work` on a thread of its own at the lowest priority and waits for it.
 ///
 /// A thread of its own, because a priority once lowered cannot be raised again without privileges, and because
@@ -9,9 +16,7 @@ pub(super) fn lowered<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> s
         let thread = std::thread::Builder::new()
             .name(name.to_owned())
             .spawn_scoped(scope, || {
-                if let Err(error) = rustix::process::nice(19) {
-                    tracing::debug!(%error, "the load thread keeps its priority");
-                }
+                lower();
                 work()
             })?;
         Ok(thread

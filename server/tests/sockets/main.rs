@@ -11,6 +11,7 @@ mod admin_grpc;
 mod approval;
 mod audit;
 mod commands;
+mod gates;
 mod grpc;
 mod harness;
 mod http_transport;

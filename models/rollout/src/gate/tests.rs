@@ -61,6 +61,7 @@ fn every_golden_row_is_within_every_limit() {
 fn limits(max_drop: f64, inconclusive_fails: bool) -> Quality {
     Quality {
         data: PathBuf::from("val.parquet"),
+        output: None,
         metric: QualityMetric::Accuracy,
         max_drop,
         alpha: 0.05,

@@ -23,6 +23,8 @@ pub enum Element {
     SliceGate,
     /// Latency and memory before traffic.
     PerformanceGate,
+    /// Limits on the memory of a device.
+    DeviceMemory,
     /// Copies of requests.
     Shadow,
     /// Counting differing decisions in shadow.
@@ -41,7 +43,7 @@ pub enum Element {
 
 impl Element {
     /// Every element.
-    pub const ALL: [Element; 16] = [
+    pub const ALL: [Element; 17] = [
         Element::PinnedDigest,
         Element::Signature,
         Element::GoldenGate,
@@ -51,6 +53,7 @@ impl Element {
         Element::TrendGate,
         Element::SliceGate,
         Element::PerformanceGate,
+        Element::DeviceMemory,
         Element::Shadow,
         Element::Flips,
         Element::OutputDistribution,
@@ -72,6 +75,7 @@ impl Element {
             Element::TrendGate => "the trend gate",
             Element::SliceGate => "gates per slice",
             Element::PerformanceGate => "the performance gate",
+            Element::DeviceMemory => "a limit on the memory of a device",
             Element::Shadow => "shadow traffic",
             Element::Flips => "counting of flips",
             Element::OutputDistribution => "the check of output distributions",

@@ -345,6 +345,14 @@ fn check_built(policy: &Policy, built: &Built) -> Result<(), PolicyError> {
             ".enabled = false",
         ),
         (
+            gates
+                .performance
+                .is_some_and(|performance| performance.max_vram_bytes.is_some()),
+            "gates.performance",
+            Element::DeviceMemory,
+            "` without `max_vram_bytes",
+        ),
+        (
             policy.shadow.is_some(),
             "rollout.shadow",
             Element::Shadow,

@@ -78,6 +78,8 @@ impl QualityMetric {
 pub struct Quality {
     /// The labelled rows, relative to the model's directory.
     pub data: PathBuf,
+    /// The output that holds predictions; `None`: the decision's, or the only one.
+    pub output: Option<String>,
     /// What is compared.
     pub metric: QualityMetric,
     /// The largest acceptable drop, in the metric's unit.

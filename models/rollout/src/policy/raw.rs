@@ -152,6 +152,7 @@ pub(super) struct RawGolden {
 pub(super) struct RawQuality {
     pub(super) enabled: Option<bool>,
     pub(super) data: Option<PathBuf>,
+    pub(super) output: Option<String>,
     pub(super) metric: Option<QualityMetric>,
     pub(super) max_drop: Option<f64>,
     pub(super) alpha: Option<f64>,

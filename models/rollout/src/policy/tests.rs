@@ -329,6 +329,8 @@ fn refusals_name_the_key() {
     check("risk = \"medium\"", "`gates.quality.data`");
     check(&format!("risk = \"high\"\n{DATA}"), "`gates.performance`");
     check("[gates.trend]\nlast = 4", "`gates.trend.last`");
+    check("[gates.trend]\nlast = 5", "`gates.trend`");
+    check("[gates.golden]\ninterval = \"0s\"", "`gates.golden.interval`");
     check("[gates.golden]\nmax_abs_diff = -1", "`gates.golden.max_abs_diff`");
     check(
         "[decision]\noutput = \"y\"\nkind = \"threshold\"",
@@ -364,12 +366,15 @@ fn from_medium_up_something_looks_at_predictions() {
 fn what_is_not_built_is_named() {
     let text = format!("risk = \"high\"\n{DATA}{LIMITS}");
     let used = |element: Element| {
-        use Element::{Decision, GoldenInterval, GoldenTable, InputKey, LiveQuality, PinnedDigest};
+        use Element::{
+            Decision, DeviceMemory, GoldenInterval, GoldenTable, InputKey, LiveQuality, PinnedDigest,
+        };
         let others = [
             PinnedDigest,
             LiveQuality,
             InputKey,
             Decision,
+            DeviceMemory,
             GoldenTable,
             GoldenInterval,
         ];
@@ -418,6 +423,11 @@ fn keys_without_their_element_are_refused() {
         "[gates.golden]\ninterval = \"1h\"",
         Element::GoldenInterval,
         "`gates.golden`",
+    );
+    check(
+        "[gates.performance]\nmax_vram_bytes = 1",
+        Element::DeviceMemory,
+        "`gates.performance`",
     );
     check(
         "[decision]\noutput = \"y\"\nkind = \"argmax\"",

@@ -1,6 +1,7 @@
 //! The gates of a policy.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::super::gates::{Gates, Golden, Performance, Quality, QualityMetric, Trend};
 use super::super::preset::{self, Preset};
@@ -26,7 +27,7 @@ pub(super) fn complete(raw: RawGates, preset: &Preset) -> Result<Gates, PolicyEr
         raw.performance != RawPerformance::default(),
         preset.performance,
     );
-    Ok(Gates {
+    let gates = Gates {
         signature: raw.signature.unwrap_or(preset.signature),
         golden: if raw.golden.enabled.unwrap_or(true) {
             Some(golden(raw.golden)?)
@@ -49,7 +50,12 @@ pub(super) fn complete(raw: RawGates, preset: &Preset) -> Result<Gates, PolicyEr
         } else {
             None
         },
-    })
+    };
+    if gates.trend.is_some() && gates.quality.is_none() {
+        let problem = "it looks at the metric of `gates.quality`, which is not set";
+        return Err(PolicyError::invalid("gates.trend", problem));
+    }
+    Ok(gates)
 }
 
 fn golden(raw: RawGolden) -> Result<Golden, PolicyError> {
@@ -61,8 +67,16 @@ fn golden(raw: RawGolden) -> Result<Golden, PolicyError> {
         file: raw.file.unwrap_or_else(|| PathBuf::from("golden")),
         max_abs_diff: limit("gates.golden.max_abs_diff", max_abs_diff)?,
         max_rel_diff: limit("gates.golden.max_rel_diff", raw.max_rel_diff)?,
-        interval: raw.interval.map(|RawDuration(interval)| interval),
+        interval: raw.interval.map(interval).transpose()?,
     })
+}
+
+fn interval(RawDuration(interval): RawDuration) -> Result<Duration, PolicyError> {
+    if interval.is_zero() {
+        let problem = "expected more than 0; leave it out for never";
+        return Err(PolicyError::invalid("gates.golden.interval", problem));
+    }
+    Ok(interval)
 }
 
 fn quality(raw: RawQuality, preset: &Preset) -> Result<Quality, PolicyError> {
@@ -74,6 +88,7 @@ fn quality(raw: RawQuality, preset: &Preset) -> Result<Quality, PolicyError> {
     })?;
     Ok(Quality {
         data,
+        output: raw.output,
         metric: raw.metric.unwrap_or(QualityMetric::Accuracy),
         max_drop: at_least("gates.quality.max_drop", 0.0, raw.max_drop.unwrap_or(0.005))?,
         alpha: level("gates.quality.alpha", raw.alpha.unwrap_or(preset::ALPHA_PASS))?,
