@@ -9,9 +9,10 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use crossfade_batcher::assemble::{Gather, Member};
 use crossfade_batcher::policy::{Candidate, Forecast, Limits, MergeRule, Waiting, decide};
 use crossfade_models::State;
-use crossfade_models::traffic::{RouteView, VersionSelector, route};
+use crossfade_models::traffic::{Division, RouteView, VersionSelector, Wish, route};
 use crossfade_proto::inference::ModelInferRequest;
 use crossfade_proto::inference::model_infer_request::InferInputTensor;
+use crossfade_rollout::routing::{Portion, Salt, Traffic};
 use crossfade_runtimes_core::{Datatype, ModelSignature, ShapeSpec, Tensor, TensorSpec};
 use crossfade_server::grpc::decode::request_from_wire;
 use crossfade_server::http::{binary, json};
@@ -94,6 +95,31 @@ fn routing(c: &mut Criterion) {
     for text in ["", "1", "stable"] {
         group.bench_function(format!("selector `{text}`"), |b| {
             b.iter(|| VersionSelector::parse(black_box(text)).map(|selector| route(selector, &view)));
+        });
+    }
+    // What a running canary adds to a request: one header looked up, one hash.
+    let division = Division {
+        release: Some("01a203be-9208-7000-8024-d330b997a637".into()),
+        traffic: Traffic::Canary {
+            champion: 1,
+            candidate: 2,
+            portion: Portion::percent(5.0),
+            salt: Salt::of("01a203be-9208-7000-8024-d330b997a637"),
+        },
+        epoch: 1,
+        shadow: None,
+        key_headers: vec!["x-user-id".to_owned()],
+        rules: Vec::new(),
+    };
+    for (name, key) in [("by key", Some(&b"user-4711"[..])), ("by request", None)] {
+        let header = |_: &str| black_box(key);
+        let wish = Wish {
+            selector: "",
+            header: &header,
+            id: b"01a203bf-3e8f-7000-8038-1b3185e044a1",
+        };
+        group.bench_function(format!("canary, {name}"), |b| {
+            b.iter(|| black_box(&division).draw(black_box(&wish)));
         });
     }
     group.finish();

@@ -9,6 +9,7 @@ mod paths;
 mod peers;
 mod process;
 mod python;
+mod statistics;
 mod suite;
 
 use std::process::ExitCode;
@@ -38,6 +39,8 @@ usage: cargo xtask COMMAND
   limits [SCENARIO ...]
                overload, bursts, loading, swapping and shadowing beside serving, many connections, large tensors, start, the
                runtime's ceiling; writes benches/results/limits.json
+  rollout-statistics
+               simulate the statistics of releases, check their formulas with mpmath and scipy; writes benches/results
 ";
 
 fn main() -> ExitCode {
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Some("bench") => suite::benches(),
         Some("peers") => peers::compare(&rest),
         Some("limits") => limits::measure(&rest),
+        Some("rollout-statistics") => statistics::write(),
         Some("help" | "--help" | "-h") => {
             say(USAGE);
             Ok(())

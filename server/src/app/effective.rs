@@ -111,7 +111,12 @@ mod tests {
             "the lowest one is all there"
         );
         let data = "[gates.quality]\ndata = 'val.parquet'\n[gates.performance]\nmax_p99 = '1s'\n";
-        check(&format!("[model]\nrisk = 'medium'\n{data}"), "not built yet");
-        check(&format!("[model]\nrisk = 'high'\n{data}"), "not built yet");
+        let decision = "[decision]\noutput = 'y'\nkind = 'argmax'\n";
+        let medium = of(&format!("[model]\nrisk = 'medium'\n{data}{decision}"));
+        assert!(medium.is_ok(), "the one between is complete: {medium:?}");
+        check(
+            &format!("[model]\nrisk = 'high'\n{data}{decision}"),
+            "gates.signature",
+        );
     }
 }

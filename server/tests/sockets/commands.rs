@@ -118,7 +118,10 @@ async fn a_folder_is_deployed_and_its_release_is_seen_and_moved() {
         assert!(shown.contains(part), "{part}: {shown}");
     }
     let all: Value = serde_json::from_str(&done(at, "rollout status --json").await).unwrap();
-    assert_eq!((all.as_array().unwrap().len(), &all[0]["why"]), (1, &Value::Null));
+    assert_eq!(
+        (all.as_array().unwrap().len(), &all[0]["version"]),
+        (1, &json!(2))
+    );
     let id = all[0]["id"].as_str().unwrap().to_owned();
 
     let paused = done(at, "rollout pause m --reason lunch").await;
