@@ -33,7 +33,7 @@ fn values() {
         let units = counts.canary + counts.control;
         let upper = rate::upper(counts.canary, units, 0.01).expect("a level and fewer events than units");
         assert!(
-            upper > counts.canary as f64 / units.max(1) as f64,
+            upper >= counts.canary as f64 / units.max(1) as f64,
             "{counts:?}: {upper}"
         );
         row(
