@@ -1,4 +1,4 @@
-"""Makes models/faulty out of the zoo's second `digits`: four versions that nobody should put into production.
+"""Makes models/faulty out of the zoo's first `digits`: four versions that nobody should put into production.
 
 slow: takes about a hundred times as long. failing: one image in twenty makes the run fail. shifted: prefers the digit
 three. nan: one image in a hundred gets probabilities that are not numbers. All four load, warm up and look well.
@@ -15,10 +15,10 @@ SEED = 4
 
 
 class Graph:
-    """The graph of `digits` 2, to be changed."""
+    """The graph of `digits` 1, to be changed."""
 
     def __init__(self):
-        self.model = onnx.load(zoo.ZOO / "digits/2/model.onnx")
+        self.model = onnx.load(zoo.ZOO / "digits/1/model.onnx")
         self.graph = self.model.graph
 
     def constant(self, name, value):
@@ -102,7 +102,7 @@ def shifted():
     """Adds to the logit of three."""
     made = Graph()
     bias = np.zeros(10, np.float32)
-    bias[3] = 6
+    bias[3] = 14
     made.constant("shift", bias)
     made.before("logits", [helper.make_node("Add", ["logits", "shift"], ["logits.shifted"])])
     made.save("shifted")

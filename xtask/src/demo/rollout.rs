@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::clients::{ByVersion, Clients, RATE};
 use super::server::Server;
@@ -25,6 +25,7 @@ output = "probabilities"
 kind = "argmax"
 
 [rollout]
+on_new_version = "hold"
 warmup = 300
 bake = "3s"
 
@@ -44,7 +45,8 @@ abs_ok = 0.02
 
 [[rollout.check]]
 metric = "output"
-max_psi = 0.25
+max_psi = 0.5
+critical = true
 
 [gates.golden]
 enabled = false
@@ -63,8 +65,8 @@ struct Act {
 
 const ACTS: [Act; 5] = [
     Act {
-        folder: "models/zoo/digits/2",
-        what: "a better model",
+        folder: "models/zoo/digits/1",
+        what: "a smaller network that reads these images as well",
         end: "live",
     },
     Act {
@@ -111,8 +113,8 @@ pub(super) fn show() -> Result<()> {
     server.wait_ready()?;
     let clients = Clients::start(&server.http, &root().join("models/zoo/digits/golden"))?;
     say(&format!(
-        "\nVersion 1 of `digits` answers {RATE} requests per second. Five versions are copied into its folder, one after\n\
-         the other. Nobody tells the server which are good. What it logs is in {}.",
+        "\nVersion 1 of `digits` answers {RATE} requests per second. Five versions are deployed, one after the other. Nobody\n\
+         tells the server which are good. What it logs is in {}.",
         stage.log.display()
     ));
     std::thread::park_timeout(Duration::from_secs(2));
@@ -122,7 +124,7 @@ pub(super) fn show() -> Result<()> {
     }
     drop(clients);
     say(&summary(&ends));
-    say(&trail(&server.admin("/crossfade/v1/audit")?));
+    say(&trail(&server.admin("/crossfade/v1/audit")?)?);
     for (end, act) in ends.iter().zip(&ACTS) {
         judge(end, act)?;
     }
@@ -147,7 +149,7 @@ impl Stage {
         let model = stage.repository.join("digits");
         fs::create_dir_all(&model)?;
         fs::write(model.join("model.toml"), MODEL)?;
-        stage.put("models/zoo/digits/1", 1)?;
+        stage.put("models/zoo/digits/2", 1)?;
         Ok(stage)
     }
 
@@ -175,6 +177,8 @@ fn play(server: &Server, clients: &Clients, stage: &Stage, version: u64, act: &A
     clients.take();
     stage.put(act.folder, version)?;
     let began = Instant::now();
+    let deploy = json!({ "version": version, "reason": act.what });
+    server.tell("/crossfade/v1/models/digits/rollouts", &deploy.to_string())?;
     let mut answers = ByVersion::new();
     let mut shown = String::new();
     loop {
@@ -185,6 +189,7 @@ fn play(server: &Server, clients: &Clients, stage: &Stage, version: u64, act: &A
             of.failed += more.failed;
         }
         let releases = server.admin("/crossfade/v1/models/digits/rollouts")?;
+        let releases: Value = serde_json::from_str(&releases)?;
         let release = releases
             .as_array()
             .into_iter()
@@ -279,7 +284,7 @@ fn summary(ends: &[Ended]) -> String {
             end.version,
             end.state.replace('_', " "),
             end.took.as_secs_f64(),
-            end.why
+            end.why.split(';').next().unwrap_or_default()
         );
     }
     text
@@ -295,24 +300,25 @@ fn failures(end: &Ended) -> (u64, u64) {
     (own, all - own)
 }
 
-/// The audit's records.
-fn trail(audit: &Value) -> String {
-    let records = audit["records"].as_array().or_else(|| audit.as_array());
+/// The audit's records, of JSON Lines.
+fn trail(audit: &str) -> Result<String> {
     let mut text = String::from("The audit trail, in one hash chain:\n");
-    for record in records.into_iter().flatten() {
-        let of = |key: &str| record[key].as_str().unwrap_or_default();
-        let _written = writeln!(
+    for line in audit.lines() {
+        let record: Value = serde_json::from_str(line).context("the audit is no JSON Lines")?;
+        let of = |key: &str| record[key].as_str().unwrap_or_default().to_owned();
+        writeln!(
             text,
-            "{:>5}  {}  {:<12} {:<20} {}  {}",
+            "{:>5}  {}  {:<8} {:<16} {:<14} {:<9} {}…",
             record["seq"],
             of("ts"),
             of("actor"),
             of("action"),
             of("object"),
-            of("reason")
-        );
+            record["after"]["outcome"].as_str().unwrap_or_default(),
+            of("hash").get(..12).unwrap_or_default()
+        )?;
     }
-    text
+    Ok(text)
 }
 
 /// Whether an act went as it must.

@@ -8,7 +8,6 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
 
 use crate::paths::binary;
 use crate::process::{self, command};
@@ -107,15 +106,17 @@ impl Server {
     }
 
     pub(super) fn post(&self, path: &str, body: &str) -> Result<String> {
-        let length = body.len();
-        let head = format!("POST {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
-        ask(&self.http, path, &format!("{head}{body}"))
+        post(&self.http, path, body)
     }
 
-    /// What the admin listener answers, as JSON.
-    pub(super) fn admin(&self, path: &str) -> Result<Value> {
-        let text = get(&self.admin, path)?;
-        serde_json::from_str(&text).with_context(|| format!("{path} answered no JSON: {text}"))
+    /// What the admin listener answers.
+    pub(super) fn admin(&self, path: &str) -> Result<String> {
+        get(&self.admin, path)
+    }
+
+    /// Tells the admin listener to do something.
+    pub(super) fn tell(&self, path: &str, body: &str) -> Result<String> {
+        post(&self.admin, path, body)
     }
 
     /// SIGTERM, then its exit code.
@@ -153,6 +154,12 @@ fn addresses(line: &str) -> Option<[String; 4]> {
     Some([find("http")?, find("grpc")?, find("metrics")?, find("admin")?])
 }
 
+fn post(address: &str, path: &str, body: &str) -> Result<String> {
+    let length = body.len();
+    let head = format!("POST {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
+    ask(address, path, &format!("{head}{body}"))
+}
+
 fn get(address: &str, path: &str) -> Result<String> {
     ask(
         address,
@@ -161,7 +168,7 @@ fn get(address: &str, path: &str) -> Result<String> {
     )
 }
 
-/// One exchange on a connection of its own; the answer's body. Anything but 200 is an error.
+/// One exchange on a connection of its own; the answer's body. Anything but 200 and 201 is an error.
 fn ask(address: &str, path: &str, request: &str) -> Result<String> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
@@ -170,7 +177,7 @@ fn ask(address: &str, path: &str, request: &str) -> Result<String> {
     stream.read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").context("the answer has no body")?;
     let status = head.lines().next().unwrap_or_default();
-    if !status.contains(" 200 ") {
+    if !status.contains(" 200 ") && !status.contains(" 201 ") {
         bail!("{path} answered {status}: {body}");
     }
     Ok(body.to_owned())
