@@ -6,6 +6,7 @@ import gzip
 import json
 import queue
 import threading
+import time
 
 import graphs
 import harness
@@ -417,6 +418,11 @@ def test_repository_index_load_and_unload(client):
     assert not client.is_model_ready("iris")
     inputs = [client.input("measurements", np.ones((1, 4), np.float32))]
     client.refused("not found", lambda: client.infer("iris", inputs), "iris")
+    # Nothing is routed to it any more; what it held is given back a little later.
+    for _ in range(600):
+        if set(state("iris").values()) != {"UNLOADING"}:
+            break
+        time.sleep(0.05)
     assert set(state("iris").values()) == {"UNAVAILABLE"}
     client.load_model("iris")
     assert client.is_model_ready("iris")
