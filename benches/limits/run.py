@@ -21,6 +21,7 @@ import ceiling  # noqa: E402
 import connections  # noqa: E402
 import loading  # noqa: E402
 import overload  # noqa: E402
+import rollback  # noqa: E402
 import shadowing  # noqa: E402
 import start  # noqa: E402
 import tensors  # noqa: E402
@@ -33,6 +34,7 @@ SCENARIOS = {
     "loading": loading.measure,
     "swapping": loading.measure_swaps,
     "shadowing": shadowing.measure,
+    "rollback": rollback.measure,
     "connections": connections.measure,
     "tensors": tensors.measure,
 }

@@ -164,6 +164,23 @@ def lost(result, ours="crossfade"):
     return compared, [text for _, text in sorted(losses, reverse=True)]
 
 
+def joined(earlier, result, models):
+    """What an earlier command found of other models, and room for what this one finds."""
+    for key in ("schema", "machine", "threads", "rounds", "seconds", "models"):
+        if earlier[key] != result[key]:
+            raise ValueError(f"`{key}` is another one there, {earlier[key]}: the two are no one comparison")
+    for name in set(earlier["versions"]) | set(result["versions"]):
+        before, now = (of["versions"].get(name, {}) for of in (earlier, result))
+        if name != "crossfade" and before != now:
+            raise ValueError(f"{name} is another one there, {before}: the two are no one comparison")
+    for key in ("starts", "runs"):
+        result[key] = [row for row in earlier[key] if row["model"] not in models]
+    before = {key: earlier[key] for key in ("command", "started")}
+    before["commit"] = earlier["versions"]["crossfade"]["commit"]
+    result["earlier"] = [*earlier.get("earlier", []), before]
+    return result
+
+
 def ordered(result):
     """The servers, in the order in which they were first started."""
     return list(dict.fromkeys(row["peer"] for row in result["starts"]))
@@ -190,7 +207,7 @@ def section(result, source):
     spreads = [found["spread"] for found in cells(result).values() if "spread" in found]
     runtimes = sorted({found["onnxruntime"] for found in result["versions"].values() if "onnxruntime" in found})
     how = (
-        f"`{result['command']}`, {result['started'][:10]}: {versions(result)}; ONNX Runtime {', '.join(runtimes)}. "
+        f"{commands(result)}: {versions(result)}; ONNX Runtime {', '.join(runtimes)}. "
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB, {machine['os']}; "
         f"{result['threads']} threads that compute in each server; server and load tester on the same cores. Closed "
         f"loop, a server at a time, in turn; runs of {result['seconds']:g} s, {result['rounds']} of each cell, whose "
@@ -214,6 +231,14 @@ def section(result, source):
             if any(key[:2] == (model, family) for key in cells(result)):
                 parts.append(f"**{model}, {family}**\n\n{table(result, model, family)}")
     return "\n\n".join(parts)
+
+
+def commands(result):
+    """What was run and when; of several, each with the commit that it measured."""
+    runs = [*result.get("earlier", []), {"commit": result["versions"]["crossfade"]["commit"], **result}]
+    if len(runs) == 1:
+        return f"`{result['command']}`, {result['started'][:10]}"
+    return "; then ".join(f"`{run['command']}`, {run['started'][:10]}, at {run['commit'][:9]}" for run in runs)
 
 
 def versions(result):

@@ -49,6 +49,7 @@ def main():
         "schema": 1,
         "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": " ".join(["cargo xtask peers", *options.shown]),
+        "earlier": [],
         "machine": machine(),
         "threads": setting.threads,
         "rounds": options.rounds,
@@ -62,6 +63,8 @@ def main():
         "starts": [],
         "runs": [],
     }
+    if options.replace:
+        result = report.joined(json.loads(options.replace.read_text()), result, options.models)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     for model in options.models:
         for number in range(options.rounds):
@@ -260,6 +263,7 @@ def parse():
     parser.add_argument("--loadtest", type=absolute, required=True, help="the crossfade-loadtest binary")
     parser.add_argument("--target", type=absolute, required=True, help="where models and environments are")
     parser.add_argument("--out", type=absolute)
+    parser.add_argument("--replace", type=absolute, help="a result whose other models stay beside what is measured now")
     parser.add_argument("--publish", action="store_true", help="write docs/benchmarks.md and its plots, even if quick")
     options = parser.parse_args()
     options.shown = given(sys.argv[1:])

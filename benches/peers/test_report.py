@@ -34,7 +34,34 @@ def result(runs):
     }
 
 
+def measured(model, commit, **more):
+    return {
+        **dict.fromkeys(("schema", "machine", "threads", "rounds", "seconds"), 1),
+        "models": {},
+        "command": f"measure {model}",
+        "started": "2026-11-22T10:00:00",
+        "versions": {"crossfade": {"version": "0.1.0", "commit": commit}, "a": {"version": "1"}},
+        "starts": [{"model": model, "peer": "a"}],
+        "runs": [{"model": model, "peer": "a", "commit": commit}],
+        **more,
+    }
+
+
 class Report(unittest.TestCase):
+    def test_a_model_measured_again_takes_the_place_of_the_earlier_rows(self):
+        earlier = measured("m", "c1")
+        earlier["runs"].append({"model": "other", "peer": "a", "commit": "c1"})
+        both = report.joined(earlier, measured("m", "c2", runs=[], starts=[]), ["m"])
+        self.assertEqual([row["model"] for row in both["runs"]], ["other"])
+        self.assertEqual(
+            report.commands(both), "`measure m`, 2026-11-22, at c1; then `measure m`, 2026-11-22, at c2"
+        )
+        with self.assertRaisesRegex(ValueError, "rounds"):
+            report.joined(earlier, measured("m", "c2", rounds=2), ["m"])
+        newer = {"crossfade": {"version": "0.1.0", "commit": "c2"}, "a": {"version": "2"}}
+        with self.assertRaisesRegex(ValueError, "a is another one there"):
+            report.joined(earlier, measured("m", "c2", versions=newer), ["m"])
+
     def test_a_cell_is_the_median_of_its_rounds_and_says_their_spread(self):
         rows = [row("a", number, throughput) for number, throughput in enumerate([100.0, 400.0, 200.0])]
         cell = report.cells(result(rows))["m", "gRPC", "a", 8]
