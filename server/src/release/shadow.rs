@@ -6,7 +6,7 @@
 //!
 //! What is absent: no request waits for a copy, or for room for one. What does not fit is dropped and counted.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -46,10 +46,10 @@ pub(crate) struct Shadow {
     copies: SyncSender<RequestCopy>,
     bytes: AtomicUsize,
     dropped: AtomicU64,
-    /// Nothing is copied just now, so that requests without copies can be seen.
-    rests: AtomicBool,
-    /// Microseconds that requests took: beside copies, and while copies rested.
-    times: [Mutex<Vec<u32>>; 2],
+    /// Which slice of its cycle it is.
+    slice: AtomicUsize,
+    /// Microseconds that requests of this cycle took, by slice.
+    times: [Mutex<Vec<u32>>; breaker::SLICES],
     /// Pairs since the last look.
     pairs: Mutex<Vec<Paired>>,
 }
@@ -99,8 +99,8 @@ impl Shadow {
             copies,
             bytes: AtomicUsize::new(0),
             dropped: AtomicU64::new(0),
-            rests: AtomicBool::new(false),
-            times: [Mutex::default(), Mutex::default()],
+            slice: AtomicUsize::new(0),
+            times: Default::default(),
             pairs: Mutex::default(),
         };
         (shadow, waiting)
@@ -152,10 +152,9 @@ impl Shadow {
     /// * `copy`: given to the candidate if there is room, else dropped and counted
     pub(crate) fn ended(&self, took: Option<Duration>, copy: Option<RequestCopy>) {
         if let Some(took) = took {
-            let [beside, without] = &self.times;
-            let side = if self.rests.load(Relaxed) { without } else { beside };
+            let slice = self.slice.load(Relaxed);
             // Whoever holds the lock takes all that is there; a time that is lost meanwhile is not missed.
-            if let Ok(mut times) = side.try_lock()
+            if let Some(Ok(mut times)) = self.times.get(slice).map(Mutex::try_lock)
                 && times.len() < breaker::MOST
             {
                 times.push(u32::try_from(took.as_micros()).unwrap_or(u32::MAX));
@@ -176,10 +175,15 @@ impl Shadow {
         self.bytes.fetch_sub(copy.bytes(), Relaxed);
     }
 
-    /// Judges the live version's requests, and changes how much is copied.
-    fn adjust(&self, breaker: &mut Breaker) {
-        let [beside, without] = self.times.each_ref().map(|side| std::mem::take(&mut *lock(side)));
-        let share = breaker.judge(&beside, &without);
+    /// Judges the live version's requests of a cycle, and changes how much is copied.
+    ///
+    /// * `rested`: the slice without copies
+    fn adjust(&self, breaker: &mut Breaker, rested: usize) {
+        let times = self
+            .times
+            .each_ref()
+            .map(|slice| std::mem::take(&mut *lock(slice)));
+        let share = breaker.judge(times, rested);
         let before = f64::from_bits(self.share.swap(share.to_bits(), Relaxed));
         if share < before {
             let percent = self.percent();

@@ -10,7 +10,7 @@ use crossfade_batcher::{Answer, Batcher, Job, JobError, Pending};
 use crossfade_models::{Registry, Routed};
 use crossfade_rollout::ledger::{HardTrigger, Pair};
 
-use super::breaker::Breaker;
+use super::breaker::{Breaker, SLICES};
 use super::pair::Rule;
 use super::{Paired, Primary, RequestCopy, Shadow, is_own_fault};
 use crate::infer::trigger;
@@ -23,9 +23,8 @@ const TOGETHER: usize = 8;
 const TICK: Duration = Duration::from_millis(2);
 /// How long an answer of the candidate may take, before it counts as hanging.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Copies run for three such slices and rest for one.
+/// The least that a slice of a cycle lasts; a run in progress ends in the slice in which it began.
 const SLICE: Duration = Duration::from_millis(250);
-const SLICES: u128 = 4;
 
 /// All that the thread needs.
 pub(super) struct Worker {
@@ -69,18 +68,24 @@ impl Worker {
     }
 
     async fn serve(&self, apart: Option<&Batcher>) {
-        let (began, mut breaker) = (Instant::now(), Breaker::default());
+        let mut breaker = Breaker::default();
+        // Copies rest in one slice of each cycle, in another one each time.
+        let (mut began, mut slice, mut rested) = (Instant::now(), 0, 0);
         let mut taken: Vec<RequestCopy> = Vec::with_capacity(TOGETHER);
         while !self.stop.load(SeqCst) {
-            let rests = began.elapsed().as_millis() / SLICE.as_millis() % SLICES == SLICES - 1;
-            if self.shadow.rests.swap(rests, Relaxed) && !rests {
-                self.shadow.adjust(&mut breaker);
+            if began.elapsed() >= SLICE {
+                (began, slice) = (Instant::now(), (slice + 1) % SLICES);
+                self.shadow.slice.store(slice, Relaxed);
+                if slice == 0 {
+                    self.shadow.adjust(&mut breaker, rested);
+                    rested = (rested + 1) % SLICES;
+                }
             }
             if taken.is_empty() {
                 taken.extend(self.copies.try_iter().take(TOGETHER));
                 taken.iter().for_each(|copy| self.shadow.taken(copy));
             }
-            if rests || taken.is_empty() || self.is_busy() {
+            if slice == rested || taken.is_empty() || self.is_busy() {
                 tokio::time::sleep(TICK).await;
                 continue;
             }
@@ -169,7 +174,7 @@ impl Worker {
         };
         match answer {
             Ok(answer) => Said::Answer(answer),
-            Err(error) if fails(&error) => Said::Failed(trigger::of(&Err(error))),
+            Err(error) if fails(&error) => Said::Failed(trigger::of(&[], &Err(error))),
             Err(_) => Said::Nothing,
         }
     }
