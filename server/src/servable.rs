@@ -10,6 +10,7 @@ mod warm_up;
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use crossfade_batcher::{BatchReport, Batcher, Observer};
@@ -36,6 +37,8 @@ pub struct Servable {
     /// Why requests are not merged, for a model whose configuration was completed.
     unmerged: Option<String>,
     labels: Vec<Vec<String>>,
+    /// Whether calibration leaves it as it is.
+    rests: Arc<AtomicBool>,
     series: Arc<Series>,
     loaded_at: Snapshot,
 }
@@ -101,6 +104,12 @@ impl Servable {
     /// How it runs now. Held for as long as a request is submitted, not for as long as it waits.
     pub fn running(&self) -> impl Deref<Target = Arc<Running>> {
         self.running.load()
+    }
+
+    /// Has calibration leave it as it is, or look at it again: while two versions are compared, neither changes its way of
+    /// running.
+    pub(crate) fn rest(&self, rests: bool) {
+        self.rests.store(rests, Relaxed);
     }
 
     /// Such as `onnxruntime_onnx`.

@@ -4,7 +4,9 @@
 //! Two ways are compared: one instance that spreads a run over the threads that all models share, and one instance
 //! per core, each run on its own thread alone. Neither is better for all models (docs/benchmarks.md, "The push").
 //! A version is measured in a quiet moment ([`quiet`]); if there is none, later. Under requests that leave its instances no
-//! pause, the two ways serve in turn for some seconds ([`trial`]). What was found is kept by model file ([`store`]).
+//! pause, the two ways serve in turn for some seconds ([`trial`]). What was found is kept by model file ([`store`]). A new
+//! version begins in the way of the one before it, and while two versions are compared both stay as they are: else the
+//! comparison would be one of ways.
 
 mod choice;
 mod meter;
@@ -14,6 +16,7 @@ mod trial;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -26,7 +29,8 @@ use crossfade_runtimes_core::{Device, Instance, Model, ModelSignature, ModelSour
 
 use super::loader::factory;
 use super::{Running, priority, warm_up};
-use choice::{Choice, Judgement, Way};
+pub(super) use choice::Way;
+use choice::{Choice, Judgement};
 pub(super) use meter::Meter;
 pub(super) use store::{Artifact, Known, Store};
 
@@ -59,8 +63,12 @@ pub(super) struct Candidate {
     pub(super) shared: ModelSource,
     /// Gives a model whose runs stay on their calling threads.
     pub(super) single: ModelSource,
-    /// What was known before it was loaded, and how it runs by that.
+    /// What was known of its file before it was loaded.
     pub(super) known: Option<Known>,
+    /// How it runs once it is loaded.
+    pub(super) begins: Way,
+    /// Whether it stays as it is for now: it is compared with another version.
+    pub(super) rests: Arc<AtomicBool>,
     pub(super) signature: Arc<ModelSignature>,
     pub(super) warmup: Vec<Warmup>,
     /// The model's, with the data of its warm-up.
@@ -74,11 +82,6 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
-    /// Its way when it was loaded.
-    fn way(&self) -> Way {
-        self.known.map_or(Way::Shared, |known| known.way)
-    }
-
     fn running(&self) -> Result<Arc<ArcSwap<Running>>, String> {
         self.running.upgrade().ok_or_else(|| "it was unloaded".to_owned())
     }
@@ -109,18 +112,23 @@ impl Candidate {
         Ok(loaded.into())
     }
 
-    /// Measures a version that runs in the shared way, on instances of its own.
-    fn measure(&self) -> Result<Judgement, String> {
-        let model = self.running()?.load().model.clone();
-        let mut shared = self.instances(&model, Way::Shared)?;
-        let mut single = self.instances(&self.model(Way::Single)?, Way::Single)?;
+    /// Measures a version that runs in `way`, on instances of its own.
+    fn measure(&self, way: Way) -> Result<Judgement, String> {
+        let serving = self.running()?.load().model.clone();
+        let other = self.model(way.other())?;
+        let (shared, single) = match way {
+            Way::Shared => (&serving, &other),
+            Way::Single => (&other, &serving),
+        };
+        let mut shared = self.instances(shared, Way::Shared)?;
+        let mut single = self.instances(single, Way::Single)?;
         let max_rows = if self.options.merge {
             self.options.max_rows
         } else {
             1
         };
         let wanted = || self.running.strong_count() > 0;
-        quiet::measure(&self.signature, &mut shared, &mut single, max_rows, &wanted)
+        quiet::measure(way, &self.signature, &mut shared, &mut single, max_rows, &wanted)
     }
 
     /// The version in `way`, warmed up, beside the one that serves. Loads at the lowest priority.
@@ -188,7 +196,7 @@ impl Entry {
         let settled = candidate.loaded + SETTLED;
         let served = known.is_some_and(|known| known.served);
         Self {
-            way: candidate.way(),
+            way: candidate.begins,
             chosen: known.is_some(),
             attempts: 0,
             quiet_after: settled,
@@ -205,6 +213,12 @@ impl Entry {
     ///
     /// Errors: why nothing more can be found out about this version.
     fn step(&mut self, store: &Store) -> Result<(), String> {
+        if self.candidate.rests.load(Relaxed) {
+            // Gone meanwhile?
+            self.candidate.running()?;
+            self.busy_looks = 0;
+            return Ok(());
+        }
         let now = Instant::now();
         if self.is_busy(now)? && now >= self.trial_after {
             let judged = trial::run(&self.candidate, self.way)?;
@@ -222,9 +236,9 @@ impl Entry {
         if let Some(known) = found {
             return self.choose(known, "found before");
         }
-        let candidate = &self.candidate;
+        let (candidate, way) = (&self.candidate, self.way);
         let measured = priority::lowered("calibrate", || match quiet::is_quiet(candidate.cores) {
-            true => candidate.measure(),
+            true => candidate.measure(way),
             false => Ok(Judgement::Disturbed),
         });
         let judged = measured.map_err(|error| error.to_string())??;
@@ -334,6 +348,11 @@ impl Calibrator {
     /// What was found of an artifact before.
     pub(super) fn known(&self, artifact: &Artifact) -> Option<Known> {
         self.store.get(artifact)
+    }
+
+    /// How an artifact of which nothing was found begins: as the model's last version did best.
+    pub(super) fn begins(&self, artifact: &Artifact) -> Way {
+        self.store.way_of_kin(artifact).unwrap_or(Way::Shared)
     }
 
     /// Queues a version that is about to be ready.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -16,7 +17,7 @@ use crossfade_runtimes_core::{
     RuntimeError, TensorSpec, TensorView,
 };
 
-use super::calibration::{Artifact, Calibrator, Candidate, Known, Meter};
+use super::calibration::{Artifact, Calibrator, Candidate, Known, Meter, Way};
 use super::{Counter, Running, Servable, priority, probe, warm_up};
 use crate::metrics::Metrics;
 use crate::service::Limits;
@@ -84,14 +85,16 @@ struct Calibrated {
     single: ModelSource,
     /// The model's file before it was loaded.
     artifact: Option<Artifact>,
-    /// What was found before; the version runs by it.
+    /// What was found before.
     known: Option<Known>,
+    /// How the version runs until more is known.
+    begins: Way,
 }
 
 impl Calibrated {
-    /// The source of one thread, where it is known to be the better one.
-    fn known_single(&self) -> Option<&ModelSource> {
-        self.known.filter(|known| known.is_single()).map(|_| &self.single)
+    /// The source of one thread, where the version begins with it.
+    fn begins_single(&self) -> Option<&ModelSource> {
+        (self.begins == Way::Single).then_some(&self.single)
     }
 }
 
@@ -136,12 +139,14 @@ impl Loader for ServableLoader {
         .map_err(|error| LoadError::Refused(error.to_string()))?;
         let config = Arc::new(config);
         let running = Arc::new(ArcSwap::from_pointee(Running::new(batcher, model, meter, count)));
+        let rests = Arc::<AtomicBool>::default();
         if let (Some(calibrator), Some(calibration)) = (&self.calibrator, calibration) {
             let Calibrated {
                 shared,
                 single,
                 artifact,
                 known,
+                begins,
             } = calibration;
             calibrator.submit(Candidate {
                 name: name.clone(),
@@ -151,6 +156,8 @@ impl Loader for ServableLoader {
                 shared,
                 single,
                 known,
+                begins,
+                rests: rests.clone(),
                 signature: signature.clone(),
                 warmup: config.warmup.clone(),
                 directory: request.model_directory.clone(),
@@ -170,6 +177,7 @@ impl Loader for ServableLoader {
             config: config.clone(),
             platform: runtime.platform(),
             unmerged,
+            rests,
             loaded_at: series.snapshot(),
             series,
         };
@@ -189,7 +197,7 @@ impl ServableLoader {
             graph_level: raw.graph_level(),
         };
         let calibration = self.calibration(&*runtime, &source);
-        let known = calibration.as_ref().and_then(Calibrated::known_single);
+        let known = calibration.as_ref().and_then(Calibrated::begins_single);
         let mut model: Arc<dyn Model> = runtime.load(known.unwrap_or(&source))?.into();
         let config = request.complete(model.signature(), runtime.name())?;
         let given = config.instances.count.is_some() || config.instances.device != Device::Cpu;
@@ -250,8 +258,11 @@ impl ServableLoader {
         } = source;
         let how = format!("{name} {version}, cpu, {parameters:?}, {graph_level:?}");
         let artifact = Artifact::of(path, self.cores, how);
+        let known = artifact.as_ref().and_then(|artifact| calibrator.known(artifact));
+        let kin = || artifact.as_ref().map(|artifact| calibrator.begins(artifact));
         Some(Calibrated {
-            known: artifact.as_ref().and_then(|artifact| calibrator.known(artifact)),
+            begins: known.map(|known| known.way()).or_else(kin).unwrap_or(Way::Shared),
+            known,
             shared: source.clone(),
             single,
             artifact,

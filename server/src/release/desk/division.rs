@@ -19,6 +19,12 @@ impl Desk {
         let division = self.division();
         self.watch_outputs(division.as_ref());
         self.keep_shadow(world);
+        // Two versions are compared as they run, and not while they change that.
+        let compared = self.book.active().is_some();
+        let versions = self.book.champion.into_iter().chain(self.book.candidate());
+        for servable in versions.filter_map(|version| world.servable(&self.model, version)) {
+            servable.rest(compared);
+        }
         world.divide(&self.model, division);
     }
 
@@ -37,7 +43,7 @@ impl Desk {
     }
 
     /// Has copies made while the release is in shadow, and only then.
-    fn keep_shadow(&mut self, world: &World) {
+    pub(super) fn keep_shadow(&mut self, world: &World) {
         let shadows = |run: &&Run| is_shadow(&run.state) && !self.closed && !world.ends();
         let candidate = self.book.active().filter(shadows).and_then(|run| {
             Some(shadow::Candidate {

@@ -48,8 +48,11 @@ pub(super) fn is_quiet(cores: usize) -> bool {
 
 /// Measures until rounds suffice for a judgement.
 ///
+/// * `current`: how the version runs, which another way has to beat clearly
+///
 /// Errors: the model does not run made-up inputs; it was unloaded (`wanted` says no).
 pub(super) fn measure(
+    current: Way,
     signature: &ModelSignature,
     shared: &mut [Box<dyn Instance>],
     single: &mut [Box<dyn Instance>],
@@ -68,7 +71,7 @@ pub(super) fn measure(
         }
     }
     let cores = single.len();
-    compare(Way::Shared, |way| match way {
+    compare(current, |way| match way {
         Way::Shared => best(signature, shared, &samples, cores, wanted),
         Way::Single => best(signature, single, &samples, cores, wanted),
     })

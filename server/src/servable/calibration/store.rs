@@ -45,6 +45,14 @@ impl Artifact {
         })
     }
 
+    /// Whether it is of the same model: the file of the same name in a folder beside this one's, run in the same way.
+    fn is_kin(&self, other: &Self) -> bool {
+        let model = |artifact: &Self| artifact.path.parent().and_then(Path::parent).map(Path::to_owned);
+        model(self) == model(other)
+            && self.path.file_name() == other.path.file_name()
+            && (self.cores, &self.how) == (other.cores, &other.how)
+    }
+
     /// Whether the file is still the same.
     pub(super) fn is_current(&self) -> bool {
         Self::of(&self.path, self.cores, self.how.clone()).as_ref() == Some(self)
@@ -65,9 +73,9 @@ pub(crate) struct Known {
 }
 
 impl Known {
-    /// Whether an instance per core is the better way.
-    pub(crate) fn is_single(self) -> bool {
-        self.way == Way::Single
+    /// The better way.
+    pub(crate) fn way(self) -> Way {
+        self.way
     }
 
     pub(super) fn new(choice: Choice, served: bool) -> Self {
@@ -126,6 +134,13 @@ impl Store {
     /// What is known of it.
     pub(crate) fn get(&self, artifact: &Artifact) -> Option<Known> {
         self.entries().of.get(artifact).copied()
+    }
+
+    /// How another version of the same model runs best, the one measured last: what a new version begins with.
+    pub(crate) fn way_of_kin(&self, artifact: &Artifact) -> Option<Way> {
+        let entries = self.entries();
+        let kin = entries.of.iter().filter(|(other, _)| other.is_kin(artifact));
+        kin.max_by_key(|(_, known)| known.at).map(|(_, known)| known.way)
     }
 
     /// Keeps it in memory, until [`save`](Self::save) writes it.

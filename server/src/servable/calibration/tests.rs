@@ -53,6 +53,8 @@ fn bench() -> Bench {
         shared: source.clone(),
         single: source,
         known: None,
+        begins: Way::Shared,
+        rests: Arc::default(),
         signature,
         warmup: Vec::new(),
         directory: folder.path().to_owned(),
@@ -213,7 +215,7 @@ fn a_choice_by_served_requests_is_kept_and_not_made_again_soon() {
     assert!(
         bench
             .found()
-            .is_some_and(|known| known.served && known.is_single())
+            .is_some_and(|known| known.served && known.way() == Way::Single)
     );
     assert!(bench.entry.trial_after >= before + RECHECK.0);
 
@@ -241,6 +243,29 @@ fn what_is_known_of_a_file_is_not_measured_again() {
     bench.entry.step(&bench.store).unwrap();
     assert_eq!((bench.alive(), bench.healthy()), (CORES, CORES));
     assert!(bench.says().1.ends_with("(found before)"));
+}
+
+#[test]
+fn a_version_that_is_compared_with_another_stays_as_it_is() {
+    let mut bench = bench();
+    let known = Known::new(
+        Choice {
+            way: Way::Single,
+            shared: 100.0,
+            single: 150.0,
+            rounds: 5,
+        },
+        false,
+    );
+    let artifact = bench.entry.candidate.artifact.clone().unwrap();
+    bench.store.put(artifact, known);
+    bench.entry.quiet_after = Instant::now();
+    bench.entry.candidate.rests.store(true, Relaxed);
+    bench.entry.step(&bench.store).unwrap();
+    assert_eq!(bench.alive(), 1);
+    bench.entry.candidate.rests.store(false, Relaxed);
+    bench.entry.step(&bench.store).unwrap();
+    assert_eq!(bench.alive(), CORES, "afterwards it is looked at again");
 }
 
 #[test]

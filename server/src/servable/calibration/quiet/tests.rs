@@ -48,11 +48,11 @@ fn both_ways_are_measured_until_the_version_is_gone() {
     let model = FakeModel::identity(signature.clone());
     let mut shared = [model.instance()];
     let mut single = [model.instance(), model.instance()];
-    let judged = measure(&signature, &mut shared, &mut single, 8, &|| true).unwrap();
+    let judged = measure(Way::Shared, &signature, &mut shared, &mut single, 8, &|| true).unwrap();
     // Which of the two depends on what else this machine does.
     assert_ne!(judged, Judgement::More);
     let sizes = model.probe().batch_rows();
     assert!(sizes.contains(&1) && sizes.contains(&8));
-    let gone = measure(&signature, &mut shared, &mut single, 8, &|| false);
+    let gone = measure(Way::Shared, &signature, &mut shared, &mut single, 8, &|| false);
     assert_eq!(gone.unwrap_err(), "it was unloaded");
 }

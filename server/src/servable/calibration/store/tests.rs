@@ -40,6 +40,45 @@ fn a_restart_knows_what_was_found_of_the_same_file_run_alike() {
 }
 
 #[test]
+fn a_new_version_begins_in_the_way_of_the_last_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let version = |model: &str, number: &str| {
+        let path = folder.path().join(model).join(number);
+        std::fs::create_dir_all(&path).unwrap();
+        std::fs::write(path.join("model.onnx"), number).unwrap();
+        path.join("model.onnx")
+    };
+    let (first, second, third, other) = (
+        version("m", "1"),
+        version("m", "2"),
+        version("m", "3"),
+        version("n", "1"),
+    );
+    let store = Store::default();
+    let shared = Known {
+        way: Way::Shared,
+        at: KNOWN.at - 1,
+        ..KNOWN
+    };
+    store.put(artifact(&first, 2, "ort"), KNOWN);
+    store.put(artifact(&second, 2, "ort"), shared);
+    store.put(
+        artifact(&other, 2, "ort"),
+        Known {
+            at: KNOWN.at + 1,
+            ..shared
+        },
+    );
+    let kin = |cores, how| store.way_of_kin(&artifact(&third, cores, how));
+    assert_eq!(
+        kin(2, "ort"),
+        Some(Way::Single),
+        "what was measured last, of this model"
+    );
+    assert_eq!((kin(4, "ort"), kin(2, "tract")), (None, None), "run otherwise");
+}
+
+#[test]
 fn a_file_that_is_not_ours_is_as_good_as_none() {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("model.onnx");
