@@ -129,6 +129,8 @@ pub async fn infer(
     let outputs = signature.resolve_outputs(names)?;
 
     scope.copy(headers, signature, &inputs, &outputs);
+    // Of a version that is being released: an answer is held against what was asked.
+    let asked = scope.is_canary().then(|| inputs.clone()).unwrap_or_default();
     let submitted = Instant::now();
     scope.submitted(submitted);
     let job = Job {
@@ -150,7 +152,7 @@ pub async fn infer(
     };
     scope.copied(signature, &outputs, &answer);
     if scope.is_canary()
-        && let Some(trigger) = trigger::of(&answer)
+        && let Some(trigger) = trigger::of(&asked, &answer)
     {
         scope.trigger(trigger);
     }

@@ -64,7 +64,7 @@ pub use news::{News, NewsKind};
 pub(crate) use outputs::Watch;
 use rehearsal::{Rehearsal, Stage};
 pub(crate) use shadow::{RequestCopy, Shadow};
-pub(crate) use tally::Count;
+pub(crate) use tally::{Count, Fault};
 use world::World;
 
 /// How long a scrape may wait for releases that are being moved on.
@@ -179,11 +179,13 @@ impl Releases {
     fn repeat(&self, stage: &mut Stage, desk: Arc<Mutex<Desk>>, rehearsal: Rehearsal) {
         let stop = self.world.stop.clone();
         let version = rehearsal.servable.version();
+        let asked = desk.clone();
         let begun = stage.begin(
             move || rehearsal.run(&stop),
             move |found| lock(&desk).rehearsed(version, found),
         );
         if let Err(error) = begun {
+            lock(&asked).rehearsed(version, None);
             tracing::error!(%error, "known answers are not asked for again");
         }
     }
@@ -331,7 +333,7 @@ impl Conductor for Releases {
         {
             let mut desk = lock(&desk);
             desk.learn(read);
-            desk.record_digests(live, now());
+            desk.record_digests(&self.world, live, now());
             desk.settled(&self.world, live, now());
             self.world.publish(model, &desk.book.digests);
         }

@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderValue};
 
 pub use self::id::RequestId;
 use crate::metrics::Series;
-use crate::release::{Count, Reading, RequestCopy, Shadow};
+use crate::release::{Count, Fault, Reading, RequestCopy, Shadow};
 use crate::service::Service;
 use crate::status::{Refusal, Status};
 
@@ -262,14 +262,16 @@ impl RequestScope {
 
     /// Whether the version failed the request; `None` where that cannot be told: the client went away, or its request
     /// was wrong before any model saw it.
-    fn judged(&self, outcome: Outcome) -> Option<bool> {
+    fn judged(&self, outcome: Outcome) -> Option<Option<Fault>> {
         match outcome {
-            Outcome::Ok => Some(false),
-            Outcome::Refused(
-                Status::Internal | Status::NotReady | Status::DeadlineExceeded | Status::Overloaded,
-            ) => Some(true),
+            Outcome::Ok => Some(None),
+            Outcome::Refused(Status::Internal | Status::NotReady | Status::Overloaded) => {
+                Some(Some(Fault::Own))
+            }
+            // How long it may take is the client's to say.
+            Outcome::Refused(Status::DeadlineExceeded) => Some(Some(Fault::Doubtful)),
             // It fits the signature, so this is what the model makes of it. Clients' mistakes go to both arms alike.
-            Outcome::Refused(Status::InvalidInput) => self.submitted.map(|_| true),
+            Outcome::Refused(Status::InvalidInput) => self.submitted.map(|_| Some(Fault::Doubtful)),
             Outcome::Refused(_) => None,
         }
     }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::policy::Approval;
+use crate::state::Approvable;
 
 /// What is agreed to; a change of any part makes earlier approvals void.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -14,6 +15,8 @@ use crate::policy::Approval;
 pub struct Subject {
     /// The release.
     pub release_id: String,
+    /// The step that may follow.
+    pub before: Approvable,
     /// Digest of the artifact, hexadecimal.
     pub artifact_sha256: String,
     /// Digest of the gates' report, hexadecimal.
@@ -126,6 +129,7 @@ mod tests {
     fn subject() -> Subject {
         Subject {
             release_id: "r1".into(),
+            before: Approvable::Promoting,
             artifact_sha256: "a".into(),
             report_sha256: "b".into(),
             config_rev: "c".into(),

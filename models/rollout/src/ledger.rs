@@ -164,10 +164,20 @@ impl Ledger {
     /// * `unit`: hash of its routing key, or of its id where it has none
     /// * `failed`: it failed by the server's fault; a client's mistake is no failure
     pub fn request(&mut self, arm: Arm, unit: u64, failed: bool) {
-        self.counts.requests.add(arm, 1);
         if arm == Arm::Canary {
             self.counts.recent.add(failed);
         }
+        self.compared(arm, unit, failed);
+    }
+
+    /// Counts a request that failed by nobody knows whose fault: an event that is compared with those of the other arm, and
+    /// that the hard trigger on the rate of errors, which compares nothing, leaves out.
+    pub fn doubtful(&mut self, arm: Arm, unit: u64) {
+        self.compared(arm, unit, true);
+    }
+
+    fn compared(&mut self, arm: Arm, unit: u64, failed: bool) {
+        self.counts.requests.add(arm, 1);
         // Nothing is compared any more, and every key there is would be remembered.
         if self.stage == Stage::Baking {
             return;

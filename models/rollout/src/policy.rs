@@ -59,6 +59,17 @@ pub enum OnInconclusive {
     Rollback,
 }
 
+/// What a number that is NaN or infinite in an answer of the candidate means.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InvalidOutput {
+    /// The candidate goes back at once, unless the request had such a number itself.
+    #[default]
+    Fail,
+    /// Nothing: the model says such things.
+    Allow,
+}
+
 /// What makes a request's routing key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -163,6 +174,9 @@ pub struct Policy {
     pub bake: Duration,
     /// What happens when a stage shows nothing.
     pub on_inconclusive: OnInconclusive,
+    /// What answers with numbers that are none lead to; what releases that began before there was a choice do.
+    #[serde(default)]
+    pub invalid_output: InvalidOutput,
     /// Warnings must be acknowledged before a stage passes.
     pub strict: bool,
     /// A 99th percentile above this is a hard trigger.

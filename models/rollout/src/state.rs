@@ -87,6 +87,17 @@ pub enum Approvable {
     Promoting,
 }
 
+impl Approvable {
+    /// Its name in configurations and interfaces.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Approvable::Shadow => "shadow",
+            Approvable::Canary => "canary",
+            Approvable::Promoting => "promoting",
+        }
+    }
+}
+
 /// Why a release ended badly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -1,6 +1,6 @@
 //! Approvals of a release: signatures over what exactly was approved. Pure.
 //!
-//! An approval holds for one release, artifact, report and configuration; a change of any of them voids it, because
+//! An approval holds for one step of one release, one artifact, report and configuration; a change of any of them voids it, because
 //! the signature does not match any more. Whether there are enough of them is decided in `models/rollout`.
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,8 @@ use crate::keys::{PublicKey, Signature, SigningKey};
 pub struct Subject {
     /// The release.
     pub release_id: String,
+    /// The step that may follow: one agreement is not one to all of them.
+    pub before: String,
     /// The digest of the model's files.
     pub artifact_sha256: Hash,
     /// The digest of the report that the approver read.
@@ -33,12 +35,13 @@ pub struct Approval {
 }
 
 impl Subject {
-    /// What is signed: the canonical JSON (RFC 8785) of the four fields.
+    /// What is signed: the canonical JSON (RFC 8785) of the five fields.
     pub fn message(&self) -> String {
         // Sorted by name; the hashes and the object itself need no escapes.
         let release = crate::audit::canonical::text(&self.release_id);
+        let before = crate::audit::canonical::text(&self.before);
         format!(
-            r#"{{"artifact_sha256":"{}","config_rev":"{}","release_id":{release},"report_sha256":"{}"}}"#,
+            r#"{{"artifact_sha256":"{}","before":{before},"config_rev":"{}","release_id":{release},"report_sha256":"{}"}}"#,
             self.artifact_sha256, self.config_rev, self.report_sha256
         )
     }

@@ -83,7 +83,7 @@ mod tests {
         let policy: serde_json::Value = serde_json::from_str(&text).unwrap();
         let expected = serde_json::json!({
             "risk": "low", "on_new_version": "canary", "route_key": [], "alpha": 0.01, "alpha_pass": 0.05,
-            "keep_warm": 2, "bake": "0us", "on_inconclusive": "hold", "strict": false, "hard_limit": null,
+            "keep_warm": 2, "bake": "0us", "on_inconclusive": "hold", "invalid_output": "fail", "strict": false, "hard_limit": null,
             "warmup": 1000, "shadow": null, "decision": null,
             "gates": {
                 "signature": "recorded", "quality": null, "trend": null, "slices": false, "performance": null,

@@ -1,7 +1,7 @@
 //! `crossfade approve`: signs what a release waits for, with a key that never leaves this machine.
 
 use std::fs::OpenOptions;
-use std::io::Write;
+use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -27,7 +27,8 @@ pub(super) async fn run(server: &Server, args: &ApproveArgs) -> Result<(), Clien
     let path = format!("{}/{}", rollouts(Some(&found.model)), name(&found.id));
     // Asked anew: what is agreed to is what this one release shows.
     let release: Release = server.read(server.get(&path).await?)?;
-    let Some(subject) = release.approval.and_then(|approval| approval.subject) else {
+    let approval = release.approval.as_ref();
+    let Some(subject) = approval.and_then(|approval| approval.subject.clone()) else {
         return Err(ClientError::Refused(format!(
             "release {} of {} waits for nobody's approval",
             release.id, release.model
@@ -37,6 +38,11 @@ pub(super) async fn run(server: &Server, args: &ApproveArgs) -> Result<(), Clien
         return Err(ClientError::Refused(
             "the server shows what is another release's".to_owned(),
         ));
+    }
+    if !args.yes {
+        tell(&release);
+        say(&format!("to be agreed to: {}", subject.message()));
+        confirmed()?;
     }
     let mut body = json!({ "subject": subject });
     if let Some(key) = &key {
@@ -48,6 +54,23 @@ pub(super) async fn run(server: &Server, args: &ApproveArgs) -> Result<(), Clien
     let answer = server.post(&format!("{path}:approve"), &body).await?;
     tell(&server.read::<Release>(answer)?);
     Ok(())
+}
+
+/// Asks whoever sits there: what is signed is what they have just read.
+fn confirmed() -> Result<(), ClientError> {
+    if !io::stdin().is_terminal() {
+        return Err(ClientError::Usage(
+            "nobody is there to be asked: look at the release, then say --yes".to_owned(),
+        ));
+    }
+    say("agree? [yes/no]");
+    let mut answer = String::new();
+    let read = io::stdin().read_line(&mut answer);
+    read.map_err(|error| ClientError::Usage(format!("the terminal: {error}")))?;
+    match answer.trim() {
+        "yes" => Ok(()),
+        _ => Err(ClientError::Refused("not agreed to".to_owned())),
+    }
 }
 
 /// Makes a key and prints its public half, which the server has to know.

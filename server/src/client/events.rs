@@ -3,6 +3,7 @@
 use http_body_util::BodyExt;
 use serde::Deserialize;
 
+use super::wire::plain;
 use crate::outgoing::Streaming;
 
 /// The longest event; what is longer is no event of ours.
@@ -88,7 +89,7 @@ fn read(event: &str) -> Option<Told> {
         lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
     };
     (field("event")? == "release").then_some(())?;
-    serde_json::from_str(field("data")?).ok()
+    serde_json::from_value(plain(serde_json::from_str(field("data")?).ok()?)).ok()
 }
 
 #[cfg(test)]

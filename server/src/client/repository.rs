@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use crossfade_models::layout;
 
+use crate::scope::RequestId;
+
 /// Where a single file goes, unless its own name says which runtime reads it.
 const FILE: &str = "model.onnx";
 
@@ -28,7 +30,9 @@ pub(super) fn put(source: &Path, model: &Path, known: u64) -> io::Result<u64> {
         .max(known)
         .saturating_add(1);
     // Scans pass over names that begin with a dot.
-    let coming = model.join(format!(".coming-{}", std::process::id()));
+    let coming = model.join(format!(".coming-{}", RequestId::new()));
+    // Of another process's copy nothing is removed.
+    fs::create_dir(&coming)?;
     let put = copy(source, &coming).and_then(|()| settle(&coming, model, next));
     if put.is_err() {
         let _gone = fs::remove_dir_all(&coming).is_ok();
@@ -59,7 +63,6 @@ fn settle(coming: &Path, model: &Path, next: u64) -> io::Result<u64> {
 }
 
 fn copy(source: &Path, target: &Path) -> io::Result<()> {
-    fs::create_dir(target)?;
     if source.is_dir() {
         return copy_folder(source, target);
     }

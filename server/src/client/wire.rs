@@ -62,7 +62,7 @@ impl Server {
 
     async fn call(&self, method: Method, path: &str, body: Bytes) -> Result<Value, ClientError> {
         let answered = self.target.ask(self.asked(method, path, body), PATIENCE).await?;
-        let value: Option<Value> = serde_json::from_slice(&answered.body).ok();
+        let value: Option<Value> = serde_json::from_slice(&answered.body).ok().map(plain);
         if answered.status.is_success() {
             return value.ok_or_else(|| self.strange("its answer is no JSON"));
         }
@@ -131,6 +131,22 @@ impl Server {
             "{} does not answer as an admin listener of this version does: {why}",
             self.target.url()
         ))
+    }
+}
+
+/// Texts without control characters: what someone gave as a reason must not move the cursor of whoever reads it.
+pub(super) fn plain(value: Value) -> Value {
+    match value {
+        Value::String(text) => {
+            let shown = |letter: char| if letter.is_control() { '\u{fffd}' } else { letter };
+            Value::String(text.chars().map(shown).collect())
+        }
+        Value::Array(values) => values.into_iter().map(plain).collect(),
+        Value::Object(fields) => fields
+            .into_iter()
+            .map(|(name, value)| (name, plain(value)))
+            .collect(),
+        other => other,
     }
 }
 

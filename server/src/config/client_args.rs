@@ -151,8 +151,11 @@ pub struct ApproveArgs {
     /// File with the Ed25519 key that signs, PEM or 64 hexadecimal digits [default: agree as the token's holder]
     #[arg(long, value_name = "FILE")]
     pub key: Option<PathBuf>,
+    /// Agree without being asked; for those who have looked at the release before
+    #[arg(long)]
+    pub yes: bool,
     /// Make a key, write it to this file, and print its public half
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["release", "key"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["release", "key", "yes"])]
     pub new_key: Option<PathBuf>,
     /// Which server
     #[command(flatten)]

@@ -334,6 +334,7 @@ fn approval(asked: wire::ApproveRequest) -> Result<Change, Box<Unread>> {
                 artifact_sha256: subject.artifact_sha256.parse()?,
                 report_sha256: subject.report_sha256.parse()?,
                 config_rev: subject.config_rev.parse()?,
+                before: subject.before.clone(),
             })
         });
         Ok(ApproveRelease {
@@ -371,6 +372,7 @@ fn rollout(view: &Value) -> wire::Rollout {
             artifact_sha256: text(&subject["artifact_sha256"]),
             report_sha256: text(&subject["report_sha256"]),
             config_rev: text(&subject["config_rev"]),
+            before: text(&subject["before"]),
         }),
         missing_approvals: view["approval"]["missing"].as_u64().unwrap_or_default(),
         json: view.to_string(),

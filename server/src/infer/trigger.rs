@@ -6,14 +6,15 @@ use crossfade_runtimes_core::{Datatype, RuntimeError, Tensor};
 use half::{bf16, f16};
 
 /// The hard trigger that an answer is, if it is one: a panic, an output that does not fit the signature, or one with a
-/// number that is NaN or infinite.
+/// number that is NaN or infinite, though no input has one.
 ///
-/// Cost: reads every floating-point output once.
-pub(crate) fn of(answer: &Result<Answer, JobError>) -> Option<HardTrigger> {
+/// Cost: reads every floating-point output once, and the inputs after an output that has such a number.
+pub(crate) fn of(inputs: &[Option<Tensor>], answer: &Result<Answer, JobError>) -> Option<HardTrigger> {
     match answer {
         Ok(answer) => {
             let broken = answer.outputs.iter().any(|tensor| !is_finite(tensor));
-            broken.then_some(HardTrigger::InvalidOutput)
+            let asked_for = || inputs.iter().flatten().any(|tensor| !is_finite(tensor));
+            (broken && !asked_for()).then_some(HardTrigger::InvalidOutput)
         }
         Err(JobError::Runtime(error)) => match **error {
             RuntimeError::Panicked { .. } => Some(HardTrigger::Panic),
@@ -49,6 +50,30 @@ fn all<const N: usize>(data: &[u8], is_finite: impl Fn([u8; N]) -> bool) -> bool
 mod tests {
     use super::*;
     use crossfade_runtimes_core::Shape;
+
+    #[test]
+    fn what_a_client_put_in_is_not_the_versions_fault() {
+        let tensor = |value: f32| Tensor {
+            datatype: Datatype::Fp32,
+            shape: Shape::from([1]),
+            data: value.to_le_bytes().to_vec().into(),
+        };
+        let check = |input: Option<f32>, output: f32, expected: Option<HardTrigger>| {
+            let answer = Answer {
+                outputs: vec![tensor(output)],
+                timings: crossfade_batcher::Timings::default(),
+            };
+            assert_eq!(
+                of(&[None, input.map(tensor)], &Ok(answer)),
+                expected,
+                "{input:?} {output}"
+            );
+        };
+        check(Some(1.0), f32::NAN, Some(HardTrigger::InvalidOutput));
+        check(None, f32::INFINITY, Some(HardTrigger::InvalidOutput));
+        check(Some(f32::NAN), f32::NAN, None);
+        check(Some(f32::NAN), 1.0, None);
+    }
 
     #[test]
     fn a_number_that_is_none_is_found() {

@@ -28,9 +28,10 @@ pub(super) fn report_sha256(run: &Run) -> Hash {
 
 impl Desk {
     /// What is agreed to: a change of any part makes earlier approvals void.
-    fn subject(&self, run: &Run) -> Subject {
+    fn subject(&self, run: &Run, before: Approvable) -> Subject {
         Subject {
             release_id: run.created.id.clone(),
+            before,
             artifact_sha256: run.created.digest.clone(),
             report_sha256: report_sha256(run).to_string(),
             config_rev: self.config_rev.to_string(),
@@ -41,12 +42,12 @@ impl Desk {
     fn standing(&self, run: &Run, before: Approvable) -> Standing {
         let given = run.approvals.iter().filter(|(step, _)| *step == before);
         let given: Vec<Given> = given.map(|(_, given)| given.clone()).collect();
-        self.weighed(run, &given)
+        self.weighed(run, before, &given)
     }
 
-    fn weighed(&self, run: &Run, given: &[Given]) -> Standing {
+    fn weighed(&self, run: &Run, before: Approvable, given: &[Given]) -> Standing {
         let author = self.approvers.person(&run.created.actor);
-        weigh(&self.policy.approval, &author, &self.subject(run), given)
+        weigh(&self.policy.approval, &author, &self.subject(run, before), given)
     }
 
     /// Takes an approval, or goes on without those that are missing.
@@ -84,7 +85,7 @@ impl Desk {
                 .advance(world, Event::Approved, &call.actor, why, now)
                 .map_err(ControlError::Unavailable);
         }
-        let given = self.checked(&run, call, &request)?;
+        let given = self.checked(&run, next, call, &request)?;
         self.must_count(&run, next, &given)?;
         accepted()?;
         let record = Record::Approved {
@@ -103,20 +104,21 @@ impl Desk {
     }
 
     /// An approval whose subject is what is released now, and whose signature is its owner's.
-    fn checked(&self, run: &Run, call: &Caller, request: &ApproveRelease) -> Result<Given, ControlError> {
+    fn checked(
+        &self,
+        run: &Run,
+        next: Approvable,
+        call: &Caller,
+        request: &ApproveRelease,
+    ) -> Result<Given, ControlError> {
         let Some(signed) = &request.subject else {
             let message = "`subject` says what is approved; GET the release to see it";
             return Err(ControlError::Invalid(message.to_owned()));
         };
-        let subject = self.subject(run);
-        let given = Subject {
-            release_id: signed.release_id.clone(),
-            artifact_sha256: signed.artifact_sha256.to_string(),
-            report_sha256: signed.report_sha256.to_string(),
-            config_rev: signed.config_rev.to_string(),
-        };
-        if given != subject {
-            let differs = differences(&given, &subject).join(", ");
+        let subject = self.subject(run, next);
+        let differs = differences(signed, &subject);
+        if !differs.is_empty() {
+            let differs = differs.join(", ");
             let message = format!("this is not what is released now: {differs}; look at the release again");
             return Err(ControlError::Conflict(message));
         }
@@ -151,7 +153,7 @@ impl Desk {
     /// Errors: `Forbidden` for an approval that would not count; `Conflict` for one that counts already.
     fn must_count(&self, run: &Run, next: Approvable, given: &Given) -> Result<(), ControlError> {
         let name = &given.by.name;
-        let alone = self.weighed(run, std::slice::from_ref(given));
+        let alone = self.weighed(run, next, std::slice::from_ref(given));
         if let Some(refusal) = alone.refused.get(name) {
             return Err(forbidden(format!(
                 "the approval of `{name}` does not count: {}",
@@ -229,8 +231,8 @@ impl Desk {
             "signed": self.approvers.sign(),
             "given": names,
         });
-        if run.findings.is_some() {
-            view["subject"] = json!(self.subject(run));
+        if let Some(next) = asked_next(run).filter(|_| run.findings.is_some()) {
+            view["subject"] = json!(self.subject(run, next));
         }
         if let State::AwaitingApproval { next } = run.state {
             let standing = self.standing(run, next);
@@ -247,22 +249,41 @@ impl Desk {
     }
 }
 
+/// The step that people are asked about now, or will be next.
+fn asked_next(run: &Run) -> Option<Approvable> {
+    let passed = match run.state {
+        State::AwaitingApproval { next } => return Some(next),
+        State::Verifying | State::Loading | State::Gating => None,
+        State::Shadow | State::Paused { step: None } => Some(Approvable::Shadow),
+        State::Canary { .. } | State::Paused { step: Some(_) } => Some(Approvable::Canary),
+        _ => return None,
+    };
+    let mut asked = run.created.path.approvals.iter().copied();
+    asked.find(|step| Some(*step) > passed)
+}
+
 fn missing(standing: &Standing) -> u64 {
     u64::from(standing.quorum).saturating_sub(standing.counted.len() as u64)
 }
 
-fn differences(given: &Subject, subject: &Subject) -> Vec<String> {
+/// What of a signed subject is not what stands for approval.
+fn differences(signed: &crossfade_journal::approval::Subject, subject: &Subject) -> Vec<String> {
     let parts = [
-        ("release_id", &given.release_id, &subject.release_id),
+        ("release_id", signed.release_id.clone(), &*subject.release_id),
+        ("before", signed.before.clone(), subject.before.name()),
         (
             "artifact_sha256",
-            &given.artifact_sha256,
-            &subject.artifact_sha256,
+            signed.artifact_sha256.to_string(),
+            &*subject.artifact_sha256,
         ),
-        ("report_sha256", &given.report_sha256, &subject.report_sha256),
-        ("config_rev", &given.config_rev, &subject.config_rev),
+        (
+            "report_sha256",
+            signed.report_sha256.to_string(),
+            &*subject.report_sha256,
+        ),
+        ("config_rev", signed.config_rev.to_string(), &*subject.config_rev),
     ];
-    let differ = parts.into_iter().filter(|(_, given, now)| given != now);
+    let differ = parts.into_iter().filter(|(_, signed, now)| signed != now);
     differ.map(|(name, _, now)| format!("{name} is {now}")).collect()
 }
 

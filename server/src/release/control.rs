@@ -191,6 +191,12 @@ impl Releases {
         }
         let next = run.created.path.next(&run.state, &event);
         next.map_err(conflict)?;
+        let version = run.created.version;
+        let onward = matches!(action, ReleaseAction::Promote | ReleaseAction::Resume);
+        if onward && self.world.series(model, version).is_none() {
+            let message = format!("version {version} is not loaded yet, and would get requests");
+            return Err(ControlError::Unavailable(message));
+        }
         accepted()?;
         let why = reason.map(str::to_owned);
         desk.advance(&self.world, event, &call.actor, why, now())

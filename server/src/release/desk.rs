@@ -74,6 +74,8 @@ pub(super) struct Desk {
     epoch: u64,
     /// Moves that took effect and are not on disk yet, oldest first.
     unwritten: Vec<Record>,
+    /// A move of the server's own that could not be written down; made again at the next look.
+    unmade: Option<Unmade>,
     /// The release that the last plan was made for.
     planned: Option<String>,
     /// The model is not released any more.
@@ -83,6 +85,13 @@ pub(super) struct Desk {
     pub(super) promotions: u64,
     rollbacks: BTreeMap<String, u64>,
     rolled_back_in: Option<Duration>,
+}
+
+/// A move that was not made.
+struct Unmade {
+    from: State,
+    event: Event,
+    why: Option<String>,
 }
 
 impl Desk {
@@ -112,6 +121,7 @@ impl Desk {
             report: None,
             epoch: 0,
             unwritten: Vec::new(),
+            unmade: None,
             planned: None,
             closed: false,
             lost: 0,
@@ -261,7 +271,12 @@ impl Desk {
         why: Option<String>,
         now: u64,
     ) {
-        let moved = self.advance(world, event, actor, why, now);
+        let from = self.book.active().map(|run| run.state.clone());
+        let moved = self.advance(world, event.clone(), actor, why.clone(), now);
+        // Nothing else comes back to these states once the disk takes records again.
+        if let (Err(_), Some(from @ (State::Verifying | State::Loading | State::Gating))) = (&moved, from) {
+            self.unmade = Some(Unmade { from, event, why });
+        }
         self.warn_unless(moved);
     }
 
@@ -343,7 +358,7 @@ impl Desk {
     }
 
     /// Writes a record that has taken effect; if that fails, at a later look.
-    fn write_later(&mut self, record: Record) {
+    pub(super) fn write_later(&mut self, record: Record) {
         self.unwritten.push(record);
         if let Err(error) = self.flush() {
             tracing::error!(model = %self.model, %error, "requests go back although that cannot be written down yet");

@@ -46,6 +46,11 @@ impl Gating {
         }
         let live = self.before.last();
         let champion = live.and_then(|version| world.servable(&self.model, *version));
+        if let (Some(live), None, Some(_)) = (live, &champion, &self.gates.quality) {
+            let why =
+                format!("version {live}, which is live, is not loaded: there is nothing to compare with");
+            return Some(self.broken(&why));
+        }
         let mut history = match self.gates.quality {
             Some(_) => history::read(&world.folder, &self.model),
             None => history::History::default(),

@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use crossfade_models::scan::{Fingerprint, fingerprint};
 use crossfade_models::{Found, RegistryError};
 use crossfade_rollout::policy::Trust;
+use crossfade_rollout::state::{Event, Reason};
 
-use super::desk::Desk;
+use super::desk::{Desk, SERVER};
 use super::digest;
 use super::record::Record;
 use super::world::World;
@@ -180,7 +181,25 @@ impl Desk {
     }
 
     /// Writes down the digests of what was loaded, where that has not been done.
-    pub(super) fn record_digests(&mut self, live: &BTreeSet<u64>, now: u64) {
+    ///
+    /// A candidate whose files are not those that its release began with is taken back: what its gates, its approvals and
+    /// its counts say is of other files.
+    pub(super) fn record_digests(&mut self, world: &World, live: &BTreeSet<u64>, now: u64) {
+        let released = self
+            .book
+            .active()
+            .map(|run| (run.created.version, run.created.digest.clone()));
+        if let Some((version, digest)) = released
+            && live.contains(&version)
+            && let Some((_, found)) = self.artifacts.read.get(&version)
+            && *found != digest
+        {
+            let why = format!("its files have changed since its release began, from {digest} to {found}");
+            let failed = Event::Failed {
+                reason: Reason::Aborted,
+            };
+            self.advance_or_warn(world, failed, SERVER, Some(why), now);
+        }
         if self.is_pinned() {
             return;
         }

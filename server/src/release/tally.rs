@@ -26,14 +26,24 @@ pub(crate) struct Count {
     pub(crate) arm: Arm,
     /// The draw.
     pub(crate) unit: u64,
-    /// It failed by the server's fault.
-    pub(crate) failed: bool,
+    /// It failed, and by whose fault; not by a client's mistake.
+    pub(crate) failed: Option<Fault>,
     /// It takes the candidate back at once.
     pub(crate) trigger: Option<HardTrigger>,
     /// When the batch that it ran in began, and how long that took.
     pub(crate) batch: Option<(Instant, Duration)>,
     /// What its answer says, where that was read.
     pub(crate) reading: Option<Reading>,
+}
+
+/// Whose fault it is that a request failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The version's, or the server's.
+    Own,
+    /// That is not known: a client's deadline was over, or the model refused what fits its signature. It counts against a
+    /// version only beside the other one, which gets such requests, too.
+    Doubtful,
 }
 
 /// Where the requests of one release are counted.
@@ -225,7 +235,7 @@ mod tests {
             epoch: 0,
             arm: Arm::Control,
             unit: 0,
-            failed: false,
+            failed: None,
             trigger: None,
             batch: None,
             reading: None,

@@ -57,6 +57,7 @@ fn approval(shown: &wire::Rollout, seed: u8) -> wire::ApproveRequest {
     let subject = shown.subject.clone().unwrap();
     let signed = Subject {
         release_id: subject.release_id.clone(),
+        before: subject.before.clone(),
         artifact_sha256: subject.artifact_sha256.parse().unwrap(),
         report_sha256: subject.report_sha256.parse().unwrap(),
         config_rev: subject.config_rev.parse().unwrap(),
@@ -139,8 +140,12 @@ async fn over_grpc_the_same_roles_and_rules_hold_and_each_call_is_one_record() {
     );
     let refused = grpc.promote(by("ann", &[], act(&id))).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);
+    let because = wire::ActRequest {
+        reason: Some("seen enough".to_owned()),
+        ..act(&id)
+    };
     assert_eq!(
-        grpc.promote(by("ops", &[], act(&id)))
+        grpc.promote(by("ops", &[], because))
             .await
             .unwrap()
             .into_inner()

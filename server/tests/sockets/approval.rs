@@ -365,7 +365,11 @@ async fn a_canary_waits_for_people_before_it_is_promoted() {
             .await;
         assert_eq!(early.status, 409, "{early:?}");
         let promoted = server
-            .tell("ops", format!("POST {ALL}/{id}:promote"), &json!({}))
+            .tell(
+                "ops",
+                format!("POST {ALL}/{id}:promote"),
+                &json!({ "reason": "seen enough" }),
+            )
             .await;
         assert_eq!(
             promoted.json()["state"],

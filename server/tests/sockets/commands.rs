@@ -128,7 +128,7 @@ async fn a_folder_is_deployed_and_its_release_is_seen_and_moved() {
     assert!(paused.contains("paused") && paused.contains("lunch"), "{paused}");
     let resumed = done(at, &format!("rollout resume {id}")).await;
     assert!(resumed.contains("canary"), "{resumed}");
-    let promoted = done(at, "rollout promote m").await;
+    let promoted = done(at, "rollout promote m --reason enough").await;
     assert!(
         promoted.contains("live") && promoted.contains("100 %"),
         "{promoted}"
@@ -162,7 +162,7 @@ async fn waiting_ends_when_the_release_does_and_the_exit_code_tells() {
     reached(&server, "canary").await;
     server.look();
     assert!(!server.release()["report"].is_null());
-    done(at, "rollout promote m").await;
+    done(at, "rollout promote m --reason enough").await;
     let promoted = waiting.await.unwrap();
     assert_eq!(promoted.status.code(), Some(0), "{promoted:?}");
     let lines = String::from_utf8(promoted.stdout).unwrap();
@@ -393,6 +393,7 @@ async fn an_approval_signs_what_the_release_shows() {
     let digest = |digit: &str| digit.repeat(64);
     let subject = json!({
         "release_id": "r1", "artifact_sha256": digest("a"), "report_sha256": digest("b"), "config_rev": digest("c"),
+        "before": "promoting",
     });
     let release = json!({
         "id": "r1", "model": "a/b", "version": 2, "champion": 1, "approval": { "subject": subject, "quorum": 2 },
@@ -405,7 +406,7 @@ async fn an_approval_signs_what_the_release_shows() {
         },
     )
     .await;
-    let said = done(at, &format!("approve r1 --key {}", key.display())).await;
+    let said = done(at, &format!("approve r1 --yes --key {}", key.display())).await;
     assert!(said.contains("awaiting approval before promoting"), "{said}");
     let post = seen.lock().unwrap().last().unwrap().clone();
     let path = "POST /crossfade/v1/models/a%2Fb/rollouts/r1:approve HTTP/1.1";
@@ -436,7 +437,7 @@ async fn a_release_goes_on_once_enough_have_signed_from_the_command_line() {
         std::fs::write(&key, format!("{seed:02x}").repeat(32)).unwrap();
         let mut command = command(
             server.app.admin,
-            &format!("approve {release} --key {}", key.display()),
+            &format!("approve {release} --yes --key {}", key.display()),
         );
         command.env("CROSSFADE_TOKEN", "bob");
         output(command).await

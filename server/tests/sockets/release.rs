@@ -762,7 +762,7 @@ async fn the_admin_interface_moves_releases_and_each_call_is_recorded() {
     assert_eq!(again.status, 409, "{again:?}");
     let seen = ask(format!("GET {all}/{id}"), "").await;
     assert_eq!((seen.status, &seen.json()["percent"]), (200, &json!(50.0)));
-    let promoted = ask(format!("POST {all}/{id}:promote"), "{}").await;
+    let promoted = ask(format!("POST {all}/{id}:promote"), r#"{"reason":"seen enough"}"#).await;
     assert_eq!(
         (promoted.status, server.state().as_str()),
         (200, "live"),

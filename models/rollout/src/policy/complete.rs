@@ -48,6 +48,7 @@ pub(super) fn complete(raw: RawPolicy, built: &Built) -> Result<Policy, PolicyEr
         keep_warm: rollout.keep_warm.unwrap_or(preset::KEEP_WARM),
         bake: rollout.bake.map_or(preset.bake, |RawDuration(bake)| bake),
         on_inconclusive: rollout.on_inconclusive.unwrap_or(OnInconclusive::Hold),
+        invalid_output: rollout.invalid_output.unwrap_or_default(),
         strict: rollout.strict.unwrap_or(false),
         hard_limit: hard_limit(rollout.hard_limit_ms)?,
         warmup: rollout.warmup.unwrap_or(preset::WARMUP),

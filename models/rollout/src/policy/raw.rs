@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::check::Metric;
 use super::gates::{QualityMetric, Trust};
-use super::{OnInconclusive, OnNewVersion, Risk, Side};
+use super::{InvalidOutput, OnInconclusive, OnNewVersion, Risk, Side};
 use crate::duration::RawDuration;
 use crate::state::Approvable;
 
@@ -38,6 +38,7 @@ pub struct RawRollout {
     pub(super) keep_warm: Option<usize>,
     pub(super) bake: Option<RawDuration>,
     pub(super) on_inconclusive: Option<OnInconclusive>,
+    pub(super) invalid_output: Option<InvalidOutput>,
     pub(super) strict: Option<bool>,
     pub(super) hard_limit_ms: Option<u64>,
     pub(super) warmup: Option<u64>,

@@ -53,6 +53,12 @@ impl Path {
             }
             (State::Paused { step: None }, Event::Resumed) => Some(State::Shadow),
             (State::Paused { step: Some(step) }, Event::Resumed) => Some(State::Canary { step: *step }),
+            // Nobody passes by those who were to be asked before the first request.
+            (State::Shadow | State::Paused { step: None }, Event::Promoted)
+                if self.approvals.contains(&Approvable::Canary) =>
+            {
+                None
+            }
             (State::Shadow | State::Canary { .. } | State::Paused { .. }, Event::Promoted) => {
                 Some(self.promotion())
             }

@@ -74,7 +74,7 @@ impl Action {
 
     /// Whether it must say why.
     pub fn needs_reason(self) -> bool {
-        self.role() == Role::Override
+        self.role() == Role::Override || self == Action::Promote
     }
 }
 

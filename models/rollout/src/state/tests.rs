@@ -203,24 +203,32 @@ proptest! {
     /// Whatever happens in whatever order: nothing is served before its gates, nothing serves everyone without the
     /// steps or an operator, and nothing that was sent back ever serves again.
     #[test]
-    fn no_way_around_the_path(events in prop::collection::vec(any_event(), 0..60), shadow: bool, approve: bool) {
-        let path = Path {
-            shadow,
-            approvals: if approve { BTreeSet::from([Approvable::Promoting]) } else { BTreeSet::new() },
-            ..full()
-        };
+    fn no_way_around_the_path(
+        events in prop::collection::vec(any_event(), 0..60),
+        shadow: bool,
+        approvals in prop::collection::btree_set(
+            prop::sample::select(vec![Approvable::Shadow, Approvable::Canary, Approvable::Promoting]), 0..=3,
+        ),
+    ) {
+        let path = Path { shadow, approvals: approvals.clone(), ..full() };
+        let asked = |step: Approvable, got: &BTreeSet<Approvable>| !approvals.contains(&step) || got.contains(&step);
         let mut state = State::Registered;
-        let (mut gated, mut steps, mut skipped, mut approved, mut sent_back) = (false, 0, false, false, false);
+        let (mut gated, mut steps, mut skipped, mut sent_back) = (false, 0, false, false);
+        let mut got = BTreeSet::new();
         for event in &events {
             let Ok(next) = path.next(&state, event) else { continue };
             gated |= *event == Event::GatesPassed;
             steps += usize::from(matches!(state, State::Canary { .. }) && *event == Event::StagePassed);
             skipped |= *event == Event::Promoted;
-            approved |= *event == Event::Approved;
+            if let (State::AwaitingApproval { next }, Event::Approved) = (&state, event) {
+                got.insert(*next);
+            }
             match next {
-                State::Shadow | State::Canary { .. } => prop_assert!(gated && !sent_back),
+                State::Shadow => prop_assert!(gated && !sent_back && asked(Approvable::Shadow, &got)),
+                State::Canary { .. } => prop_assert!(gated && !sent_back && asked(Approvable::Canary, &got)),
                 State::Promoting | State::Baking | State::Live => {
-                    prop_assert!(gated && !sent_back && (steps == 2 || skipped) && (approved || !approve));
+                    prop_assert!(gated && !sent_back && (steps == 2 || skipped));
+                    prop_assert!(asked(Approvable::Canary, &got) && asked(Approvable::Promoting, &got));
                 }
                 State::RollingBack { .. } | State::RolledBack { .. } | State::Failed { .. } => sent_back = true,
                 _ => {}

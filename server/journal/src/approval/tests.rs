@@ -7,6 +7,7 @@ fn key(seed: u8) -> SigningKey {
 fn subject() -> Subject {
     Subject {
         release_id: "fraud-7".to_owned(),
+        before: "canary".to_owned(),
         artifact_sha256: Hash([1; 32]),
         report_sha256: Hash([2; 32]),
         config_rev: Hash([3; 32]),
@@ -21,6 +22,10 @@ fn a_change_of_anything_that_was_approved_voids_the_approval() {
     for changed in [
         Subject {
             release_id: "fraud-8".to_owned(),
+            ..subject()
+        },
+        Subject {
+            before: "promoting".to_owned(),
             ..subject()
         },
         Subject {
@@ -53,6 +58,7 @@ fn a_forged_approval_does_not_hold() {
 #[test]
 fn what_is_signed_is_canonical_json() {
     let subject = Subject {
+        before: "c \"d\" \u{2}".to_owned(),
         release_id: "a \"b\" \u{1}\n😀".to_owned(),
         ..subject()
     };

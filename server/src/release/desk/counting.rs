@@ -5,6 +5,7 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use crossfade_rollout::ledger::{HardTrigger, Latency, Ledger, Stage};
+use crossfade_rollout::policy::InvalidOutput;
 use crossfade_rollout::{Policy, State};
 use crossfade_statistics::Arm;
 
@@ -13,7 +14,7 @@ use crate::metrics::Series;
 use crate::release::log::Counts;
 use crate::release::outputs::Window;
 use crate::release::record::Run;
-use crate::release::tally::{Batches, Count, Tail, Tally};
+use crate::release::tally::{Batches, Count, Fault, Tail, Tally};
 use crate::release::world::World;
 use crate::status::Status;
 
@@ -109,11 +110,18 @@ impl Counting {
     pub(super) fn collect(&mut self, policy: &Policy, epoch: u64) {
         let sticky = !policy.route_key.is_empty();
         while let Ok(count) = self.waiting.try_recv() {
-            self.triggers.extend(count.trigger);
+            let allowed = policy.invalid_output == InvalidOutput::Allow;
+            let trigger = count.trigger;
+            self.triggers
+                .extend(trigger.filter(|trigger| !allowed || *trigger != HardTrigger::InvalidOutput));
             if count.epoch != epoch {
                 continue;
             }
-            self.ledger.request(count.arm, count.unit, count.failed);
+            match count.failed {
+                None => self.ledger.request(count.arm, count.unit, false),
+                Some(Fault::Own) => self.ledger.request(count.arm, count.unit, true),
+                Some(Fault::Doubtful) => self.ledger.doubtful(count.arm, count.unit),
+            }
             if let Some(reading) = count.reading {
                 self.window.add(count.arm, sticky.then_some(count.unit), reading);
             }

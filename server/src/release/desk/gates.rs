@@ -49,9 +49,8 @@ impl Desk {
             report: text,
             at: now,
         };
-        let written = self.write(&record);
-        self.warn_unless(written);
         self.note(&record);
+        self.write_later(record);
         let known: Vec<u64> = gating.before.iter().copied().chain([gating.version]).collect();
         self.rehearsals.keep_only(&known);
         if let Some(diff) = examined.golden_diff {

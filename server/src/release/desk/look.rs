@@ -21,8 +21,11 @@ impl Desk {
         let flushed = self.flush();
         self.warn_unless(flushed);
         if run.state.is_armed() && world.series(&self.model, run.created.version).is_none() {
-            // The model was unloaded, or is not loaded yet: the release waits for it.
-            return;
+            // The model was unloaded, or is not loaded yet: the release waits for it, and holds nothing of it.
+            return self.keep_shadow(world);
+        }
+        if let Some(unmade) = self.unmade.take().filter(|unmade| unmade.from == run.state) {
+            return self.advance_or_warn(world, unmade.event, SERVER, unmade.why, now);
         }
         let epoch = self.epoch;
         if let Some(counting) = &mut self.counting {

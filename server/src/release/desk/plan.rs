@@ -79,8 +79,17 @@ impl Desk {
         }
         let good = |version: &&u64| !self.book.barred.contains(version);
         let next = before.or_else(|| found.chosen.iter().rev().find(good));
-        let Some(&version) = next.or(found.chosen.last()) else {
-            return Ok(None);
+        let Some(&version) = next else {
+            if found.chosen.is_empty() {
+                return Ok(None);
+            }
+            let reason = "the live version's files are gone, and every version that is there was taken back; put them \
+                          back, or bring a version of a higher number"
+                .to_owned();
+            return Err(RegistryError::LoadFailed {
+                model: self.model.to_string(),
+                reason,
+            });
         };
         let record = Record::Adopted {
             version,

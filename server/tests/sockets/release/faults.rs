@@ -135,7 +135,14 @@ async fn a_version_below_the_live_one_does_not_arrive_by_itself() {
         .app
         .service
         .releases()
-        .act(&caller(&[Role::Promote]), "m", &id, promote, None, &|| Ok(()))
+        .act(
+            &caller(&[Role::Promote]),
+            "m",
+            &id,
+            promote,
+            Some("seen enough"),
+            &|| Ok(()),
+        )
         .unwrap();
     let loaded = server.post("/v2/repository/models/m/load", "").await;
     assert_eq!(loaded.status, 200, "{loaded:?}");
@@ -157,7 +164,14 @@ async fn superseding_while_baking_goes_back_to_the_version_before() {
     let releases = server.app.service.releases();
     let all = caller(&[Role::Deploy, Role::Promote]);
     releases
-        .act(&all, "m", &id, ReleaseAction::Promote, None, &|| Ok(()))
+        .act(
+            &all,
+            "m",
+            &id,
+            ReleaseAction::Promote,
+            Some("seen enough"),
+            &|| Ok(()),
+        )
         .unwrap();
     assert_eq!(server.state(), "baking");
     server.repository.add("m", 3, &version_file(3), &rules);
