@@ -2,11 +2,12 @@
 //! of the live version or is sent back.
 //!
 //! `record` is what is written down and what follows from it, `log` where, `tally` how requests are counted without
-//! waiting, `decision` and `outputs` how answers are read and compared, `shadow` copies of requests, `desk` the one place
-//! where a release of a model moves on, `control` what people may ask for, `news` what is told of it, `forecast` what it
-//! could see. `approving` is who has to agree, `rules` by which rules a release ends, `pinning` what follows when files
-//! change. `examination` is the gates before traffic, one file each; `gating` runs them for a release, `rehearsal` repeats
-//! one on the live version, and `report` is what they said. What is decided, and when, is `models/rollout`'s.
+//! waiting, `decision` and `outputs` how answers are read and compared, `shadow` copies of requests, `silence`
+//! versions that hang, `desk` the one place where a release of a model moves on, `control` what people may ask for, `news`
+//! what is told of it, `forecast` what it could see. `approving` is who has to agree, `rules` by which rules a release
+//! ends, `pinning` what follows when files change. `examination` is the gates before traffic, one file each; `gating`
+//! runs them for a release, `rehearsal` repeats one on the live version, and `report` is what they said. What is
+//! decided, and when, is `models/rollout`'s.
 //!
 //! What is absent: no request waits for anything here. A look holds the lock of one model's desk, for as long as a
 //! file takes to be synced; requests only read the route table and send a count.
@@ -42,6 +43,7 @@ mod pinning;
 mod record;
 mod rules;
 mod shadow;
+mod silence;
 mod tally;
 
 mod asker;

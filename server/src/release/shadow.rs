@@ -50,6 +50,12 @@ pub(crate) struct Shadow {
     rests: AtomicBool,
     /// Microseconds that requests took: beside copies, and while copies rested.
     times: [Mutex<Vec<u32>>; 2],
+    /// Microseconds that the slowest of them took.
+    slowest: AtomicU64,
+    /// The candidate is being waited for.
+    waits: AtomicBool,
+    /// Copies that it has answered, well or not.
+    answered: AtomicU64,
     /// Pairs since the last look.
     pairs: Mutex<Vec<Paired>>,
 }
@@ -101,6 +107,9 @@ impl Shadow {
             dropped: AtomicU64::new(0),
             rests: AtomicBool::new(false),
             times: [Mutex::default(), Mutex::default()],
+            slowest: AtomicU64::new(0),
+            waits: AtomicBool::new(false),
+            answered: AtomicU64::new(0),
             pairs: Mutex::default(),
         };
         (shadow, waiting)
@@ -152,6 +161,8 @@ impl Shadow {
     /// * `copy`: given to the candidate if there is room, else dropped and counted
     pub(crate) fn ended(&self, took: Option<Duration>, copy: Option<RequestCopy>) {
         if let Some(took) = took {
+            let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+            self.slowest.fetch_max(micros, Relaxed);
             let [beside, without] = &self.times;
             let side = if self.rests.load(Relaxed) { without } else { beside };
             // Whoever holds the lock takes all that is there; a time that is lost meanwhile is not missed.

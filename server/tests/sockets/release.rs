@@ -218,6 +218,8 @@ pub(crate) struct Seen {
     pub(crate) gone: AtomicU64,
     /// Answers of such a version to such requests.
     late: AtomicUsize,
+    /// Answers of version 1, which adds one, that are not its own to the bit.
+    changed: AtomicUsize,
 }
 
 impl Clients {
@@ -232,31 +234,43 @@ impl Clients {
                     turn += 1;
                     let gone = seen.gone.load(SeqCst);
                     let value: f32 = if turn % 20 == 0 { 13.0 } else { 1.0 };
-                    let (ok, version) = if client % 2 == 0 {
+                    let sum = value + 1.0;
+                    let (ok, version, same) = if client % 2 == 0 {
                         let body = json!({ "inputs": [{
                             "name": "x", "datatype": "FP32", "shape": [1, 2], "data": [value, value],
                         }] });
                         let answer = server.post("/v2/models/m/infer", body.to_string()).await;
-                        (
-                            answer.status == 200,
-                            answer.headers.get("x-model-version").cloned(),
-                        )
+                        let ok = answer.status == 200;
+                        let version = answer.headers.get("x-model-version").cloned();
+                        // What another version says need not even be JSON.
+                        let same = ok
+                            && version.as_deref() == Some("1")
+                            && answer.json()["outputs"][0]["data"] == json!([sum, sum]);
+                        (ok, version, same)
                     } else {
                         let mut message = message();
                         message.raw_input_contents =
                             vec![[value.to_le_bytes(), value.to_le_bytes()].concat().into()];
-                        let (ok, metadata) = match grpc.model_infer(message).await {
-                            Ok(answer) => (true, answer.metadata().clone()),
-                            Err(refusal) => (false, refusal.metadata().clone()),
+                        let (ok, metadata, same) = match grpc.model_infer(message).await {
+                            Ok(answer) => {
+                                let bytes = [sum.to_le_bytes(), sum.to_le_bytes()].concat();
+                                let same = answer.get_ref().raw_output_contents == [bytes];
+                                (true, answer.metadata().clone(), same)
+                            }
+                            Err(refusal) => (false, refusal.metadata().clone(), false),
                         };
                         let version = metadata.get("x-model-version");
-                        (ok, version.map(|version| version.to_str().unwrap().to_owned()))
+                        let version = version.map(|version| version.to_str().unwrap().to_owned());
+                        (ok, version, same)
                     };
                     seen.answered.fetch_add(1, SeqCst);
                     // Unless the test has changed its mind while the request was under way.
                     let still = seen.gone.load(SeqCst) == gone;
                     if still && version.as_deref() == Some(gone.to_string().as_str()) {
                         seen.late.fetch_add(1, SeqCst);
+                    }
+                    if ok && version.as_deref() == Some("1") && !same {
+                        seen.changed.fetch_add(1, SeqCst);
                     }
                     if !ok && version.as_deref() == Some("2") {
                         seen.canary_failed.fetch_add(1, SeqCst);
@@ -304,6 +318,11 @@ impl Clients {
             "answers of a version that was gone"
         );
         assert_eq!(self.seen.failed.load(SeqCst), 0, "failures outside the canary");
+        assert_eq!(
+            self.seen.changed.load(SeqCst),
+            0,
+            "answers of the live version that are others"
+        );
         self.seen.canary_failed.load(SeqCst)
     }
 }
