@@ -538,6 +538,7 @@ async fn a_restart_goes_on_where_the_release_stood_and_too_many_crashes_end_it()
     server.look();
     let before = server.release();
     let units = before["report"]["units"].as_u64().unwrap();
+    assert_eq!(before["report"]["served"], "1s", "{before}");
     assert!(units > 5, "{before}");
     let crashed = killed(data.path());
 
