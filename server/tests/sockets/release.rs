@@ -439,7 +439,13 @@ async fn a_candidate_that_does_not_load_never_has_traffic() {
     server.repository.add("m", 2, "fail load\n", &rules);
     let loaded = server.post("/v2/repository/models/m/load", "").await;
     assert_eq!(loaded.status, 500, "{loaded:?}");
-    assert_eq!(server.release()["state"]["reason"], "load");
+    let failed = server.release();
+    assert_eq!(failed["state"]["reason"], "load");
+    let why = failed["why"].as_str().unwrap();
+    assert!(
+        why.contains("it does not load: ") && why.contains("fail load"),
+        "its loader says why: {why}"
+    );
     let answer = server.post("/v2/models/m/infer", INFER).await;
     assert_eq!(answer.json()["model_version"], "1");
     // Put right, it may be tried again.

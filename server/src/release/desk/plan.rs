@@ -198,15 +198,23 @@ impl Desk {
                 self.wait_for_approval(world, now);
             }
             State::Loading | State::Gating | State::AwaitingApproval { .. } => {
-                let why = Some("it does not load".to_owned());
+                let why = Some(self.unloaded(world, version, "it does not load"));
                 self.advance_or_warn(world, failed(Reason::Load), SERVER, why, now);
             }
             State::Promoting if loaded => self.advance_or_warn(world, Event::Switched, SERVER, None, now),
             state if state.is_armed() && !loaded => {
-                let why = Some("it does not load any more".to_owned());
+                let why = Some(self.unloaded(world, version, "it does not load any more"));
                 self.advance_or_warn(world, failed(Reason::HardTrigger), SERVER, why, now);
             }
             _ => self.divide(world),
+        }
+    }
+
+    /// That a version is not loaded, and what its loader says of it.
+    fn unloaded(&self, world: &World, version: u64, what: &str) -> String {
+        match world.load_failure(&self.model, version) {
+            Some(reason) => format!("{what}: {reason}"),
+            None => what.to_owned(),
         }
     }
 }
