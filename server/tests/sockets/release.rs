@@ -17,6 +17,7 @@ use tonic::{Code, Request};
 
 use crate::harness::{Repository, Server, exchange};
 
+mod boundaries;
 mod faults;
 
 pub(crate) const INFER: &str = r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1,2]}]}"#;
