@@ -26,7 +26,7 @@ use tokio::sync::broadcast;
 
 use crate::admin::Approvers;
 use crate::metrics::Released;
-use crate::servable::ServableLoader;
+use crate::servable::{Examiner, Servable, ServableLoader};
 
 mod approving;
 pub mod audited;
@@ -284,6 +284,23 @@ impl Releases {
         let desk = Arc::new(Mutex::new(desk));
         desks.insert(found.model.into(), desk.clone());
         Ok(desk)
+    }
+}
+
+impl Examiner for Releases {
+    fn examine(&self, version: &Servable) -> Result<(), String> {
+        let Some(desk) = self.desk(version.name()) else {
+            return Ok(());
+        };
+        // The desk stays free while the gates run, which may take long.
+        let gating = lock(&desk).first_gating(version.version());
+        let Some(gating) = gating else {
+            return Ok(());
+        };
+        match gating.run_on(&self.world, version) {
+            Some(examined) => lock(&desk).first_gated(&gating, &examined, now()),
+            None => Err("the process ended while its gates ran".to_owned()),
+        }
     }
 }
 

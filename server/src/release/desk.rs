@@ -60,6 +60,8 @@ pub(super) struct Desk {
     /// Where the versions lie, and which there are.
     pub(super) directory: PathBuf,
     pub(super) on_disk: BTreeSet<u64>,
+    /// The version that goes live once it has passed its gates, where none is.
+    first: Option<First>,
     counting: Option<Counting>,
     /// Copies of requests, and what they have shown.
     pub(super) shadow: shadow::Stage,
@@ -85,6 +87,13 @@ pub(super) struct Desk {
     rolled_back_in: Option<Duration>,
 }
 
+/// A version beside which none is live.
+struct First {
+    version: u64,
+    /// The versions that are there; none of them is new.
+    seen: BTreeSet<u64>,
+}
+
 impl Desk {
     /// Opens the log of a model and takes up its release where it stood.
     ///
@@ -104,6 +113,7 @@ impl Desk {
             artifacts: Artifacts::default(),
             directory: PathBuf::new(),
             on_disk: BTreeSet::new(),
+            first: None,
             counting: None,
             shadow: shadow::Stage::default(),
             gates: BTreeMap::new(),

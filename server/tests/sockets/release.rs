@@ -347,7 +347,11 @@ async fn a_good_candidate_takes_the_place_of_the_live_version() {
     let rules = rules(0.2, "");
     repository.add("m", 1, &version_file(1), &rules);
     let server = Arc::new(serving(repository, data.path()).await);
-    assert_eq!(server.state(), "none", "the first version is live at once");
+    assert_eq!(
+        server.state(),
+        "none",
+        "the first version is live without a release"
+    );
     let clients = Clients::start(&server);
     server.arrive(2, &version_file(2), &rules).await;
     assert_eq!(server.state(), "canary");
