@@ -61,7 +61,7 @@ const KEYS: &[ModelKey] = &[
     key("[labels]", "", "stable = 1", "", "Names for versions, which requests may use in place of a number"),
     key("[warmup]", "data", "\"zero\"", "(model_warmup)", "What runs on every instance before the version answers: `zero`, `random`, or a file under `warmup/`; without this table nothing"),
     key("[warmup]", "rows", "1", "model_warmup.batch_size", "Rows of the warm-up"),
-    key("[model]", "risk", "\"low\"", "", "The tier whose preset the rules of [releases](releases.md) begin with; without it a new version is put in at once. `medium` and `high` ask for parts that are not built yet"),
+    key("[model]", "risk", "\"low\"", "", "The tier whose preset the rules of [releases](releases.md) begin with; without it a new version is put in at once. `high` asks for parts that are not built yet"),
     key("[rollout]", "on_new_version", "\"canary\"", "", "`immediate`: put in at once; `canary`: released; `hold`: waits for someone. By default `canary` with a `risk`, else `immediate`"),
     key("[rollout]", "route_key", "[\"header:x-user-id\"]", "", "Headers whose value keeps a client on one version, the first that a request has; by default each request is divided by itself"),
     key("[[rollout.match]]", "header", "\"x-beta\"", "", "Requests with this header go to one version of a release without being drawn, and are not counted; tried in order"),
