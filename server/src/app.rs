@@ -217,7 +217,7 @@ impl App {
             counters,
             options,
             releases.clone(),
-            loader,
+            loader.examined_by(releases.clone()),
             changes,
         );
         if let Some(every) = config.release_looks {

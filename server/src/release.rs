@@ -2,11 +2,12 @@
 //! of the live version or is sent back.
 //!
 //! `record` is what is written down and what follows from it, `log` where, `tally` how requests are counted without
-//! waiting, `decision` and `outputs` how answers are read and compared, `shadow` copies of requests, `desk` the one place
-//! where a release of a model moves on, `control` what people may ask for, `news` what is told of it, `forecast` what it
-//! could see. `approving` is who has to agree, `rules` by which rules a release ends, `pinning` what follows when files
-//! change. `examination` is the gates before traffic, one file each; `gating` runs them for a release, `rehearsal` repeats
-//! one on the live version, and `report` is what they said. What is decided, and when, is `models/rollout`'s.
+//! waiting, `decision` and `outputs` how answers are read and compared, `shadow` copies of requests, `silence`
+//! versions that hang, `desk` the one place where a release of a model moves on, `control` what people may ask for, `news`
+//! what is told of it, `forecast` what it could see. `approving` is who has to agree, `rules` by which rules a release
+//! ends, `pinning` what follows when files change. `examination` is the gates before traffic, one file each; `gating`
+//! runs them for a release, `rehearsal` repeats one on the live version, and `report` is what they said. What is
+//! decided, and when, is `models/rollout`'s.
 //!
 //! What is absent: no request waits for anything here. A look holds the lock of one model's desk, for as long as a
 //! file takes to be synced; requests only read the route table and send a count.
@@ -25,7 +26,7 @@ use tokio::sync::broadcast;
 
 use crate::admin::Approvers;
 use crate::metrics::Released;
-use crate::servable::ServableLoader;
+use crate::servable::{Examiner, Servable, ServableLoader};
 
 mod approving;
 pub mod audited;
@@ -42,6 +43,7 @@ mod pinning;
 mod record;
 mod rules;
 mod shadow;
+mod silence;
 mod tally;
 
 mod asker;
@@ -284,6 +286,23 @@ impl Releases {
         let desk = Arc::new(Mutex::new(desk));
         desks.insert(found.model.into(), desk.clone());
         Ok(desk)
+    }
+}
+
+impl Examiner for Releases {
+    fn examine(&self, version: &Servable) -> Result<(), String> {
+        let Some(desk) = self.desk(version.name()) else {
+            return Ok(());
+        };
+        // The desk stays free while the gates run, which may take long.
+        let gating = lock(&desk).first_gating(version.version());
+        let Some(gating) = gating else {
+            return Ok(());
+        };
+        match gating.run_on(&self.world, version) {
+            Some(examined) => lock(&desk).first_gated(&gating, &examined, now()),
+            None => Err("the process ended while its gates ran".to_owned()),
+        }
     }
 }
 

@@ -20,8 +20,8 @@ use crossfade_runtimes_core::{Model, ModelSignature, Tensor, TensorSpec};
 
 use crate::metrics::{Series, Snapshot};
 use calibration::Meter;
-pub use loader::ServableLoader;
 pub(crate) use loader::runtime_choice;
+pub use loader::{Examiner, ServableLoader};
 pub(crate) use priority::lower as lower_priority;
 use sample::Fill;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 /// A release.
 #[derive(Debug, Clone, Deserialize)]
@@ -72,6 +72,7 @@ pub(super) struct State {
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Report {
     /// Serving time in the step.
+    #[serde(deserialize_with = "duration")]
     pub(super) served: Duration,
     /// Of the new version, in the step.
     pub(super) units: u64,
@@ -166,4 +167,10 @@ impl Release {
     pub(super) fn step(&self) -> Option<&Step> {
         self.rules.as_ref()?.steps.get(self.state.step?)
     }
+}
+
+/// A duration as the server writes it, with its unit.
+fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(from)?;
+    crossfade_rollout::duration::parse(&text).map_err(serde::de::Error::custom)
 }

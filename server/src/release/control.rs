@@ -55,9 +55,15 @@ impl Releases {
             },
             None => desk.book.champion,
         };
-        let Some(champion) = champion.filter(|champion| *champion != version) else {
-            return Err(ControlError::Conflict(format!("version {version} is live")));
+        let Some(champion) = champion else {
+            return Err(ControlError::Conflict(format!(
+                "no version of `{model}` is live: the first one goes live by itself once it loads and has passed its gates; \
+                 the repository index says what keeps it from that"
+            )));
         };
+        if champion == version {
+            return Err(ControlError::Conflict(format!("version {version} is live")));
+        }
         let digest = desk.digest_of(&folder, version);
         let digest = digest.map_err(|error| ControlError::Unavailable(error.to_string()))?;
         let active = desk.book.active().map(|run| run.created.id.clone());

@@ -60,6 +60,8 @@ pub(super) struct Desk {
     /// Where the versions lie, and which there are.
     pub(super) directory: PathBuf,
     pub(super) on_disk: BTreeSet<u64>,
+    /// The version that goes live once it has passed its gates, where none is.
+    first: Option<First>,
     counting: Option<Counting>,
     /// Copies of requests, and what they have shown.
     pub(super) shadow: shadow::Stage,
@@ -94,6 +96,13 @@ struct Unmade {
     why: Option<String>,
 }
 
+/// A version beside which none is live.
+struct First {
+    version: u64,
+    /// The versions that are there; none of them is new.
+    seen: BTreeSet<u64>,
+}
+
 impl Desk {
     /// Opens the log of a model and takes up its release where it stood.
     ///
@@ -113,6 +122,7 @@ impl Desk {
             artifacts: Artifacts::default(),
             directory: PathBuf::new(),
             on_disk: BTreeSet::new(),
+            first: None,
             counting: None,
             shadow: shadow::Stage::default(),
             gates: BTreeMap::new(),

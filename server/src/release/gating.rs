@@ -11,10 +11,11 @@ use super::examination::{Examination, Examined};
 use super::history;
 use super::report::{Gate, GateReport};
 use super::world::World;
+use crate::servable::Servable;
 
 /// The gates of one candidate.
 pub(super) struct Gating {
-    /// Of which release.
+    /// Of which release; empty for a version that goes live without one.
     pub(super) release: String,
     pub(super) model: Arc<str>,
     pub(super) version: u64,
@@ -32,15 +33,20 @@ impl Gating {
     /// Runs the gates and keeps what is worth looking back on; `None` if the process ends meanwhile. Blocks: for load
     /// threads.
     pub(super) fn run(&self, world: &World) -> Option<Examined> {
+        match world.servable(&self.model, self.version) {
+            Some(candidate) => self.run_on(world, &candidate),
+            None => Some(self.broken("the version is gone")),
+        }
+    }
+
+    /// Likewise, of a version that no request can find yet.
+    pub(super) fn run_on(&self, world: &World, candidate: &Servable) -> Option<Examined> {
         // Files that others wrote are read here, and models run that nobody has seen run.
-        let examined = catch_unwind(AssertUnwindSafe(|| self.examine(world)));
+        let examined = catch_unwind(AssertUnwindSafe(|| self.examine(world, candidate)));
         examined.unwrap_or_else(|_| Some(self.broken("a gate panicked; the log has where")))
     }
 
-    fn examine(&self, world: &World) -> Option<Examined> {
-        let Some(candidate) = world.servable(&self.model, self.version) else {
-            return Some(self.broken("the version is gone"));
-        };
+    fn examine(&self, world: &World, candidate: &Servable) -> Option<Examined> {
         if let Err(why) = Reader::new(self.decision.clone()).check(candidate.signature()) {
             return Some(self.broken(&why));
         }
@@ -56,7 +62,7 @@ impl Gating {
             None => history::History::default(),
         };
         let examined = Examination {
-            candidate: &candidate,
+            candidate,
             champion: champion.as_deref(),
             directory: &self.directory,
             gates: &self.gates,

@@ -6,7 +6,7 @@
 //!
 //! What is absent: no request waits for a copy, or for room for one. What does not fit is dropped and counted.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -50,6 +50,12 @@ pub(crate) struct Shadow {
     slice: AtomicUsize,
     /// Microseconds that requests of this cycle took, by slice.
     times: [Mutex<Vec<u32>>; breaker::SLICES],
+    /// Microseconds that the slowest of them took.
+    slowest: AtomicU64,
+    /// The candidate is being waited for.
+    waits: AtomicBool,
+    /// Copies that it has answered, well or not.
+    answered: AtomicU64,
     /// Pairs since the last look.
     pairs: Mutex<Vec<Paired>>,
 }
@@ -101,6 +107,9 @@ impl Shadow {
             dropped: AtomicU64::new(0),
             slice: AtomicUsize::new(0),
             times: Default::default(),
+            slowest: AtomicU64::new(0),
+            waits: AtomicBool::new(false),
+            answered: AtomicU64::new(0),
             pairs: Mutex::default(),
         };
         (shadow, waiting)
@@ -152,6 +161,8 @@ impl Shadow {
     /// * `copy`: given to the candidate if there is room, else dropped and counted
     pub(crate) fn ended(&self, took: Option<Duration>, copy: Option<RequestCopy>) {
         if let Some(took) = took {
+            let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+            self.slowest.fetch_max(micros, Relaxed);
             let slice = self.slice.load(Relaxed);
             // Whoever holds the lock takes all that is there; a time that is lost meanwhile is not missed.
             if let Some(Ok(mut times)) = self.times.get(slice).map(Mutex::try_lock)

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use arc_swap::ArcSwap;
 use crossfade_journal::Hash;
-use crossfade_models::{Division, Registry, Routed};
+use crossfade_models::{Division, Registry, RouteError, Routed, State as Life};
 
 use super::forecast::Counters;
 use super::news::Teller;
@@ -100,6 +100,18 @@ impl World {
     /// A version that is live.
     pub(super) fn servable(&self, model: &str, version: u64) -> Option<Routed<Servable>> {
         self.registry()?.route(model, &version.to_string()).ok()
+    }
+
+    /// Why a version could not be loaded, if that was so.
+    pub(super) fn load_failure(&self, model: &str, version: u64) -> Option<String> {
+        let registry = self.registry()?;
+        match registry.route(model, &version.to_string()).err()? {
+            RouteError::NotReady {
+                state: Life::Failed(reason),
+                ..
+            } => Some(reason.to_string()),
+            _ => None,
+        }
     }
 
     /// The counters of a version that is live.

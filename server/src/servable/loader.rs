@@ -1,4 +1,5 @@
-//! Makes servables: model file → runtime → configuration → warm-up → probe → batcher. Runs on load threads.
+//! Makes servables: model file → runtime → configuration → warm-up → probe → batcher → gates, where it is the first
+//! version. Runs on load threads.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,6 +23,14 @@ use super::{Counter, Running, Servable, priority, probe, warm_up};
 use crate::metrics::Metrics;
 use crate::service::Limits;
 
+/// Says whether a version may serve, once it is loaded and before anyone can reach it.
+pub trait Examiner: Send + Sync {
+    /// Examines a version. Blocks: for load threads.
+    ///
+    /// Errors: why it may not serve.
+    fn examine(&self, version: &Servable) -> Result<(), String>;
+}
+
 /// Makes servables for the registry.
 pub struct ServableLoader {
     runtimes: Arc<Runtimes>,
@@ -34,6 +43,8 @@ pub struct ServableLoader {
     cores: usize,
     /// `None` where there is one core, or no thread could be started.
     calibrator: Option<Calibrator>,
+    /// Without one every version that loads may serve.
+    examiner: Option<Arc<dyn Examiner>>,
 }
 
 impl ServableLoader {
@@ -59,6 +70,15 @@ impl ServableLoader {
             lend_within: limits.lend_within,
             cores,
             calibrator,
+            examiner: None,
+        }
+    }
+
+    /// Has versions examined.
+    pub fn examined_by(self, examiner: Arc<dyn Examiner>) -> Self {
+        Self {
+            examiner: Some(examiner),
+            ..self
         }
     }
 }
@@ -181,6 +201,9 @@ impl Loader for ServableLoader {
             loaded_at: series.snapshot(),
             series,
         };
+        if let Some(examiner) = &self.examiner {
+            examiner.examine(&servable).map_err(LoadError::Refused)?;
+        }
         Ok(Loaded { servable, config })
     }
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::harness::{Repository, Server};
 
 /// `y = x + number`, one number per row.
-fn adds(number: f64) -> String {
+pub(crate) fn adds(number: f64) -> String {
     format!("input x FP32 -1,1\noutput y FP32 -1,1\nbatched\nop add {number}\n")
 }
 
@@ -29,7 +29,7 @@ fn table(path: &Path, columns: &[(&str, Vec<f64>)]) {
 }
 
 /// Two hundred rows whose labels are one above their input.
-fn labelled(path: &Path) {
+pub(crate) fn labelled(path: &Path) {
     let inputs: Vec<f64> = (0..200).map(f64::from).collect();
     let labels = inputs.iter().map(|x| x + 1.0).collect();
     table(path, &[("in.x", inputs), ("label", labels)]);
@@ -185,11 +185,12 @@ async fn labelled_rows_that_cannot_be_used_fail_the_gate_and_say_where() {
     let repository = Repository::new();
     let rules = rules(QUALITY);
     repository.add("m", 1, &adds(1.0), &rules);
+    labelled(&repository.path().join("m/validation.parquet"));
+    let server = Arc::new(serving(repository, data.path()).await);
     table(
-        &repository.path().join("m/validation.parquet"),
+        &server.repository.path().join("m/validation.parquet"),
         &[("in.z", vec![1.0]), ("label", vec![1.0])],
     );
-    let server = Arc::new(serving(repository, data.path()).await);
     arrive(&server, 2, 1.0, &rules).await;
     let refused = release(&server);
     assert_eq!(refused["state"]["reason"], "gate", "{refused}");
@@ -204,6 +205,128 @@ async fn labelled_rows_that_cannot_be_used_fail_the_gate_and_say_where() {
     assert_eq!(
         release(&server)["state"]["state"],
         "canary",
+        "{}",
+        release(&server)
+    );
+    stopped(server).await;
+}
+
+/// A server whose model `m` has no live version yet, because its first one has failed.
+async fn refusing(repository: Repository, data: &Path) -> (Arc<Server>, String) {
+    let data = data.to_owned();
+    let server = Server::start_with(repository, |config| {
+        config.data_dir = data;
+        config.release_looks = None;
+    })
+    .await;
+    loop {
+        let index = server.post("/v2/repository/index", "").await.json();
+        let row = &index[0];
+        if row["state"] == "UNAVAILABLE" {
+            let reason = row["reason"].as_str().unwrap().to_owned();
+            return (Arc::new(server), reason);
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_version_serves_once_it_has_passed_its_gates() {
+    let data = tempfile::tempdir().unwrap();
+    let rules = rules(&format!(
+        "[gates.golden]\nfile = 'golden.parquet'\n[gates.quality]\ndata = 'validation.parquet'\nmetric = 'rmse'\n\
+         max_drop = 0.1\n{}",
+        "[gates.performance]\nmax_p99 = '50s'\n"
+    ));
+    let repository = Repository::new();
+    repository.add("m", 1, &adds(1.0), &rules);
+    labelled(&repository.path().join("m/validation.parquet"));
+    let golden = repository.path().join("m/golden.parquet");
+    let known = |y: f64| table(&golden, &[("in.x", vec![1.0]), ("out.y", vec![y])]);
+    known(3.0);
+    let (server, reason) = refusing(repository, data.path()).await;
+    for part in ["first version", "golden: ", "`[gates]`"] {
+        assert!(reason.contains(part), "{part} is not in {reason}");
+    }
+    let body =
+        json!({ "inputs": [{ "name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1] }] }).to_string();
+    assert_ne!(server.get("/v2/health/ready").await.status, 200);
+    assert_ne!(server.get("/v2/models/m/ready").await.status, 200);
+    let refused = server.post("/v2/models/m/infer", &body).await;
+    assert_eq!(refused.status, 503, "{refused:?}");
+    let again = server.post("/v2/repository/models/m/load", "").await;
+    assert_eq!(again.status, 500, "it is asked again: {again:?}");
+    assert!(again.error().contains("golden: "), "{again:?}");
+    assert!(
+        server
+            .scrape()
+            .await
+            .contains("crossfade_gate_result{model=\"m\",gate=\"golden\"} 0")
+    );
+    let deploy = crossfade_server::admin::CreateRelease {
+        version: 1,
+        supersede: false,
+        reason: None,
+    };
+    let ann = crossfade_server::admin::Caller {
+        actor: "ann".into(),
+        roles: vec![crossfade_server::admin::Role::Deploy],
+    };
+    let releases = server.app.service.releases().clone();
+    let refused = releases.create(&ann, "m", deploy, &|| Ok(())).unwrap_err();
+    assert!(
+        refused.to_string().contains("no version of `m` is live"),
+        "{refused}"
+    );
+    drop(releases);
+
+    // Put right, it goes live without a release; another version is a release then.
+    known(2.0);
+    let loaded = server.post("/v2/repository/models/m/load", "").await;
+    assert_eq!(loaded.status, 200, "{loaded:?}");
+    assert_eq!(server.get("/v2/health/ready").await.status, 200);
+    assert_eq!(server.post("/v2/models/m/infer", &body).await.status, 200);
+    assert_eq!(release(&server), Value::Null);
+    let text = server.scrape().await;
+    for gate in ["load", "golden", "quality", "performance"] {
+        let line = format!("crossfade_gate_result{{model=\"m\",gate=\"{gate}\"}} 1");
+        assert!(text.contains(&line), "{line} is missing in\n{text}");
+    }
+
+    // What was live is not examined again.
+    known(3.0);
+    let repository = stopped(server).await;
+    let server = Arc::new(serving(repository, data.path()).await);
+    assert_eq!(server.post("/v2/models/m/infer", &body).await.status, 200);
+    known(2.0);
+    arrive(&server, 2, 1.0, &rules).await;
+    assert_eq!(release(&server)["champion"], 1, "{}", release(&server));
+    stopped(server).await;
+}
+
+/// Rules that come to a model while it serves do not take its version away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_serves_already_needs_no_gates() {
+    let data = tempfile::tempdir().unwrap();
+    let repository = Repository::new();
+    repository.add("m", 1, &adds(1.0), "");
+    let server = Arc::new(serving(repository, data.path()).await);
+    let body =
+        json!({ "inputs": [{ "name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1] }] }).to_string();
+    server
+        .repository
+        .configure("m", &rules("[gates.golden]\nfile = 'nowhere'\n"));
+    let loaded = server.post("/v2/repository/models/m/load", "").await;
+    assert_eq!(loaded.status, 200, "{loaded:?}");
+    assert_eq!(server.post("/v2/models/m/infer", &body).await.status, 200);
+    server
+        .repository
+        .add("m", 2, &adds(1.0), &rules("[gates.golden]\nfile = 'nowhere'\n"));
+    let loaded = server.post("/v2/repository/models/m/load", "").await;
+    assert_eq!(loaded.status, 200, "{loaded:?}");
+    assert_eq!(
+        release(&server)["state"]["reason"],
+        "gate",
         "{}",
         release(&server)
     );

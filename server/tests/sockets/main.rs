@@ -22,4 +22,5 @@ mod pinning;
 mod process;
 mod release;
 mod shadow;
+mod tier;
 mod webhook;

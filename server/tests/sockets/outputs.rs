@@ -70,7 +70,7 @@ async fn a_rule_that_does_not_fit_the_model_stops_the_release_before_any_traffic
     let data = tempfile::tempdir().unwrap();
     let repository = Repository::new();
     let rules = watched("[decision]\noutput = 'score'\nkind = 'argmax'\n");
-    repository.add("m", 1, &version_file(1), &rules);
+    repository.add("m", 1, &version_file(1), &watched(""));
     let server = Arc::new(serving(repository, data.path()).await);
     server.arrive(2, &version_file(2), &rules).await;
     let release = server.release();

@@ -10,6 +10,8 @@ use serde_json::json;
 
 use crate::harness::exchange;
 
+mod kills;
+
 /// The binary, with a data folder.
 fn crossfade(data: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_crossfade"));
@@ -41,6 +43,7 @@ fn repository() -> tempfile::TempDir {
 struct Serving {
     child: Child,
     http: SocketAddr,
+    admin: SocketAddr,
     data: tempfile::TempDir,
 }
 
@@ -78,17 +81,18 @@ impl Serving {
                 "the server ended before it listened"
             );
         }
-        let http = line
-            .split("http=")
-            .nth(1)
-            .unwrap()
-            .split_whitespace()
-            .next()
-            .unwrap()
-            .parse()
-            .unwrap();
+        let address = |name: &str| -> SocketAddr {
+            let (_, rest) = line.split_once(name).unwrap();
+            rest.split_whitespace().next().unwrap().parse().unwrap()
+        };
+        let (http, admin) = (address("http="), address("admin="));
         std::thread::spawn(move || log.read_to_end(&mut Vec::new()));
-        Self { child, http, data }
+        Self {
+            child,
+            http,
+            admin,
+            data,
+        }
     }
 
     async fn wait_ready(&self) {

@@ -17,6 +17,7 @@ use tonic::{Code, Request};
 
 use crate::harness::{Repository, Server, exchange};
 
+mod boundaries;
 mod faults;
 
 pub(crate) const INFER: &str = r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1,2]}]}"#;
@@ -218,6 +219,8 @@ pub(crate) struct Seen {
     pub(crate) gone: AtomicU64,
     /// Answers of such a version to such requests.
     late: AtomicUsize,
+    /// Answers of version 1, which adds one, that are not its own to the bit.
+    changed: AtomicUsize,
 }
 
 impl Clients {
@@ -232,31 +235,43 @@ impl Clients {
                     turn += 1;
                     let gone = seen.gone.load(SeqCst);
                     let value: f32 = if turn % 20 == 0 { 13.0 } else { 1.0 };
-                    let (ok, version) = if client % 2 == 0 {
+                    let sum = value + 1.0;
+                    let (ok, version, same) = if client % 2 == 0 {
                         let body = json!({ "inputs": [{
                             "name": "x", "datatype": "FP32", "shape": [1, 2], "data": [value, value],
                         }] });
                         let answer = server.post("/v2/models/m/infer", body.to_string()).await;
-                        (
-                            answer.status == 200,
-                            answer.headers.get("x-model-version").cloned(),
-                        )
+                        let ok = answer.status == 200;
+                        let version = answer.headers.get("x-model-version").cloned();
+                        // What another version says need not even be JSON.
+                        let same = ok
+                            && version.as_deref() == Some("1")
+                            && answer.json()["outputs"][0]["data"] == json!([sum, sum]);
+                        (ok, version, same)
                     } else {
                         let mut message = message();
                         message.raw_input_contents =
                             vec![[value.to_le_bytes(), value.to_le_bytes()].concat().into()];
-                        let (ok, metadata) = match grpc.model_infer(message).await {
-                            Ok(answer) => (true, answer.metadata().clone()),
-                            Err(refusal) => (false, refusal.metadata().clone()),
+                        let (ok, metadata, same) = match grpc.model_infer(message).await {
+                            Ok(answer) => {
+                                let bytes = [sum.to_le_bytes(), sum.to_le_bytes()].concat();
+                                let same = answer.get_ref().raw_output_contents == [bytes];
+                                (true, answer.metadata().clone(), same)
+                            }
+                            Err(refusal) => (false, refusal.metadata().clone(), false),
                         };
                         let version = metadata.get("x-model-version");
-                        (ok, version.map(|version| version.to_str().unwrap().to_owned()))
+                        let version = version.map(|version| version.to_str().unwrap().to_owned());
+                        (ok, version, same)
                     };
                     seen.answered.fetch_add(1, SeqCst);
                     // Unless the test has changed its mind while the request was under way.
                     let still = seen.gone.load(SeqCst) == gone;
                     if still && version.as_deref() == Some(gone.to_string().as_str()) {
                         seen.late.fetch_add(1, SeqCst);
+                    }
+                    if ok && version.as_deref() == Some("1") && !same {
+                        seen.changed.fetch_add(1, SeqCst);
                     }
                     if !ok && version.as_deref() == Some("2") {
                         seen.canary_failed.fetch_add(1, SeqCst);
@@ -304,6 +319,11 @@ impl Clients {
             "answers of a version that was gone"
         );
         assert_eq!(self.seen.failed.load(SeqCst), 0, "failures outside the canary");
+        assert_eq!(
+            self.seen.changed.load(SeqCst),
+            0,
+            "answers of the live version that are others"
+        );
         self.seen.canary_failed.load(SeqCst)
     }
 }
@@ -327,7 +347,11 @@ async fn a_good_candidate_takes_the_place_of_the_live_version() {
     let rules = rules(0.2, "");
     repository.add("m", 1, &version_file(1), &rules);
     let server = Arc::new(serving(repository, data.path()).await);
-    assert_eq!(server.state(), "none", "the first version is live at once");
+    assert_eq!(
+        server.state(),
+        "none",
+        "the first version is live without a release"
+    );
     let clients = Clients::start(&server);
     server.arrive(2, &version_file(2), &rules).await;
     assert_eq!(server.state(), "canary");
@@ -420,7 +444,13 @@ async fn a_candidate_that_does_not_load_never_has_traffic() {
     server.repository.add("m", 2, "fail load\n", &rules);
     let loaded = server.post("/v2/repository/models/m/load", "").await;
     assert_eq!(loaded.status, 500, "{loaded:?}");
-    assert_eq!(server.release()["state"]["reason"], "load");
+    let failed = server.release();
+    assert_eq!(failed["state"]["reason"], "load");
+    let why = failed["why"].as_str().unwrap();
+    assert!(
+        why.contains("it does not load: ") && why.contains("fail load"),
+        "its loader says why: {why}"
+    );
     let answer = server.post("/v2/models/m/infer", INFER).await;
     assert_eq!(answer.json()["model_version"], "1");
     // Put right, it may be tried again.
@@ -519,6 +549,7 @@ async fn a_restart_goes_on_where_the_release_stood_and_too_many_crashes_end_it()
     server.look();
     let before = server.release();
     let units = before["report"]["units"].as_u64().unwrap();
+    assert_eq!(before["report"]["served"], "1s", "{before}");
     assert!(units > 5, "{before}");
     let crashed = killed(data.path());
 

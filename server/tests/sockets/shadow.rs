@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
-use crossfade_runtimes_fake::Execution;
+use crossfade_runtimes_fake::{Execution, Gate};
 use crossfade_server::admin::{Caller, ReleaseAction, Role};
 use serde_json::Value;
 
@@ -127,6 +127,63 @@ async fn a_candidate_that_says_no_numbers_is_sent_back_in_shadow() {
         release["shadow"]["not_finite"].as_u64().unwrap() >= 1,
         "{release}"
     );
+}
+
+/// No request waits for a copy, no copy waits without bound, and what never answers does not pass.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_candidate_that_hangs_is_sent_back_in_shadow_and_delays_nobody() {
+    let rules = shadowed(5, "tol = 0.1\n");
+    let data = tempfile::tempdir().unwrap();
+    let repository = Repository::new();
+    repository.add("m", 1, &version_file(1), &rules);
+    let server = Arc::new(serving(repository, data.path()).await);
+    let gate = Gate::closed();
+    gate.open();
+    server.fake.hold_runs(gate.clone());
+    server.arrive(2, &version_file(1), &rules).await;
+    assert_eq!(server.state(), "shadow", "{}", server.release());
+    gate.close();
+    let runs = server
+        .fake
+        .probe(&server.repository.path().join("m/2/model.fake"));
+    let copied = || runs.history().iter().filter(|run| is_on(run, "apart")).count();
+    let clients = Clients::start(&server);
+    while copied() == 0 {
+        clients.some_answers().await;
+    }
+    // More requests than copies have room; every one is answered while the candidate says nothing.
+    for _ in 0..12 {
+        clients.some_answers().await;
+    }
+    answers_are_untouched(&server).await;
+    for _ in 0..29 {
+        server.look();
+        assert_eq!(server.state(), "shadow", "{}", server.release());
+    }
+    // A little more where a request of the live version was slow itself.
+    for _ in 0..400 {
+        if server.state() == "shadow" {
+            server.look();
+        }
+    }
+    let release = server.release();
+    assert_eq!(release["state"]["reason"], "hard_trigger", "{release}");
+    assert_eq!(
+        release["report"]["verdict"]["fail"]["hard_trigger"], "hang",
+        "{release}"
+    );
+    let shadow = &release["shadow"];
+    assert_eq!(shadow["pairs"], 0, "{release}");
+    assert!(shadow["dropped"].as_u64().unwrap() >= 1, "{release}");
+    assert_eq!(copied(), 1, "nothing else was put to it");
+    clients.some_answers().await;
+    answers_are_untouched(&server).await;
+    server.look();
+    assert_eq!(server.state(), "rolling_back", "its run has not ended");
+    gate.open();
+    clients.until(&server, "rolled_back").await;
+    assert_eq!(clients.stop().await, 0);
+    stopped(server).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -272,6 +329,10 @@ async fn a_release_is_sent_back_and_a_server_ends_in_the_middle_of_shadow() {
     stopped(server).await;
 }
 
+fn is_on(run: &Execution, thread: &str) -> bool {
+    run.thread.as_deref().is_some_and(|name| name.contains(thread))
+}
+
 /// Copies run on an instance that requests do not use, on a thread of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn copies_have_an_instance_of_their_own() {
@@ -284,15 +345,14 @@ async fn copies_have_an_instance_of_their_own() {
         .fake
         .probe(&server.repository.path().join("m/2/model.fake"));
     let history = runs.history();
-    let on = |run: &Execution, name: &str| run.thread.as_deref().is_some_and(|thread| thread.contains(name));
     let copied: usize = history
         .iter()
-        .filter(|run| on(run, "apart"))
+        .filter(|run| is_on(run, "apart"))
         .map(|run| run.rows)
         .sum();
     assert!(copied >= 30, "{history:?}");
     assert!(
-        history.iter().any(|run| on(run, "m/2#")),
+        history.iter().any(|run| is_on(run, "m/2#")),
         "what a client asks runs elsewhere: {history:?}"
     );
     stopped(server).await;

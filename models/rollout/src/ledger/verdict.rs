@@ -89,6 +89,7 @@ pub struct Report {
     /// What was counted.
     pub stage: Stage,
     /// Serving time in the stage.
+    #[serde(serialize_with = "crate::duration::serialize")]
     pub served: Duration,
     /// Units of the canary in the stage, or pairs.
     pub units: u64,

@@ -18,7 +18,7 @@ fn release(state: Value, report: Value) -> Release {
 fn look(outcome: &str, log_e: f64) -> Value {
     json!({
         "verdict": "continue", "stage": { "stage": "canary", "step": 0 },
-        "served": { "secs": 41, "nanos": 500_000_000 }, "units": 64,
+        "served": "41500ms", "units": 64,
         "requests": { "canary": 70, "control": 630 },
         "checks": [{
             "metric": "errors", "outcome": outcome, "events": { "canary": 3, "control": 12 }, "units": 64,

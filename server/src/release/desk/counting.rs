@@ -14,14 +14,10 @@ use crate::metrics::Series;
 use crate::release::log::Counts;
 use crate::release::outputs::Window;
 use crate::release::record::Run;
+use crate::release::silence::Silence;
 use crate::release::tally::{Batches, Count, Fault, Tail, Tally};
 use crate::release::world::World;
 use crate::status::Status;
-
-/// A candidate that answers nothing for so long, while requests wait for it, hangs …
-const HANGS: Duration = Duration::from_secs(30);
-/// … unless even this many times the live version's 99th percentile is longer.
-const HANGS_PAST_TAIL: f64 = 10.0;
 
 /// The counts of the active release.
 pub(super) struct Counting {
@@ -37,12 +33,9 @@ pub(super) struct Counting {
     unkept: usize,
     /// The candidate's counters, once it was loaded.
     pub(super) series: Option<Arc<Series>>,
-    /// Requests that it had answered, well or not, at the last look.
-    answered: u64,
-    /// Requests that had not been waited for any longer.
+    /// Requests that had not been waited for any longer at the last look.
     given_up: u64,
-    /// Serving time since it answered one, with requests that waited for it.
-    silent: Duration,
+    silence: Silence,
 }
 
 impl Counting {
@@ -59,9 +52,8 @@ impl Counting {
             triggers: Vec::new(),
             unkept: 0,
             series: None,
-            answered: 0,
             given_up: 0,
-            silent: Duration::ZERO,
+            silence: Silence::default(),
         }
     }
 
@@ -85,14 +77,8 @@ impl Counting {
             .sum();
         let asked = series.in_flight() > 0 || given_up > self.given_up;
         self.given_up = given_up;
-        if answered != self.answered {
-            self.answered = answered;
-            self.silent = Duration::ZERO;
-        } else if asked {
-            self.silent += served;
-        }
-        let usual = Duration::try_from_secs_f64(HANGS_PAST_TAIL * self.control.quantile(0.99));
-        if self.silent >= HANGS.max(usual.unwrap_or(HANGS)) {
+        let live = self.control.quantile(0.99);
+        if self.silence.look(answered, asked, served, live) {
             self.triggers.push(HardTrigger::Hang);
         }
     }

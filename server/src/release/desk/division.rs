@@ -59,7 +59,9 @@ impl Desk {
     }
 
     fn division(&self) -> Option<Division> {
-        let champion = self.book.champion?;
+        // Before the first version has passed its gates nothing answers, whatever else is loaded.
+        let first = self.first.as_ref().map(|first| first.version);
+        let champion = first.or(self.book.champion)?;
         let run = self.book.active();
         let (traffic, shared) = match run.map(|run| (&run.state, &run.created)) {
             Some((State::Canary { step } | State::Paused { step: Some(step) }, created)) => {

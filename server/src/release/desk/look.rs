@@ -32,7 +32,7 @@ impl Desk {
             counting.collect(&self.policy, epoch);
             counting.watch(served);
             self.lost += counting.tally.lost();
-            let triggers = self.shadow.collect(&mut counting.ledger);
+            let triggers = self.shadow.collect(&mut counting.ledger, served);
             counting.triggers.extend(triggers);
         } else if run.state.is_armed() {
             let why = Some("its requests cannot be counted".to_owned());

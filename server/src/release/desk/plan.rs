@@ -7,7 +7,7 @@ use crossfade_models::{Found, RegistryError};
 use crossfade_rollout::State;
 use crossfade_rollout::state::{Arrival, Event, Reason, arrival};
 
-use super::{Desk, SERVER, failed};
+use super::{Desk, First, SERVER, failed};
 use crate::metrics::resident_bytes;
 use crate::release::record::{Created, Record};
 use crate::release::world::World;
@@ -33,7 +33,8 @@ impl Desk {
         }
         self.config_rev = world.config_rev(found);
         let Some(champion) = self.champion(world, found, now)? else {
-            return Ok(Vec::new());
+            self.divide(world);
+            return Ok(self.wanted(found));
         };
         if self
             .book
@@ -52,11 +53,13 @@ impl Desk {
         Ok(self.wanted(found))
     }
 
-    /// The live version; where it is gone from the disk, or there never was one, another takes its place.
+    /// The live version; where it is gone from the disk, or there never was one, another takes its place: one that was
+    /// live before at once, any other after its gates. `None` until then.
     ///
     /// Errors: `LoadFailed` while nothing may take its place.
     fn champion(&mut self, world: &World, found: &Found<'_>, now: u64) -> Result<Option<u64>, RegistryError> {
         let there = |version: &u64| found.on_disk.contains(version);
+        self.first = None;
         if let Some(champion) = self.book.champion.filter(there) {
             return Ok(Some(champion));
         }
@@ -64,7 +67,7 @@ impl Desk {
             let why = Some("the live version's files are gone".to_owned());
             self.advance_or_warn(world, failed(Reason::Aborted), SERVER, why, now);
         }
-        let before = self.book.warm.iter().find(|version| there(version));
+        let before = self.book.warm.iter().copied().find(there);
         if let (None, Some(live)) = (before, self.book.champion)
             && world.series(&self.model, live).is_some()
         {
@@ -78,8 +81,8 @@ impl Desk {
             });
         }
         let good = |version: &&u64| !self.book.barred.contains(version);
-        let next = before.or_else(|| found.chosen.iter().rev().find(good));
-        let Some(&version) = next else {
+        let next = || found.chosen.iter().rev().find(good);
+        let Some(version) = before.or_else(|| next().copied()) else {
             if found.chosen.is_empty() {
                 return Ok(None);
             }
@@ -91,16 +94,31 @@ impl Desk {
                 reason,
             });
         };
-        let record = Record::Adopted {
+        let first = First {
             version,
             seen: found.chosen.iter().copied().collect(),
+        };
+        // What answers already, because the model had no rules so far, goes on answering.
+        if before.is_some() || world.servable(&self.model, version).is_some() {
+            self.adopt(first, now);
+            return Ok(Some(version));
+        }
+        self.first = Some(first);
+        Ok(None)
+    }
+
+    /// Makes a version the live one without a release.
+    pub(super) fn adopt(&mut self, first: First, now: u64) {
+        let First { version, seen } = first;
+        let record = Record::Adopted {
+            version,
+            seen,
             at: now,
         };
         tracing::info!(model = %self.model, version, "live without a release");
         let written = self.write(&record);
         self.warn_unless(written);
         self.note(&record);
-        Ok(Some(version))
     }
 
     /// A version that the version policy chooses and that nobody has seen yet, or that failed to load and has changed
@@ -165,12 +183,14 @@ impl Desk {
         let baking = matches!(self.book.active().map(|run| &run.state), Some(State::Baking));
         let warm = self.policy.keep_warm.max(usize::from(baking));
         let candidate = self.book.candidate().filter(|_| !rolling);
+        let first = self.first.as_ref();
+        let seen = |version: &u64| {
+            self.book.seen.contains(version) || first.is_some_and(|first| first.seen.contains(version))
+        };
         let beside = found.chosen.iter().copied();
-        let beside =
-            beside.filter(|version| self.book.seen.contains(version) && !self.book.barred.contains(version));
-        let wanted: BTreeSet<u64> = self
-            .book
-            .champion
+        let beside = beside.filter(|version| seen(version) && !self.book.barred.contains(version));
+        let live = first.map(|first| first.version).or(self.book.champion);
+        let wanted: BTreeSet<u64> = live
             .into_iter()
             .chain(candidate)
             .chain(self.book.warm.iter().copied().take(warm))
@@ -179,7 +199,7 @@ impl Desk {
             .collect();
         // The live version first: after a restart it has to answer before anything else is loaded.
         let mut wanted: Vec<u64> = wanted.into_iter().rev().collect();
-        wanted.sort_by_key(|version| Some(*version) != self.book.champion);
+        wanted.sort_by_key(|version| Some(*version) != live);
         wanted
     }
 
@@ -207,15 +227,23 @@ impl Desk {
                 self.wait_for_approval(world, now);
             }
             State::Loading | State::Gating | State::AwaitingApproval { .. } => {
-                let why = Some("it does not load".to_owned());
+                let why = Some(self.unloaded(world, version, "it does not load"));
                 self.advance_or_warn(world, failed(Reason::Load), SERVER, why, now);
             }
             State::Promoting if loaded => self.advance_or_warn(world, Event::Switched, SERVER, None, now),
             state if state.is_armed() && !loaded => {
-                let why = Some("it does not load any more".to_owned());
+                let why = Some(self.unloaded(world, version, "it does not load any more"));
                 self.advance_or_warn(world, failed(Reason::HardTrigger), SERVER, why, now);
             }
             _ => self.divide(world),
+        }
+    }
+
+    /// That a version is not loaded, and what its loader says of it.
+    fn unloaded(&self, world: &World, version: u64, what: &str) -> String {
+        match world.load_failure(&self.model, version) {
+            Some(reason) => format!("{what}: {reason}"),
+            None => what.to_owned(),
         }
     }
 }

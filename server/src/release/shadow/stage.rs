@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use crossfade_models::{Registry, Routed};
 use crossfade_rollout::Policy;
@@ -12,6 +13,7 @@ use serde::Serialize;
 
 use super::super::decision::Reader;
 use super::super::lock;
+use super::super::silence::Silence;
 use super::super::tally::{Tail, Tally};
 use super::pair::Rule;
 use super::worker::Worker;
@@ -49,6 +51,7 @@ struct Running {
     shadow: Arc<Shadow>,
     stop: Arc<AtomicBool>,
     thread: JoinHandle<()>,
+    silence: Silence,
 }
 
 /// What the pairs of one release have shown since the process began.
@@ -168,6 +171,7 @@ impl Stage {
             shadow,
             stop,
             thread,
+            silence: Silence::default(),
         });
     }
 
@@ -183,9 +187,11 @@ impl Stage {
     }
 
     /// Takes in the pairs since the last look; returns what sends the candidate back at once.
-    pub(in crate::release) fn collect(&mut self, ledger: &mut Ledger) -> Vec<HardTrigger> {
+    ///
+    /// * `served`: serving time since the last look
+    pub(in crate::release) fn collect(&mut self, ledger: &mut Ledger, served: Duration) -> Vec<HardTrigger> {
         self.ending.retain(|thread| !thread.is_finished());
-        let Some(running) = &self.running else {
+        let Some(running) = &mut self.running else {
             return Vec::new();
         };
         let pairs = std::mem::take(&mut *lock(&running.shadow.pairs));
@@ -198,7 +204,9 @@ impl Stage {
             self.flips += u64::from(paired.pair.flipped);
             self.shown.add(paired);
         }
-        pairs.iter().filter_map(|paired| paired.trigger).collect()
+        let hangs = running.hangs(served).then_some(HardTrigger::Hang);
+        let triggers = pairs.iter().filter_map(|paired| paired.trigger);
+        triggers.chain(hangs).collect()
     }
 
     /// Whether the candidate runs no copy any more.
@@ -246,6 +254,16 @@ impl Stage {
             compute_p50_seconds: quantiles.p50,
             compute_p99_seconds: quantiles.p99,
         })
+    }
+}
+
+impl Running {
+    /// Whether the candidate has answered no copy for too long, although one waits for it.
+    fn hangs(&mut self, served: Duration) -> bool {
+        let shadow = &self.shadow;
+        let (answered, waits) = (shadow.answered.load(Relaxed), shadow.waits.load(Relaxed));
+        let live = Duration::from_micros(shadow.slowest.load(Relaxed));
+        self.silence.look(answered, waits, served, live.as_secs_f64())
     }
 }
 

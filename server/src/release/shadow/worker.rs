@@ -21,8 +21,6 @@ const TOGETHER: usize = 8;
 /// Between two looks for copies, or for a quiet moment. Nobody wakes the thread: that would cost a request a system
 /// call.
 const TICK: Duration = Duration::from_millis(2);
-/// How long an answer of the candidate may take, before it counts as hanging.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// The least that a slice of a cycle lasts; a run in progress ends in the slice in which it began.
 const SLICE: Duration = Duration::from_millis(250);
 
@@ -115,10 +113,9 @@ impl Worker {
                 (copy, pending)
             })
             .collect();
-        let until = Instant::now() + PATIENCE;
         for (copy, pending) in submitted {
             let said = match pending {
-                Ok(pending) => self.answer(pending, until).await,
+                Ok(pending) => self.answer(pending).await,
                 Err(said) => said,
             };
             if self.stop.load(SeqCst) {
@@ -156,18 +153,20 @@ impl Worker {
         submitted.map_err(|_| Said::Nothing)
     }
 
-    /// Waits for an answer, unless told to stop.
-    async fn answer(&self, pending: Pending, until: Instant) -> Said {
+    /// Waits for an answer, unless told to stop: which the looks do if there is none for too long.
+    async fn answer(&self, pending: Pending) -> Said {
         let mut pending = pin!(pending);
+        self.shadow.waits.store(true, Relaxed);
         let answer = loop {
             let look = Duration::from_millis(50);
             match tokio::time::timeout(look, &mut pending).await {
                 Ok(answer) => break answer,
                 Err(_) if self.stop.load(SeqCst) => return Said::Nothing,
-                Err(_) if Instant::now() >= until => return Said::Failed(Some(HardTrigger::Hang)),
                 Err(_) => {}
             }
         };
+        self.shadow.answered.fetch_add(1, Relaxed);
+        self.shadow.waits.store(false, Relaxed);
         let fails = |error: &JobError| {
             let refused = matches!(error, JobError::Runtime(_));
             refused || is_own_fault(error)

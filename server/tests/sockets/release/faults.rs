@@ -1,5 +1,7 @@
 //! What releases must not be fooled by: versions that hang, files that go, calls that come at a bad time.
 
+use crossfade_runtimes_fake::Gate;
+
 use super::*;
 
 fn caller(roles: &[Role]) -> Caller {
@@ -59,6 +61,104 @@ async fn a_candidate_that_hangs_is_sent_back() {
     }
     server.look();
     assert_eq!(server.state(), "rolled_back");
+    stopped(server).await;
+}
+
+/// Whether a run ever ends is not known: whoever waits for it waits, and nobody else comes to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_candidate_that_hangs_for_good_keeps_nobody_but_who_has_asked_it() {
+    let data = tempfile::tempdir().unwrap();
+    let rules = rules(0.2, "");
+    let server = live(&rules, data.path()).await;
+    let gate = Gate::closed();
+    gate.open();
+    server.fake.hold_runs(gate.clone());
+    server.arrive(2, &version_file(2), &rules).await;
+    assert_eq!(server.state(), "canary", "{}", server.release());
+    gate.close();
+    let mut asked = Vec::new();
+    for _ in 0..12 {
+        let http = server.clone();
+        asked.push(tokio::spawn(async move {
+            let answer = http.post("/v2/models/m/infer", INFER).await;
+            assert_eq!(answer.status, 200, "{answer:?}");
+            answer.headers["x-model-version"].clone()
+        }));
+        let mut grpc = server.grpc().await;
+        asked.push(tokio::spawn(async move {
+            let answer = grpc.model_infer(message()).await.unwrap();
+            answer.into_inner().model_version
+        }));
+    }
+    let candidate = server.app.service.registry().route("m", "2").unwrap();
+    let series = candidate.series().clone();
+    drop(candidate);
+    while series.in_flight() == 0 {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..32 {
+        server.look();
+    }
+    let release = server.release();
+    assert_eq!(
+        release["state"],
+        json!({ "state": "rolling_back", "reason": "hard_trigger", "restore": false }),
+        "{release}"
+    );
+    assert_eq!(
+        release["report"]["verdict"],
+        json!({ "fail": { "hard_trigger": "hang" } }),
+        "{release}"
+    );
+    // From here on the live version answers everyone, on both protocols.
+    let clients = Clients::start(&server);
+    clients.seen.gone.store(2, SeqCst);
+    (clients.some_answers().await, clients.some_answers().await);
+    server.look();
+    assert_eq!(
+        server.state(),
+        "rolling_back",
+        "its last requests are not answered yet"
+    );
+    assert_eq!(clients.stop().await, 0);
+    // Those that had asked it are answered as soon as it is.
+    gate.open();
+    let mut versions = Vec::new();
+    for answer in asked {
+        versions.push(answer.await.unwrap());
+    }
+    assert!(versions.contains(&"1".to_owned()) && versions.contains(&"2".to_owned()));
+    server.look();
+    assert_eq!(server.state(), "rolled_back");
+    stopped(server).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_corrupt_file_is_refused_beside_the_live_version() {
+    let data = tempfile::tempdir().unwrap();
+    let rules = rules(0.2, "");
+    let server = live(&rules, data.path()).await;
+    let clients = Clients::start(&server);
+    clients.seen.gone.store(2, SeqCst);
+    clients.some_answers().await;
+    // The first half of what was meant.
+    let file = version_file(2);
+    server.repository.add("m", 2, &file[..file.len() / 2], &rules);
+    let loaded = server.post("/v2/repository/models/m/load", "").await;
+    assert_eq!(loaded.status, 500, "{loaded:?}");
+    let release = server.release();
+    assert_eq!(
+        release["state"],
+        json!({ "state": "failed", "reason": "load" }),
+        "{release}"
+    );
+    let why = release["why"].as_str().unwrap();
+    assert!(
+        why.contains("it does not load: ") && why.contains("line 2"),
+        "{why}"
+    );
+    clients.some_answers().await;
+    assert_eq!(clients.stop().await, 0);
     stopped(server).await;
 }
 
