@@ -3,6 +3,7 @@
 use crossfade_journal::Hash;
 use crossfade_journal::approval::Subject;
 use crossfade_journal::keys::{PublicKey, Signature};
+pub use crossfade_rollout::state::Role;
 use serde_json::Value;
 
 /// What the admin interface asks of releases.
@@ -62,44 +63,6 @@ pub struct Caller {
     pub actor: String,
     /// What they may do.
     pub roles: Vec<Role>,
-}
-
-/// What the holder of a token may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Begin releases, load and unload models, change settings.
-    Deploy,
-    /// Move releases on.
-    Promote,
-    /// Stop releases, and go back.
-    Rollback,
-    /// Approve.
-    Approve,
-    /// Pass over a gate or a quarantine, with a reason.
-    Override,
-}
-
-impl Role {
-    /// Every role.
-    pub const ALL: [Role; 5] = [
-        Role::Deploy,
-        Role::Promote,
-        Role::Rollback,
-        Role::Approve,
-        Role::Override,
-    ];
-
-    /// As in the configuration.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Role::Deploy => "deploy",
-            Role::Promote => "promote",
-            Role::Rollback => "rollback",
-            Role::Approve => "approve",
-            Role::Override => "override",
-        }
-    }
 }
 
 /// What is done to a release.
