@@ -1,5 +1,7 @@
 //! What the admin interface asks of releases.
 
+use std::net::SocketAddr;
+
 use crossfade_journal::Hash;
 use crossfade_journal::approval::Subject;
 use crossfade_journal::keys::{PublicKey, Signature};
@@ -10,10 +12,16 @@ use serde_json::Value;
 ///
 /// An implementation checks the caller's roles, and records each call in the audit once, refused ones included. Calls
 /// that do not come as far as this were recorded by the interface. Calls may wait for the disk; they come on threads
-/// that may.
+/// that may. `peer` is the address that a call comes from.
 pub trait ReleaseControl: Send + Sync {
     /// Begins a release of a version that is registered. Returns the release.
-    fn create(&self, call: &Caller, model: &str, request: CreateRelease) -> Result<Value, ControlError>;
+    fn create(
+        &self,
+        call: &Caller,
+        peer: Option<SocketAddr>,
+        model: &str,
+        request: CreateRelease,
+    ) -> Result<Value, ControlError>;
 
     /// The configuration in force for a model; the server's, for one that is not released. May wait.
     fn config_rev(&self, model: &str) -> Hash;
@@ -31,6 +39,7 @@ pub trait ReleaseControl: Send + Sync {
     fn act(
         &self,
         call: &Caller,
+        peer: Option<SocketAddr>,
         model: &str,
         id: &str,
         action: ReleaseAction,
@@ -41,6 +50,7 @@ pub trait ReleaseControl: Send + Sync {
     fn approve(
         &self,
         call: &Caller,
+        peer: Option<SocketAddr>,
         model: &str,
         id: &str,
         request: ApproveRelease,
@@ -50,6 +60,7 @@ pub trait ReleaseControl: Send + Sync {
     fn rollback(
         &self,
         call: &Caller,
+        peer: Option<SocketAddr>,
         model: &str,
         to: Option<u64>,
         reason: &str,

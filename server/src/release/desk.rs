@@ -26,7 +26,7 @@ use super::log::{Counts, Log, Marker};
 use super::news::{News, Teller};
 use super::outputs::{Watch, Window};
 use super::pinning::Artifacts;
-use super::record::{Book, Created, Record, Run};
+use super::record::{Book, Created, Record, Run, takes_away};
 use super::rehearsal::{Rehearsal, Rehearsals};
 use super::report;
 use super::shadow;
@@ -213,7 +213,7 @@ impl Desk {
     ///
     /// Errors: a log that cannot be used.
     pub(super) fn open(world: &World, model: &str, policy: &Policy, now: u64) -> Result<Self, String> {
-        let (log, book) = Log::open(&world.folder, model)?;
+        let (log, book) = Log::open(&world.folder, model, &world.audit)?;
         let mut desk = Desk {
             model: model.into(),
             policy: policy.clone(),
@@ -425,7 +425,15 @@ impl Desk {
         let quarantined = self.book.quarantine.contains(&digest);
         match arrival(found.policy.on_new_version, quarantined, false) {
             Arrival::Release => self
-                .create(world, version, champion, digest, SERVER, None, now)
+                .create(
+                    world,
+                    version,
+                    champion,
+                    digest,
+                    found.caller.unwrap_or(SERVER),
+                    None,
+                    now,
+                )
                 .map_err(failed),
             Arrival::Immediate | Arrival::Wait | Arrival::Registered => {
                 tracing::info!(model = %self.model, version, quarantined, "registered; it waits until someone deploys it");
@@ -746,10 +754,7 @@ impl Desk {
         };
         let next = run.created.path.next(&run.state, &event);
         let state = next.map_err(|error| error.to_string())?;
-        let away = matches!(
-            state,
-            State::RollingBack { .. } | State::RolledBack { .. } | State::Failed { .. }
-        );
+        let away = takes_away(&state);
         let record = Record::Moved {
             id: run.created.id.clone(),
             event: event.clone(),
@@ -911,6 +916,18 @@ impl Desk {
         Ok(())
     }
 
+    /// Writes what has taken effect and is not in the log, or not in the audit, yet. Returns whether something was missing.
+    pub(super) fn catch_up(&mut self) -> bool {
+        let unwritten = !self.unwritten.is_empty();
+        match self.flush().and_then(|()| self.log.catch_up()) {
+            Ok(recorded) => recorded || unwritten,
+            Err(error) => {
+                self.warn_unless(Err(error));
+                false
+            }
+        }
+    }
+
     /// Has requests divided as the book says.
     fn divide(&mut self, world: &World) {
         self.epoch += 1;
@@ -1033,8 +1050,7 @@ impl Desk {
     pub(super) fn close(&mut self, world: &World) {
         self.closed = true;
         self.shadow.close();
-        let flushed = self.flush();
-        self.warn_unless(flushed);
+        self.catch_up();
         let epoch = self.epoch;
         if let (Some(counting), Some(run)) = (&mut self.counting, self.book.active()) {
             counting.collect(&self.policy, epoch);
