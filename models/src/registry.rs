@@ -42,6 +42,14 @@ pub struct PreparedLoad {
     call: Call,
 }
 
+impl PreparedLoad {
+    /// Says who asks for it, where that is known.
+    pub fn asked_by(mut self, caller: Option<String>) -> Self {
+        self.call.caller = caller;
+        self
+    }
+}
+
 /// Told of readiness.
 type Listener = Box<dyn Fn(bool) + Send>;
 
@@ -198,6 +206,7 @@ impl<L: Loader> Registry<L> {
             config,
             files: parameters.files,
             labels,
+            caller: None,
         })
     }
 

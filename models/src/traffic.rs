@@ -38,13 +38,12 @@ pub struct Division {
 
 impl Division {
     /// The version that is live.
-    pub fn champion(&self) -> Option<u64> {
+    pub fn champion(&self) -> u64 {
         match &self.traffic {
             Traffic::Only(version)
             | Traffic::Canary {
                 champion: version, ..
-            } => Some(*version),
-            Traffic::Weighted { .. } => None,
+            } => *version,
         }
     }
 
@@ -52,7 +51,7 @@ impl Division {
     pub fn candidate(&self) -> Option<u64> {
         match &self.traffic {
             Traffic::Canary { candidate, .. } => Some(*candidate),
-            Traffic::Only(_) | Traffic::Weighted { .. } => None,
+            Traffic::Only(_) => None,
         }
     }
 
@@ -79,7 +78,7 @@ impl Division {
     /// What a label means that the model itself does not define.
     fn label(&self, label: &str) -> Option<u64> {
         match label {
-            "stable" => self.champion(),
+            "stable" => Some(self.champion()),
             "candidate" => self.candidate(),
             _ => None,
         }
@@ -166,7 +165,7 @@ pub fn route(selector: VersionSelector<'_>, view: &RouteView<'_>) -> Route {
 /// The version that answers when a request names none: of a model whose versions are released the live one or none at
 /// all, else the highest ready one that the policy chooses; while an update is failing, the highest one that still serves.
 pub fn default_version(view: &RouteView<'_>) -> Option<u64> {
-    if let Some(champion) = view.division.and_then(Division::champion) {
+    if let Some(champion) = view.division.map(Division::champion) {
         // Another one that happens to be ready may be one that has shown nothing yet.
         return matches!(view.versions.get(&champion), Some(State::Ready)).then_some(champion);
     }

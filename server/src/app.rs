@@ -199,12 +199,12 @@ impl App {
         let admin_at = admin.local_addr()?;
         let changes = Changes {
             log: Arc::new(LogSettings::new(log, &config.log.filter)),
-            audit,
+            audit: audit.clone(),
             only_at: config.admin.v2_control.then_some(admin_at),
         };
         let options = registry_options(&config)?;
         let approvers = Approvers::new(config.admin.approvers.clone(), &config.admin.tokens);
-        let releases = Releases::new(&config.data_dir, approvers, config.revision());
+        let releases = Releases::new(&config.data_dir, audit, approvers, config.revision());
         let state = config.data_dir.join("state");
         let mut webhooks = JoinSet::new();
         for webhook in &config.webhooks {

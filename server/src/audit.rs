@@ -1,10 +1,11 @@
 //! The audit of this server: each call that changes something is one record on disk before it takes effect, refused
-//! calls included.
+//! calls included; and so is each record of a release's log.
 //!
 //! It is not on the path of an inference. While the disk fails, calls that change something are refused, and each of
 //! them tries to open the audit again.
 
 mod entry;
+mod logs;
 mod strangers;
 
 use std::num::NonZeroU64;
@@ -19,6 +20,7 @@ use serde_json::json;
 use tokio::sync::broadcast;
 
 pub use self::entry::{Action, Call, Entry, Listener, Outcome};
+use self::logs::Logs;
 use self::strangers::Strangers;
 use crate::config::AuditConfig;
 use crate::metrics::Metrics;
@@ -59,11 +61,18 @@ pub struct AuditLog {
     config_rev: Hash,
     metrics: Arc<Metrics>,
     /// `None` after a failure.
-    open: Mutex<Option<Audit>>,
+    open: Mutex<Option<Opened>>,
     /// Refused calls of callers without a name.
     strangers: Mutex<Strangers>,
     /// Each record, once it is on disk.
     written: broadcast::Sender<AuditRecord>,
+}
+
+/// The audit as it is on disk.
+struct Opened {
+    audit: Audit,
+    /// Where it stands with the logs that it follows.
+    logs: Logs,
 }
 
 impl AuditLog {
@@ -90,8 +99,8 @@ impl AuditLog {
             written: broadcast::Sender::new(KEPT),
         };
         if let Some(folder) = &log.folder {
-            let audit = log.opened(folder)?;
-            *log.locked() = Some(audit);
+            let opened = log.opened(folder)?;
+            *log.locked() = Some(opened);
         }
         Ok(Arc::new(log))
     }
@@ -114,11 +123,27 @@ impl AuditLog {
                 // the next call tries it again.
                 *open = None;
                 *open = self.opened(folder).ok();
-                tracing::error!(%error, action = action.name(), "the audit cannot be written; the call is refused");
-                let message = "the audit cannot be written, so nothing that changes the server is done; its log says why";
-                Err(Refusal::new(Status::NotReady, message))
+                tracing::error!(%error, action = action.name(), "the audit cannot be written");
+                Err(unwritable())
             }
         }
+    }
+
+    /// The last record of a model's log of releases that the audit has; `None` if it has nothing of it. What it has is
+    /// read again after a failure. Blocks for the disk then.
+    ///
+    /// Errors: `NotReady` while the audit cannot be written.
+    pub(crate) fn place(&self, log: &str) -> Result<Option<Head>, Refusal> {
+        let folder = self.folder()?;
+        let mut open = self.locked();
+        if open.is_none() {
+            let opened = self.opened(folder).map_err(|error| {
+                tracing::error!(%error, "the audit cannot be opened");
+                unwritable()
+            })?;
+            *open = Some(opened);
+        }
+        Ok(open.as_ref().and_then(|open| open.logs.place(log)))
     }
 
     /// Records that a call was refused, and returns why; if that cannot be recorded, this is why.
@@ -175,7 +200,7 @@ impl AuditLog {
 
     /// The last record's place; `None` while the audit cannot be written.
     pub fn head(&self) -> Option<Head> {
-        self.locked().as_ref().map(Audit::head)
+        self.locked().as_ref().map(|open| open.audit.head())
     }
 
     /// Errors: `NotReady` for a server without a data folder.
@@ -186,12 +211,13 @@ impl AuditLog {
         folder.ok_or_else(|| Refusal::new(Status::NotReady, message))
     }
 
-    fn append(&self, folder: &Path, open: &mut Option<Audit>, entry: Entry) -> Result<u64, JournalError> {
-        let audit = match open {
-            Some(audit) => audit,
+    fn append(&self, folder: &Path, open: &mut Option<Opened>, entry: Entry) -> Result<u64, JournalError> {
+        let Opened { audit, logs } = match open {
+            Some(open) => open,
             None => open.insert(self.opened(folder)?),
         };
         let record = audit.append(entry.event(self.config_rev))?;
+        logs.note(&record);
         let seq = record.seq;
         // Nobody may be listening.
         let _heard = self.written.send(record);
@@ -207,27 +233,33 @@ impl AuditLog {
         Ok(seq)
     }
 
-    fn opened(&self, folder: &Path) -> Result<Audit, JournalError> {
+    fn opened(&self, folder: &Path) -> Result<Opened, JournalError> {
         let key = self.key.as_deref().and_then(|pem| SigningKey::from_pem(pem).ok());
         let options = AuditOptions {
             max_file_bytes: MAX_FILE_BYTES,
             sign_every: self.sign_every,
             key,
         };
-        let (audit, cut) = Audit::open(folder, options)?;
+        let mut logs = Logs::default();
+        let (audit, cut) = Audit::open_reading(folder, options, |record| logs.note(record))?;
         if let Some(cut) = cut {
             tracing::warn!(
                 bytes = cut.bytes, kept = %cut.kept.display(),
                 "the audit ended in a record that was never finished; it was cut off and kept"
             );
         }
-        Ok(audit)
+        Ok(Opened { audit, logs })
     }
 
-    fn locked(&self) -> std::sync::MutexGuard<'_, Option<Audit>> {
+    fn locked(&self) -> std::sync::MutexGuard<'_, Option<Opened>> {
         // A panic between two records leaves the audit as it was.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn unwritable() -> Refusal {
+    let message = "the audit cannot be written, so nothing that changes the server is done; its log says why";
+    Refusal::new(Status::NotReady, message)
 }
 
 /// Reads a key's PEM and checks that it is one.

@@ -1,8 +1,10 @@
 //! The data folder: what must outlive the process, and belongs to one server at a time.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+
+use crossfade_journal::storage::create_folder;
 
 /// A data folder that this process holds, until it is dropped.
 #[derive(Debug)]
@@ -43,7 +45,7 @@ impl DataDir {
             path: path.to_owned(),
             source,
         };
-        fs::create_dir_all(path).map_err(failed)?;
+        create_folder(path).map_err(failed)?;
         let lock = OpenOptions::new()
             .write(true)
             .create(true)
@@ -75,6 +77,8 @@ pub(crate) fn audit_in(data_dir: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

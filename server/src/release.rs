@@ -1,7 +1,7 @@
 //! Releases: a new version of a model gets a share of the requests, is judged by what they show, and takes the place
 //! of the live version or is sent back.
 //!
-//! `record` is what is written down and what follows from it, `log` where, `tally` how requests are counted without
+//! `record` is what is written down and what follows from it, `log` where, `trail` what the audit says of it, `tally` how requests are counted without
 //! waiting, `decision` and `outputs` how answers are read and compared, `shadow` copies of requests, `silence`
 //! versions that hang, `desk` the one place where a release of a model moves on, `control` what people may ask for, `news`
 //! what is told of it, `forecast` what it could see. `approving` is who has to agree, `rules` by which rules a release
@@ -25,6 +25,7 @@ use crossfade_models::{Conductor, Directed, Found, Registry, RegistryError};
 use tokio::sync::broadcast;
 
 use crate::admin::Approvers;
+use crate::audit::AuditLog;
 use crate::metrics::Released;
 use crate::servable::{Examiner, Servable, ServableLoader};
 
@@ -45,6 +46,7 @@ mod rules;
 mod shadow;
 mod silence;
 mod tally;
+mod trail;
 
 mod asker;
 mod closed_load;
@@ -89,12 +91,13 @@ pub struct Releases {
 impl Releases {
     /// Releases whose state lies in a data folder; nothing is written before a model is released.
     ///
+    /// * `audit`: what holds every move of theirs
     /// * `approvers`: who can agree to them
     /// * `config_rev`: the server's configuration
-    pub fn new(data_dir: &Path, approvers: Approvers, config_rev: Hash) -> Arc<Self> {
+    pub fn new(data_dir: &Path, audit: Arc<AuditLog>, approvers: Approvers, config_rev: Hash) -> Arc<Self> {
         let folder = data_dir.join("state").join("rollout");
         Arc::new(Self {
-            world: World::new(folder, approvers, config_rev),
+            world: World::new(folder, audit, approvers, config_rev),
             desks: Mutex::default(),
             traced: Mutex::default(),
             shown: Mutex::default(),
@@ -136,6 +139,10 @@ impl Releases {
         let desks: Vec<_> = lock(&self.desks).clone().into_iter().collect();
         for (model, desk) in desks {
             let look = || {
+                // A move that had to wait for the disk may be made now.
+                if lock(&desk).catch_up() {
+                    self.world.refresh(&model);
+                }
                 lock(&desk).look(&self.world, served, now());
                 self.rehearse(&desk, served);
             };

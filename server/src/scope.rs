@@ -253,7 +253,7 @@ impl RequestScope {
         let version = self.routed.as_ref()?.version;
         let counts = match division.traffic {
             Traffic::Only(only) => chosen.reason == RouteReason::Only && version == Some(only),
-            Traffic::Canary { .. } | Traffic::Weighted { .. } => chosen.reason.is_randomised(),
+            Traffic::Canary { .. } => chosen.reason.is_randomised(),
         };
         let control =
             matches!(division.traffic, Traffic::Canary { champion, .. } if version == Some(champion));

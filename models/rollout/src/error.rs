@@ -49,18 +49,6 @@ pub enum RolloutError {
         /// sha256 of the artifact.
         digest: String,
     },
-    /// A version that the model does not have.
-    #[error("there is no version {version}")]
-    UnknownVersion {
-        /// The version that was asked for.
-        version: u64,
-    },
-    /// A label that the model does not have.
-    #[error("`{label}` is no label of the model")]
-    UnknownLabel {
-        /// The label that was asked for.
-        label: String,
-    },
     /// A snapshot that does not belong to the policy.
     #[error("the snapshot does not fit the policy: {what}: expected {expected}, got {got}")]
     Snapshot {

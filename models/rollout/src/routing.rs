@@ -8,7 +8,7 @@ use twox_hash::XxHash3_64;
 
 mod table;
 
-pub use table::{Chosen, Drawn, Request, RouteReason, RouteTable, Rule, Split, Traffic};
+pub use table::{Drawn, RouteReason, Rule, Traffic};
 
 /// What a draw is for; the draws of one key for different purposes say nothing about each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

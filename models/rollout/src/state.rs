@@ -11,7 +11,7 @@ mod admission;
 mod path;
 mod role;
 
-pub use admission::{Admission, Application, Arrival, Change, admit, arrival, changed_file};
+pub use admission::{Admission, Application, Arrival, admit, arrival};
 pub use path::Path;
 pub use role::{Action, Role, permit};
 

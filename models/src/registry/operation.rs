@@ -33,6 +33,8 @@ pub(super) struct Call {
     pub(super) config: Option<RawConfig>,
     pub(super) files: BTreeMap<String, Vec<u8>>,
     pub(super) labels: Option<BTreeMap<String, u64>>,
+    /// Who asks, where that is known.
+    pub(super) caller: Option<String>,
 }
 
 impl Operation {
@@ -90,6 +92,7 @@ impl<L: Loader> Registry<L> {
             reason,
         };
         let explicit = call.is_some();
+        let caller = call.as_ref().and_then(|call| call.caller.clone());
         let before = slot_at(&mut self.locked(), name, epoch)?.over.clone();
         let (over, labels) = match call {
             None => (before, None),
@@ -99,7 +102,7 @@ impl<L: Loader> Registry<L> {
                 (over, call.labels)
             }
         };
-        let plan = match self.plan(name, over.as_deref(), explicit) {
+        let plan = match self.plan(name, over.as_deref(), explicit, caller.as_deref()) {
             Ok(plan) => plan,
             Err(no_plan) => return self.without_plan(name, epoch, no_plan),
         };

@@ -123,6 +123,8 @@ pub struct Found<'a> {
     pub chosen: &'a [u64],
     /// A load call asks, rather than a scan.
     pub called: bool,
+    /// Whose call, where that is known.
+    pub caller: Option<&'a str>,
 }
 
 /// What a conductor wants.

@@ -40,7 +40,14 @@ impl<L: Loader> Registry<L> {
     /// Looks at the disk. Takes no lock.
     ///
     /// * `called`: a load call asks
-    pub(super) fn plan(&self, name: &str, over: Option<&Override>, called: bool) -> Result<Plan, NoPlan> {
+    /// * `caller`: of whom, where that is known
+    pub(super) fn plan(
+        &self,
+        name: &str,
+        over: Option<&Override>,
+        called: bool,
+        caller: Option<&str>,
+    ) -> Result<Plan, NoPlan> {
         let broken = |error: String| NoPlan::Broken(error, None);
         let directory = match over.and_then(Override::path) {
             Some(directory) => directory,
@@ -92,6 +99,7 @@ impl<L: Loader> Registry<L> {
                 on_disk: &on_disk,
                 chosen: &chosen,
                 called,
+                caller,
             };
             if let Some(directed) = conductor.plan(&found).map_err(NoPlan::Refused)? {
                 order.clone_from(&directed.versions);

@@ -63,13 +63,22 @@ impl Audit {
     /// is another one, or is no audit record.
     /// Cost: two passes over all files.
     pub fn open(folder: &Path, options: AuditOptions) -> Result<(Self, Option<Cut>), Error> {
+        Self::open_reading(folder, options, |_| {})
+    }
+
+    /// As [`Audit::open`], which reads every record in order: `each` sees them too.
+    pub fn open_reading(
+        folder: &Path,
+        options: AuditOptions,
+        each: impl FnMut(&AuditRecord),
+    ) -> Result<(Self, Option<Cut>), Error> {
         let (series, cut) = Series::open(folder, Purpose::Audit, options.max_file_bytes)?;
         let signed = read_signed(folder)?;
         let known = signed
             .as_ref()
             .map(|signed| believed(folder, signed))
             .transpose()?;
-        verify(folder, known)?;
+        verify_reading(folder, known, each)?;
         let audit = Self {
             folder: folder.to_path_buf(),
             series,
@@ -158,6 +167,15 @@ pub fn records(
 /// Errors: [`Error::Broken`], [`Error::Base`], [`Error::Header`] for a damaged file, [`Error::Audit`] for a record that
 /// does not say what its place says, or for a missing end; each names the first bad record. [`Error::Io`].
 pub fn verify(folder: &Path, expected: Option<Head>) -> Result<Head, Error> {
+    verify_reading(folder, expected, |_| {})
+}
+
+/// As [`verify`]; `each` sees every record that is as it must be, in order.
+fn verify_reading(
+    folder: &Path,
+    expected: Option<Head>,
+    mut each: impl FnMut(&AuditRecord),
+) -> Result<Head, Error> {
     let at = |problem, seq| Error::Audit {
         path: folder.to_path_buf(),
         seq,
@@ -167,7 +185,9 @@ pub fn verify(folder: &Path, expected: Option<Head>) -> Result<Head, Error> {
     let mut chain = Chain::new(Head::EMPTY, expected).map_err(|problem| at(problem, 0))?;
     for record in records(folder, 0)? {
         let next = chain.head().seq.saturating_add(1);
-        chain.accept(&record?).map_err(|problem| at(problem, next))?;
+        let record = record?;
+        chain.accept(&record).map_err(|problem| at(problem, next))?;
+        each(&record);
     }
     let next = chain.head().seq.saturating_add(1);
     chain.finish().map_err(|problem| at(problem, next))?;

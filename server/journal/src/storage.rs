@@ -1,7 +1,7 @@
 //! The seam to the disk: what a journal asks of a file, so that tests can make it fail.
 
 use std::fmt;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
@@ -99,13 +99,45 @@ pub(crate) fn write_all(storage: &mut dyn Storage, mut offset: u64, mut bytes: &
 
 /// Makes the names in the folder of `path` durable: a new file is lost without it, however often it is synced itself.
 pub(crate) fn sync_folder_of(path: &Path) -> Result<(), Error> {
-    let folder = match path.parent() {
+    sync_names_beside(path).map_err(|error| Error::io(folder_of(path), "sync", error))
+}
+
+/// Creates a folder, and those above it that are missing, each with its name on disk in the one above it: a file that is
+/// synced in a folder whose own name is lost with the power is lost too.
+///
+/// Errors: what the system says; that something else than a folder lies there too.
+pub fn create_folder(path: &Path) -> io::Result<()> {
+    let made = match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+            create_folder(above.ok_or(error)?)?;
+            fs::create_dir(path)
+        }
+        made => made,
+    };
+    match made {
+        Ok(()) => sync_names_beside(path),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {
+            match sync_names_beside(path) {
+                // A folder that someone else has made in one that we may pass through and not read.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+                // Whether an earlier attempt came as far as this is not known.
+                synced => synced,
+            }
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn sync_names_beside(path: &Path) -> io::Result<()> {
+    File::open(folder_of(path)).and_then(|folder| folder.sync_all())
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
-    };
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(|error| Error::io(folder, "sync", error))
+    }
 }
 
 /// A storage as a stream, from its beginning.
@@ -125,3 +157,29 @@ impl Read for FromStart<'_> {
 
 #[cfg(test)]
 pub(crate) mod faulty;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_made_with_those_above_it_and_may_be_there_already() {
+        let above = tempfile::tempdir().unwrap();
+        let path = above.path().join("a/b/c");
+        for _ in 0..2 {
+            create_folder(&path).unwrap();
+            assert!(path.is_dir());
+        }
+        assert!(create_folder(Path::new(".")).is_ok());
+    }
+
+    #[test]
+    fn a_file_in_the_way_is_an_error() {
+        let above = tempfile::tempdir().unwrap();
+        let file = above.path().join("file");
+        File::create(&file).unwrap();
+        assert!(create_folder(&file).is_err());
+        assert!(create_folder(&file.join("below")).is_err());
+        assert!(create_folder(Path::new("")).is_err());
+    }
+}

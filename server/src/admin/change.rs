@@ -1,6 +1,7 @@
 //! A call that changes releases, as either protocol brings it: who may, what the audit calls it, and on what condition
 //! it is carried out.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::HeaderMap;
@@ -86,17 +87,22 @@ impl Change {
         }
     }
 
-    fn carry_out(self, releases: &dyn ReleaseControl, call: &Caller) -> Result<Value, ControlError> {
+    fn carry_out(
+        self,
+        releases: &dyn ReleaseControl,
+        call: &Caller,
+        peer: Option<SocketAddr>,
+    ) -> Result<Value, ControlError> {
         match self {
-            Change::Create { model, request } => releases.create(call, &model, request),
+            Change::Create { model, request } => releases.create(call, peer, &model, request),
             Change::Act {
                 model,
                 id,
                 action,
                 reason,
-            } => releases.act(call, &model, &id, action, reason.as_deref()),
-            Change::Approve { model, id, request } => releases.approve(call, &model, &id, *request),
-            Change::Rollback { model, to, reason } => releases.rollback(call, &model, to, &reason),
+            } => releases.act(call, peer, &model, &id, action, reason.as_deref()),
+            Change::Approve { model, id, request } => releases.approve(call, peer, &model, &id, *request),
+            Change::Rollback { model, to, reason } => releases.rollback(call, peer, &model, to, &reason),
         }
     }
 }
@@ -126,6 +132,16 @@ pub(crate) fn roles(action: Action) -> &'static [Role] {
         // Which of them, the call itself says.
         Action::ReleaseApprove => &[Role::Approve, Role::Override],
         Action::ReleaseOverride => &[Role::Override],
+        // What logs say was done: nobody asks for it.
+        Action::FollowsLog
+        | Action::Adopted
+        | Action::Seen
+        | Action::Created
+        | Action::Moved
+        | Action::Gated
+        | Action::Approved
+        | Action::Restored
+        | Action::Withdrawn => &[],
     }
 }
 
@@ -184,18 +200,21 @@ impl Admin {
     ///
     /// A call whose key was seen before is not carried out again: it gets the answer of then.
     ///
+    /// * `peer`: where the call comes from
+    ///
     /// Errors: `Stale` if another configuration is in force; `Conflict` for a key of another call, or of one under way; what
     /// releases say.
     pub fn change(
         &self,
         caller: &Caller,
+        peer: Option<SocketAddr>,
         change: Change,
         conditions: &Conditions,
     ) -> Result<Value, Declined> {
         let releases = Arc::clone(self.releases()?);
         let Some(key) = &conditions.key else {
             self.must_match(conditions, change.model())?;
-            return answered(change.carry_out(&*releases, caller));
+            return answered(change.carry_out(&*releases, caller, peer));
         };
         let call = revision::of(&(&change, &conditions.config_rev));
         let call = call.map_err(|error| Refusal::new(Status::Internal, error))?;
@@ -209,7 +228,7 @@ impl Admin {
             Begun::Now(turn) => turn,
         };
         self.must_match(conditions, change.model())?;
-        let answer = answered(change.carry_out(&*releases, caller));
+        let answer = answered(change.carry_out(&*releases, caller, peer));
         turn.end(answer.as_ref().map_err(|declined| &declined.refusal));
         answer
     }

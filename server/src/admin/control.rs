@@ -1,18 +1,27 @@
 //! What the admin interface asks of releases.
 
+use std::net::SocketAddr;
+
 use crossfade_journal::Hash;
 use crossfade_journal::approval::Subject;
 use crossfade_journal::keys::{PublicKey, Signature};
+pub use crossfade_rollout::state::Role;
 use serde_json::Value;
 
 /// What the admin interface asks of releases.
 ///
 /// An implementation checks the caller's roles, and records each call in the audit once, refused ones included. Calls
 /// that do not come as far as this were recorded by the interface. Calls may wait for the disk; they come on threads
-/// that may.
+/// that may. `peer` is the address that a call comes from.
 pub trait ReleaseControl: Send + Sync {
     /// Begins a release of a version that is registered. Returns the release.
-    fn create(&self, call: &Caller, model: &str, request: CreateRelease) -> Result<Value, ControlError>;
+    fn create(
+        &self,
+        call: &Caller,
+        peer: Option<SocketAddr>,
+        model: &str,
+        request: CreateRelease,
+    ) -> Result<Value, ControlError>;
 
     /// The configuration in force for a model; the server's, for one that is not released. May wait.
     fn config_rev(&self, model: &str) -> Hash;
@@ -30,6 +39,7 @@ pub trait ReleaseControl: Send + Sync {
     fn act(
         &self,
         call: &Caller,
+        peer: Option<SocketAddr>,
         model: &str,
         id: &str,
         action: ReleaseAction,
@@ -40,6 +50,7 @@ pub trait ReleaseControl: Send + Sync {
     fn approve(
         &self,
         call: &Caller,
+        peer: Option<SocketAddr>,
         model: &str,
         id: &str,
         request: ApproveRelease,
@@ -49,6 +60,7 @@ pub trait ReleaseControl: Send + Sync {
     fn rollback(
         &self,
         call: &Caller,
+        peer: Option<SocketAddr>,
         model: &str,
         to: Option<u64>,
         reason: &str,
@@ -62,44 +74,6 @@ pub struct Caller {
     pub actor: String,
     /// What they may do.
     pub roles: Vec<Role>,
-}
-
-/// What the holder of a token may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Begin releases, load and unload models, change settings.
-    Deploy,
-    /// Move releases on.
-    Promote,
-    /// Stop releases, and go back.
-    Rollback,
-    /// Approve.
-    Approve,
-    /// Pass over a gate or a quarantine, with a reason.
-    Override,
-}
-
-impl Role {
-    /// Every role.
-    pub const ALL: [Role; 5] = [
-        Role::Deploy,
-        Role::Promote,
-        Role::Rollback,
-        Role::Approve,
-        Role::Override,
-    ];
-
-    /// As in the configuration.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Role::Deploy => "deploy",
-            Role::Promote => "promote",
-            Role::Rollback => "rollback",
-            Role::Approve => "approve",
-            Role::Override => "override",
-        }
-    }
 }
 
 /// What is done to a release.

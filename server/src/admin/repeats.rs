@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crossfade_journal::storage::create_folder;
 use crossfade_journal::{Hash, snapshot};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -66,7 +67,7 @@ impl Repeats {
     /// Answers that are kept in a file; those of before are read.
     pub(super) fn open(path: &Path) -> Self {
         // If that fails, writing says so.
-        let _made = path.parent().map(std::fs::create_dir_all);
+        let _made = path.parent().map(create_folder);
         let read = snapshot::read(path).map_err(|error| error.to_string());
         let read = read.and_then(|bytes| {
             let answers = bytes.map(|bytes| serde_json::from_slice(&bytes));

@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crossfade_journal::Hash;
 use crossfade_journal::audit::{Event, Timestamp};
+use crossfade_journal::{Hash, Head};
 use serde_json::{Map, Value, json};
 
+use super::logs;
 use crate::admin::{Caller, Role};
 
 /// The longest text that a record takes from a client, in characters.
@@ -14,6 +15,9 @@ const MAX_TEXT: usize = 1024;
 
 /// The actor of a call whose caller is not known.
 const ANONYMOUS: &str = "anonymous";
+
+/// The actor of what the server does by itself, and the role that it does it in.
+const SERVER: [&str; 2] = ["crossfade", "server"];
 
 /// Where a call came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,13 +74,18 @@ impl Call {
         }
     }
 
+    /// Who calls, where that is known.
+    pub fn caller(&self) -> Option<&str> {
+        Some(self.actor.as_str()).filter(|actor| *actor != ANONYMOUS)
+    }
+
     /// Where it came in.
     pub fn listener(&self) -> Listener {
         self.listener
     }
 }
 
-/// What was asked.
+/// What was asked, or what a log of releases says was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Load or reload a model.
@@ -103,6 +112,24 @@ pub enum Action {
     ReleaseOverride,
     /// Go back to an earlier version.
     Rollback,
+    /// The audit follows a log from here on.
+    FollowsLog,
+    /// A version is live without a release.
+    Adopted,
+    /// What the files of a version are.
+    Seen,
+    /// A release began.
+    Created,
+    /// It came to another state.
+    Moved,
+    /// Its gates have said something.
+    Gated,
+    /// Someone has agreed to it.
+    Approved,
+    /// An earlier version is live again.
+    Restored,
+    /// The record before it never took effect.
+    Withdrawn,
 }
 
 impl Action {
@@ -121,6 +148,15 @@ impl Action {
             Action::ReleaseApprove => "release.approve",
             Action::ReleaseOverride => "release.override",
             Action::Rollback => "model.rollback",
+            Action::FollowsLog => "release.log",
+            Action::Adopted => "release.adopted",
+            Action::Seen => "release.seen",
+            Action::Created => "release.created",
+            Action::Moved => "release.moved",
+            Action::Gated => "release.gated",
+            Action::Approved => "release.approved",
+            Action::Restored => "release.restored",
+            Action::Withdrawn => "release.withdrawn",
         }
     }
 }
@@ -153,7 +189,8 @@ impl Outcome {
 /// A record in the making; texts of clients are cut to a bounded length.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    call: Call,
+    actor: String,
+    role: String,
     action: Action,
     object: String,
     before: Value,
@@ -172,7 +209,8 @@ impl Entry {
             came["peer"] = peer.to_string().into();
         }
         Self {
-            call,
+            actor: call.actor,
+            role: call.role,
             action,
             object: clip(object),
             before: Value::Null,
@@ -184,14 +222,40 @@ impl Entry {
         }
     }
 
+    /// A record of what a model's log says was done, in its record `head`; nobody calls.
+    ///
+    /// * `what`: the log's evidence, an object; the place in the log is added to it
+    pub(crate) fn of_log(
+        action: Action,
+        actor: &str,
+        object: &str,
+        what: Value,
+        log: &str,
+        head: Head,
+    ) -> Self {
+        let [server, role] = SERVER;
+        let mut what = what;
+        what["log"] = logs::place(log, head);
+        Self {
+            actor: actor.to_owned(),
+            role: if actor == server { role } else { "" }.to_owned(),
+            action,
+            object: clip(object),
+            before: Value::Null,
+            value: Value::Null,
+            outcome: Outcome::Ok,
+            error: None,
+            reason: String::new(),
+            evidence: vec![what],
+        }
+    }
+
     /// A record of what became of the call that record `seq` accepted: the server's own deed.
     pub fn following(self, seq: u64) -> Self {
+        let [server, role] = SERVER;
         Self {
-            call: Call {
-                actor: "crossfade".to_owned(),
-                role: "server".to_owned(),
-                ..self.call
-            },
+            actor: server.to_owned(),
+            role: role.to_owned(),
             evidence: vec![json!({ "seq": seq })],
             ..self
         }
@@ -236,7 +300,7 @@ impl Entry {
 
     /// Whether nobody knows who called.
     pub(super) fn is_anonymous(&self) -> bool {
-        self.call.actor == ANONYMOUS
+        self.actor == ANONYMOUS
     }
 
     pub(super) fn action(&self) -> Action {
@@ -258,8 +322,8 @@ impl Entry {
         }
         Event {
             ts: now(),
-            actor: self.call.actor,
-            role: self.call.role,
+            actor: self.actor,
+            role: self.role,
             action: self.action.name().to_owned(),
             object: self.object,
             before: self.before,

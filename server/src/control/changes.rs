@@ -59,6 +59,7 @@ impl Service {
             .changes
             .taken(&call)
             .and_then(|()| self.in_repository(repository));
+        let caller = call.caller().map(str::to_owned);
         let entry = Entry::new(call, Action::Load, &object(repository, model));
         let (audit, registry, name) = (
             self.changes.audit.clone(),
@@ -84,7 +85,7 @@ impl Service {
                 // The caller may have gone away; the load stands.
                 let _heard = sender.send(result);
             };
-            registry.start_load(load, Box::new(done));
+            registry.start_load(load.asked_by(caller), Box::new(done));
             Ok(())
         })
         .await?;

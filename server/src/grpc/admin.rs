@@ -103,7 +103,7 @@ impl Front {
             Err(refusal) => return Err(self.refused(call, named, refusal).await),
         };
         let admin = self.admin.clone();
-        match waited(move || admin.change(&caller, change, &conditions)).await? {
+        match waited(move || admin.change(&caller, peer, change, &conditions)).await? {
             Ok(answer) => Ok(answer),
             Err(declined) if declined.recorded => Err(declined.refusal.into()),
             Err(declined) => Err(self.refused(call, named, declined.refusal).await),

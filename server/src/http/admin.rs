@@ -273,8 +273,8 @@ impl Asked<'_> {
             Err(failure) => return Err(self.refused(&route, Some(&caller), failure).await),
         };
         let created = matches!(route, Route::Releases { .. });
-        let (admin, by) = (self.admin.clone(), caller.clone());
-        let answer = on_a_thread_that_may_wait(move || admin.change(&by, change, &conditions)).await?;
+        let (admin, by, peer) = (self.admin.clone(), caller.clone(), self.peer);
+        let answer = on_a_thread_that_may_wait(move || admin.change(&by, peer, change, &conditions)).await?;
         match answer {
             Ok(answer) if created => Ok(json_answer(StatusCode::CREATED, &answer)),
             Ok(answer) => Ok(json_answer(StatusCode::OK, &answer)),

@@ -227,7 +227,8 @@ impl Desk {
             "not_author": rules.not_author,
             "independent": rules.independent,
             "groups": rules.groups,
-            "author": run.created.actor,
+            // Nobody: it began by itself.
+            "author": Some(&run.created.actor).filter(|actor| *actor != SERVER),
             "signed": self.approvers.sign(),
             "given": names,
         });

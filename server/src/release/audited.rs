@@ -2,6 +2,7 @@
 //! effect, refused ones included.
 
 use std::cell::Cell;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crossfade_journal::Hash;
@@ -10,9 +11,10 @@ use serde_json::{Value, json};
 use super::Releases;
 use super::control::Accepted;
 use crate::admin::{
-    ApproveRelease, Caller, ControlError, CreateRelease, ReleaseAction, ReleaseControl, Role,
+    ApproveRelease, Caller, ControlError, CreateRelease, ReleaseAction, ReleaseControl, Role, change,
 };
 use crate::audit::{Action, AuditLog, Call, Entry, Outcome};
+use crate::control::object;
 
 /// Releases, and where calls are recorded.
 pub struct Audited {
@@ -53,17 +55,17 @@ impl Audited {
 }
 
 impl ReleaseControl for Audited {
-    fn create(&self, call: &Caller, model: &str, request: CreateRelease) -> Result<Value, ControlError> {
-        let asked = json!({
-            "version": request.version.to_string(), "supersede": request.supersede, "reason": request.reason,
-        });
-        let entry = entry(
-            call,
-            Role::Deploy,
-            Action::ReleaseCreate,
-            format!("model/{model}"),
-            asked,
-        );
+    fn create(
+        &self,
+        call: &Caller,
+        peer: Option<SocketAddr>,
+        model: &str,
+        request: CreateRelease,
+    ) -> Result<Value, ControlError> {
+        let asked = json!({ "version": request.version.to_string(), "supersede": request.supersede });
+        let by = Call::admin(Some(call), &[Role::Deploy], peer);
+        let entry = Entry::new(by, Action::ReleaseCreate, &object("", model)).evidence(asked);
+        let entry = entry.reason(request.reason.as_deref().unwrap_or_default());
         self.record(entry, |accepted| {
             self.releases.create(call, model, request, accepted)
         })
@@ -88,19 +90,16 @@ impl ReleaseControl for Audited {
     fn act(
         &self,
         call: &Caller,
+        peer: Option<SocketAddr>,
         model: &str,
         id: &str,
         action: ReleaseAction,
         reason: Option<&str>,
     ) -> Result<Value, ControlError> {
-        let (role, recorded) = match action {
-            ReleaseAction::Pause => (Role::Deploy, Action::ReleasePause),
-            ReleaseAction::Resume => (Role::Deploy, Action::ReleaseResume),
-            ReleaseAction::Promote => (Role::Promote, Action::ReleasePromote),
-            ReleaseAction::Abort => (Role::Rollback, Action::ReleaseAbort),
-        };
-        let object = format!("model/{model}/rollout/{id}");
-        let entry = entry(call, role, recorded, object, json!({ "reason": reason }));
+        let recorded = change::of(action);
+        let by = Call::admin(Some(call), change::roles(recorded), peer);
+        let entry = Entry::new(by, recorded, &change::release(model, id));
+        let entry = entry.reason(reason.unwrap_or_default());
         self.record(entry, |accepted| {
             self.releases.act(call, model, id, action, reason, accepted)
         })
@@ -109,6 +108,7 @@ impl ReleaseControl for Audited {
     fn approve(
         &self,
         call: &Caller,
+        peer: Option<SocketAddr>,
         model: &str,
         id: &str,
         request: ApproveRelease,
@@ -117,7 +117,6 @@ impl ReleaseControl for Audited {
             true => (Role::Override, Action::ReleaseOverride),
             false => (Role::Approve, Action::ReleaseApprove),
         };
-        let object = format!("model/{model}/rollout/{id}");
         let subject = request.subject.as_ref();
         // Not the id of the release, which is a text of the caller's, and stands in `object`.
         let asked = json!({
@@ -127,7 +126,8 @@ impl ReleaseControl for Audited {
             "key": request.key,
             "signature": request.signature,
         });
-        let entry = entry(call, role, recorded, object, asked);
+        let by = Call::admin(Some(call), &[role], peer);
+        let entry = Entry::new(by, recorded, &change::release(model, id)).evidence(asked);
         let entry = entry.reason(request.reason.as_deref().unwrap_or_default());
         self.record(entry, |accepted| {
             self.releases.approve(call, model, id, request, accepted)
@@ -137,24 +137,18 @@ impl ReleaseControl for Audited {
     fn rollback(
         &self,
         call: &Caller,
+        peer: Option<SocketAddr>,
         model: &str,
         to: Option<u64>,
         reason: &str,
     ) -> Result<Value, ControlError> {
-        let asked = json!({ "to": to.map(|to| to.to_string()), "reason": reason });
-        let entry = entry(
-            call,
-            Role::Rollback,
-            Action::Rollback,
-            format!("model/{model}"),
-            asked,
-        );
+        let by = Call::admin(Some(call), &[Role::Rollback], peer);
+        let entry = Entry::new(by, Action::Rollback, &object("", model));
+        let entry = entry
+            .evidence(json!({ "to": to.map(|to| to.to_string()) }))
+            .reason(reason);
         self.record(entry, |accepted| {
             self.releases.rollback(call, model, to, reason, accepted)
         })
     }
-}
-
-fn entry(call: &Caller, role: Role, action: Action, object: String, asked: Value) -> Entry {
-    Entry::new(Call::admin(Some(call), &[role], None), action, &object).evidence(asked)
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use crossfade_journal::Hash;
 use crossfade_rollout::RolloutError;
-use crossfade_rollout::state::{self, Action, Application, Event, Reason, State, admit, permit};
+use crossfade_rollout::state::{Action, Application, Event, Reason, State, admit, permit};
 use serde_json::{Value, json};
 
 use super::approving::report_sha256;
@@ -12,7 +12,7 @@ use super::desk::Desk;
 use super::forecast::{self, Traced, Traffic};
 use super::record::Run;
 use super::{Releases, lock, now};
-use crate::admin::{ApproveRelease, Caller, ControlError, CreateRelease, ReleaseAction, Role};
+use crate::admin::{ApproveRelease, Caller, ControlError, CreateRelease, ReleaseAction};
 
 /// Called once a wish is known to be fulfilled, before anything follows from it; an error leaves everything as it was.
 pub type Accepted<'a> = &'a dyn Fn() -> Result<(), ControlError>;
@@ -71,7 +71,7 @@ impl Releases {
             digest: &digest,
             active: active.as_deref(),
             supersede: request.supersede,
-            force: permit(Action::Force, &roles(call), reason).is_ok(),
+            force: permit(Action::Force, &call.roles, reason).is_ok(),
         };
         admit(&application, &desk.book.quarantine).map_err(conflict)?;
         if desk.is_changed(version, &digest) && !application.force {
@@ -286,20 +286,8 @@ impl Releases {
     }
 }
 
-/// The caller's roles, as the rules of releases name them.
-fn roles(call: &Caller) -> Vec<state::Role> {
-    let role = |role: &Role| match role {
-        Role::Deploy => state::Role::Deploy,
-        Role::Promote => state::Role::Promote,
-        Role::Rollback => state::Role::Rollback,
-        Role::Approve => state::Role::Approve,
-        Role::Override => state::Role::Override,
-    };
-    call.roles.iter().map(role).collect()
-}
-
 pub(super) fn allowed(action: Action, call: &Caller, reason: &str) -> Result<(), ControlError> {
-    permit(action, &roles(call), reason).map_err(|error| ControlError::Forbidden(error.to_string()))
+    permit(action, &call.roles, reason).map_err(|error| ControlError::Forbidden(error.to_string()))
 }
 
 fn conflict(error: RolloutError) -> ControlError {

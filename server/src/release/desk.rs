@@ -20,7 +20,7 @@ use crossfade_rollout::{Policy, State};
 use super::log::{Counts, Log, Marker};
 use super::news::{News, Teller};
 use super::pinning::Artifacts;
-use super::record::{Book, Created, Record, Run};
+use super::record::{Book, Created, Record, Run, takes_away};
 use super::rehearsal::Rehearsals;
 use super::report;
 use super::shadow;
@@ -110,7 +110,7 @@ impl Desk {
     ///
     /// Errors: a log that cannot be used.
     pub(super) fn open(world: &World, model: &str, policy: &Policy, now: u64) -> Result<Self, String> {
-        let (log, book) = Log::open(&world.folder, model)?;
+        let (log, book) = Log::open(&world.folder, model, &world.audit)?;
         let mut desk = Desk {
             model: model.into(),
             policy: policy.clone(),
@@ -235,10 +235,7 @@ impl Desk {
         };
         let next = run.created.path.next(&run.state, &event);
         let state = next.map_err(|error| error.to_string())?;
-        let away = matches!(
-            state,
-            State::RollingBack { .. } | State::RolledBack { .. } | State::Failed { .. }
-        );
+        let away = takes_away(&state);
         let record = Record::Moved {
             id: run.created.id.clone(),
             event: event.clone(),
@@ -391,6 +388,18 @@ impl Desk {
         Ok(())
     }
 
+    /// Writes what has taken effect and is not in the log, or not in the audit, yet. Returns whether something was missing.
+    pub(super) fn catch_up(&mut self) -> bool {
+        let unwritten = !self.unwritten.is_empty();
+        match self.flush().and_then(|()| self.log.catch_up()) {
+            Ok(recorded) => recorded || unwritten,
+            Err(error) => {
+                self.warn_unless(Err(error));
+                false
+            }
+        }
+    }
+
     fn count_rollback(&mut self, reason: Reason) {
         let name = serde_json::to_value(reason).ok();
         let name = name.as_ref().and_then(|name| name.as_str()).unwrap_or_default();
@@ -430,8 +439,7 @@ impl Desk {
     pub(super) fn close(&mut self, world: &World) {
         self.closed = true;
         self.shadow.close();
-        let flushed = self.flush();
-        self.warn_unless(flushed);
+        self.catch_up();
         let epoch = self.epoch;
         if let (Some(counting), Some(run)) = (&mut self.counting, self.book.active()) {
             counting.collect(&self.policy, epoch);

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use crossfade_journal::Reader;
 use crossfade_rollout::State;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::broadcast;
 
+use super::log;
 use super::record::{Book, Record};
 
 /// Moves that wait for a follower; who is further behind loses the oldest, and reads the log.
@@ -135,7 +135,7 @@ impl News {
                 news.why.clone_from(why);
                 news.at = *at;
             }
-            Record::Seen { .. } | Record::Gated { .. } => return None,
+            Record::Seen { .. } | Record::Gated { .. } | Record::Withdrawn { .. } => return None,
             Record::Approved { id, given, at, .. } => {
                 let run = book.runs.last();
                 news.version = run.map_or(0, |run| run.created.version);
@@ -175,20 +175,17 @@ fn kind(state: &State) -> NewsKind {
 ///
 /// The log may be written meanwhile: a record that is there in part ends what is read, and comes with the next question.
 pub(super) fn after(folder: &Path, model: &str, seq: u64, most: usize) -> Vec<News> {
-    let Ok(reader) = Reader::open(&folder.join(format!("{model}.log"))) else {
+    let Ok(records) = log::records(&folder.join(format!("{model}.log"))) else {
         return Vec::new();
     };
     let mut book = Book::default();
     let mut news = Vec::new();
-    for record in reader.map_while(Result::ok) {
-        let Ok(read) = serde_json::from_slice::<Record>(&record.payload) else {
-            break;
-        };
-        if record.seq > seq {
+    for (place, read) in records.map_while(Result::ok) {
+        if place > seq {
             if news.len() == most {
                 break;
             }
-            news.extend(News::of(model, Some(record.seq), &book, &read));
+            news.extend(News::of(model, Some(place), &book, &read));
         }
         if book.apply(&read).is_err() {
             break;

@@ -85,6 +85,37 @@ pub(super) enum Record {
         /// Seconds since 1970.
         at: u64,
     },
+    /// The record before this one has not taken effect: whoever reads the log passes over both.
+    Withdrawn {
+        /// Its number.
+        seq: u64,
+        /// Why.
+        why: String,
+    },
+}
+
+impl Record {
+    /// Whether a release goes on by it: then nothing comes of it before it is written everywhere it has to be. What takes
+    /// requests away from a version, and what is only noted, does not wait.
+    pub(super) fn leads_on(&self) -> bool {
+        match self {
+            Record::Created(_) | Record::Approved { .. } => true,
+            Record::Moved { state, .. } => !takes_away(state),
+            Record::Adopted { .. }
+            | Record::Seen { .. }
+            | Record::Gated { .. }
+            | Record::Restored { .. }
+            | Record::Withdrawn { .. } => false,
+        }
+    }
+}
+
+/// Whether a version that comes to this state has no requests, or loses them.
+pub(super) fn takes_away(state: &State) -> bool {
+    matches!(
+        state,
+        State::RollingBack { .. } | State::RolledBack { .. } | State::Failed { .. }
+    )
 }
 
 /// The beginning of a release.
@@ -243,6 +274,7 @@ impl Book {
                 self.warm.retain(|warm| warm != version);
                 self.champion = Some(*version);
             }
+            Record::Withdrawn { .. } => {}
         }
         Ok(())
     }

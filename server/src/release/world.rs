@@ -15,6 +15,7 @@ use super::outputs::Watch;
 use super::shadow::Shadow;
 use super::tally::{Count, Tally};
 use crate::admin::Approvers;
+use crate::audit::AuditLog;
 use crate::metrics::Series;
 use crate::servable::{Servable, ServableLoader};
 use crate::status::Status;
@@ -29,6 +30,8 @@ type Artifacts = HashMap<Box<str>, BTreeMap<u64, String>>;
 pub(super) struct World {
     /// Where logs lie.
     pub(super) folder: PathBuf,
+    /// What follows them.
+    pub(super) audit: Arc<AuditLog>,
     /// The process ends: gates stop where they are.
     pub(super) stop: Arc<AtomicBool>,
     /// Who can agree to releases.
@@ -44,9 +47,10 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(folder: PathBuf, approvers: Approvers, server_rev: Hash) -> Self {
+    pub(super) fn new(folder: PathBuf, audit: Arc<AuditLog>, approvers: Approvers, server_rev: Hash) -> Self {
         Self {
             folder,
+            audit,
             stop: Arc::default(),
             approvers: Arc::new(approvers),
             server_rev,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crossfade_journal::snapshot;
+use crossfade_journal::storage::create_folder;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -40,8 +41,7 @@ impl Cursor {
             .map(|byte| format!("{byte:02x}"))
             .collect();
         let folder = state.join("webhooks");
-        std::fs::create_dir_all(&folder)
-            .map_err(|error| format!("cannot create `{}`: {error}", folder.display()))?;
+        create_folder(&folder).map_err(|error| format!("cannot create `{}`: {error}", folder.display()))?;
         let file = folder.join(format!("{name}.json"));
         let found = snapshot::read(&file).map_err(|error| error.to_string())?;
         let kept = match found {

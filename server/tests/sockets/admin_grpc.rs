@@ -204,7 +204,7 @@ async fn over_grpc_the_same_roles_and_rules_hold_and_each_call_is_one_record() {
     let last: Value = serde_json::from_str(listed.records.last().unwrap()).unwrap();
     assert_eq!(
         (&last["action"], &last["actor"]),
-        (&json!("model.rollback"), &json!("ops"))
+        (&json!("release.restored"), &json!("ops"))
     );
     assert_eq!(
         listed.head,

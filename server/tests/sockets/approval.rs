@@ -335,6 +335,34 @@ async fn without_known_keys_the_role_is_enough_and_the_author_may_be_excluded() 
     server.stop().await;
 }
 
+/// Nobody is the author of what a scan, or a caller without a name, has found.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_loads_a_version_is_the_author_of_the_release_that_follows() {
+    let load = "/v2/repository/models/m/load";
+    for (token, author, status) in [(Some("ann"), json!("ann"), 403), (None, Value::Null, 200)] {
+        let data = tempfile::tempdir().unwrap();
+        let rules = rules("not_author = true").replace("'hold'", "'canary'");
+        let repository = Repository::new();
+        repository.add("m", 1, &version_file(1), &rules);
+        let server = serving(repository, data.path(), Vec::new()).await;
+        server.repository.add("m", 2, &version_file(2), &rules);
+        let loaded = match token {
+            Some(token) => server.tell(token, format!("POST {load}"), &json!({})).await,
+            None => server.post(load, "").await,
+        };
+        assert_eq!(loaded.status, 200, "{loaded:?}");
+        let all = server.tell("ci", format!("GET {ALL}"), &json!({})).await.json();
+        let id = all[0]["id"].as_str().unwrap();
+        let view = server.seen(id).await;
+        assert_eq!(view["state"]["state"], "awaiting_approval", "{view}");
+        assert_eq!(view["approval"]["author"], author);
+        let subject = json!({ "subject": view["approval"]["subject"] });
+        let own = server.approve("ann", id, &subject).await;
+        assert_eq!(own.status, status, "{own:?}");
+        server.stop().await;
+    }
+}
+
 const INFER: &str = r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1,2]}]}"#;
 
 /// Between the last step and everyone the live version answers alone, until people have agreed.
@@ -435,6 +463,9 @@ pub(crate) fn records(data: &Path) -> Vec<Value> {
     let records = crossfade_journal::audit::records(&data.join("audit"), 0).unwrap();
     records
         .map(|record| serde_json::from_str(&record.unwrap().line().unwrap()).unwrap())
-        .filter(|record: &Value| record["action"].as_str().unwrap().starts_with("release."))
+        .filter(|record: &Value| {
+            let called = record["evidence"][0]["listener"].is_string();
+            called && record["action"].as_str().unwrap().starts_with("release.")
+        })
         .collect()
 }

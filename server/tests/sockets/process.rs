@@ -5,10 +5,12 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
+use crossfade_journal::audit::AuditRecord;
 use crossfade_runtimes_conformance::onnx::{self, named};
-use serde_json::json;
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+use serde_json::{Value, json};
 
-use crate::harness::exchange;
+use crate::harness::{Answer, exchange};
 
 mod kills;
 
@@ -442,4 +444,133 @@ async fn a_release_survives_a_kill_and_ends_with_the_second() {
     third.wait_ready().await;
     let (version, _) = answered_with(&third, false).await;
     assert_eq!(version, "1");
+}
+
+/// Rules whose releases have one step of 50 %, and watch errors only.
+const RELEASED: &str = "[model]\nrisk = 'low'\n[gates.golden]\nenabled = false\n[[rollout.step]]\npercent = 50\n\
+    min = '0s'\nmin_units = 20\n[[rollout.check]]\nmetric = 'errors'\nabs_ok = 0.2\n\
+    [[rollout.check]]\nmetric = 'latency'\nenabled = false\n[[rollout.check]]\nmetric = 'output'\nenabled = false\n";
+
+impl Serving {
+    /// The system refuses to make files of the server longer than this, as a full disk would.
+    fn limit_files(&self, bytes: Option<u64>) {
+        let limit = Rlimit {
+            current: bytes,
+            maximum: getrlimit(Resource::Fsize).maximum,
+        };
+        let pid = Pid::from_child(&self.child);
+        prlimit(Some(pid), Resource::Fsize, limit).unwrap();
+    }
+
+    async fn post(&self, path: &str, body: &str) -> Answer {
+        exchange(self.http, &format!("POST {path} HTTP/1.1"), &[], body.as_bytes()).await
+    }
+
+    /// The last release of `add`; null before there is one.
+    async fn release(&self) -> Value {
+        let get = "GET /crossfade/v1/models/add/rollouts HTTP/1.1";
+        let all = exchange(self.admin, get, &[], b"").await.json();
+        all.as_array().unwrap().last().cloned().unwrap_or_default()
+    }
+
+    /// Puts version `version` of `add` there, whose answers are `x + [by, by]`, and has it released up to its canary.
+    async fn release_next(&self, repository: &Path, version: u64, by: f32) {
+        onnx::add_constant(named("N"), &[by, by])
+            .write(&repository.join(format!("add/{version}/model.onnx")))
+            .unwrap();
+        let loaded = self.post("/v2/repository/models/add/load", "").await;
+        assert_eq!(loaded.status, 200, "{loaded:?}");
+        assert_eq!(self.release().await["state"]["state"], "canary");
+    }
+
+    /// Asks until a release of `add` is in `state`, and the log of releases has `record`.
+    async fn ask_until(&self, state: &str, record: &[u8]) {
+        let body =
+            json!({ "inputs": [{ "name": "x", "datatype": "FP32", "shape": [1, 2], "data": [10, 20] }] });
+        let log = self.data.path().join("state/rollout/add.log");
+        loop {
+            let answer = self.post("/v2/models/add/infer", &body.to_string()).await;
+            assert_eq!(answer.status, 200, "{answer:?}");
+            let there = std::fs::read(&log).unwrap();
+            let there = there.windows(record.len()).any(|part| part == record);
+            if there && self.release().await["state"]["state"] == state {
+                return;
+            }
+        }
+    }
+
+    fn audit_file(&self) -> std::path::PathBuf {
+        self.data.path().join("audit/00000000000000000001.journal")
+    }
+
+    /// What the audit says happened with releases, in order.
+    fn audited(&self) -> Vec<String> {
+        let records = crossfade_journal::audit::records(&self.data.path().join("audit"), 0).unwrap();
+        // The server may be writing the last one.
+        let records = records.map_while(Result::ok);
+        let event = |record: AuditRecord| {
+            let event = record.event.evidence.first()?.get("event")?.as_str()?;
+            Some(event.to_owned())
+        };
+        records.filter_map(event).collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_audit_takes_no_record_no_release_goes_on_and_a_bad_one_goes_back() {
+    let (repository, data) = (repository(), tempfile::tempdir().unwrap());
+    std::fs::write(repository.path().join("add/model.toml"), RELEASED).unwrap();
+    let mut deaf = Command::new("sh");
+    deaf.args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"])
+        .arg(env!("CARGO_BIN_EXE_crossfade"))
+        .env("CROSSFADE_ORT_LIBRARY", "/nonexistent/libonnxruntime.so")
+        .env("CROSSFADE_DATA_DIR", data.path());
+    let more = ["--model-control-mode", "explicit", "--load-model", "add"];
+    let mut serving = Serving::spawn(deaf, data, repository.path(), &more);
+    serving.wait_ready().await;
+    let length = |path: &Path| std::fs::metadata(path).unwrap().len();
+    let full = |serving: &Serving| serving.limit_files(Some(length(&serving.audit_file())));
+
+    serving.release_next(repository.path(), 2, 3.0).await;
+    // So that there is room for the log of releases where there is none for the audit.
+    let log = serving.data.path().join("state/rollout/add.log");
+    while length(&serving.audit_file()) < 4 * length(&log) {
+        let changed = serving
+            .post("/v2/trace/setting", r#"{"trace_level":"OFF"}"#)
+            .await;
+        assert_eq!(changed.status, 200, "{changed:?}");
+    }
+    full(&serving);
+    serving.ask_until("canary", b"\"record\":\"withdrawn\"").await;
+    let refused = serving.post("/v2/repository/models/add/load", "").await;
+    assert_eq!(refused.status, 503, "{refused:?}");
+    assert!(!serving.audited().contains(&"stage_passed".to_owned()));
+
+    // There is room again.
+    serving.limit_files(None);
+    serving.ask_until("live", b"\"event\":\"switched\"").await;
+    let moves = serving.audited();
+    let from = moves.iter().position(|event| event == "stage_passed").unwrap();
+    let expected = ["stage_passed", "withdrawn", "stage_passed", "switched"];
+    assert_eq!(moves[from..], expected);
+
+    // Nobody asks the next one anything before there is no room again.
+    serving.release_next(repository.path(), 3, f32::NAN).await;
+    let before = serving.audited();
+    full(&serving);
+    serving.ask_until("rolled_back", b"\"event\":\"drained\"").await;
+    assert_eq!(serving.audited(), before);
+    serving.limit_files(None);
+    while serving.audited().len() < before.len() + 2 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(serving.audited()[before.len()..], ["failed", "drained"]);
+
+    serving.terminate();
+    serving.child.wait().unwrap();
+    let verified = crossfade(serving.data.path())
+        .args(["audit", "verify"])
+        .output()
+        .unwrap();
+    assert!(verified.status.success(), "{verified:?}");
 }

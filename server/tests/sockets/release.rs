@@ -19,6 +19,7 @@ use crate::harness::{Repository, Server, exchange};
 
 mod boundaries;
 mod faults;
+mod trail;
 
 pub(crate) const INFER: &str = r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1,2]}]}"#;
 
@@ -808,8 +809,15 @@ async fn the_admin_interface_moves_releases_and_each_call_is_recorded() {
     let answer = server.post("/v2/models/m/infer", INFER).await;
     assert_eq!(answer.json()["model_version"], "1");
     let records = server.audit();
-    let records = records.iter().filter(|record| record["role"] != "");
+    let called = |record: &&Value| record["evidence"][0]["listener"] == "admin";
+    let records: Vec<&Value> = records.iter().filter(called).collect();
+    for record in &records {
+        let peer = record["evidence"][0]["peer"].as_str().unwrap();
+        assert!(peer.starts_with("127.0.0.1:"), "{record}");
+    }
+    assert_eq!(records.last().unwrap()["reason"], "worse");
     let gist: Vec<String> = records
+        .iter()
         .map(|record| {
             let text = |value: &Value| value.as_str().unwrap().to_owned();
             format!(

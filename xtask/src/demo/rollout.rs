@@ -308,7 +308,7 @@ fn trail(audit: &str) -> Result<String> {
         let of = |key: &str| record[key].as_str().unwrap_or_default().to_owned();
         writeln!(
             text,
-            "{:>5}  {}  {:<8} {:<16} {:<14} {:<9} {}…",
+            "{:>5}  {}  {:<9} {:<17} {:<14} {:<9} {}…",
             record["seq"],
             of("ts"),
             of("actor"),

@@ -1,11 +1,8 @@
-//! Shares, steps, replicas, and the order of wishes (rollout.md §11.4).
-
-use std::collections::{BTreeMap, BTreeSet};
+//! Shares, steps, replicas, draws and rules (rollout.md §11.4).
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::RolloutError;
 
 /// 200 000 keys; four standard deviations.
 #[test]
@@ -103,101 +100,54 @@ proptest! {
     }
 }
 
-fn table() -> RouteTable {
-    RouteTable {
-        versions: BTreeSet::from([1, 2, 3]),
-        labels: BTreeMap::from([("stable".to_owned(), 2), ("gone".to_owned(), 9)]),
-        rules: vec![
-            Rule {
-                header: "x-tester".to_owned(),
-                values: BTreeSet::new(),
-                version: 9,
-            },
-            Rule {
-                header: "x-tester".to_owned(),
-                values: BTreeSet::from(["yes".to_owned()]),
-                version: 3,
-            },
-        ],
-        traffic: Traffic::Canary {
-            champion: 2,
-            candidate: 3,
-            portion: Portion::percent(100.0),
-            salt: Salt::of("r"),
-        },
-    }
+#[test]
+fn what_has_no_key_is_drawn_by_its_id() {
+    let canary = |percent| Traffic::Canary {
+        champion: 2,
+        candidate: 3,
+        portion: Portion::percent(percent),
+        salt: Salt::of("r"),
+    };
+    let key = Some(b"k".as_slice());
+    let check = |traffic: &Traffic, key, version, reason, by: &[u8]| {
+        let drawn = traffic.draw(key, b"id");
+        let unit = match traffic {
+            Traffic::Only(_) => 0,
+            Traffic::Canary { salt, .. } => salt.draw(Purpose::Route, by),
+        };
+        assert_eq!((drawn.version, drawn.reason, drawn.unit), (version, reason, unit));
+    };
+    check(&canary(100.0), key, 3, RouteReason::Hash, b"k");
+    check(&canary(100.0), None, 3, RouteReason::Random, b"id");
+    check(&canary(0.0), key, 2, RouteReason::Hash, b"k");
+    check(&Traffic::Only(1), key, 1, RouteReason::Only, b"");
 }
 
 #[test]
-fn wishes_count_in_order() {
-    let table = table();
-    let check = |pin, label, value: &'static str, key: Option<&'static [u8]>, expected| {
-        let request = Request {
-            pin,
-            label,
-            header: &|name| (name == "x-tester").then_some(value),
-            key,
-            id: b"id",
-        };
-        let got = table
-            .choose(&request)
-            .map(|chosen| (chosen.version, chosen.reason));
-        assert_eq!(got, expected);
+fn a_rule_holds_for_the_values_it_names_or_for_any() {
+    let rule = |values: &[&str]| Rule {
+        header: "x-tester".to_owned(),
+        values: values.iter().map(|&value| value.to_owned()).collect(),
+        version: 3,
     };
-    let key = Some(b"k".as_slice());
-    let unknown = |version| Err(RolloutError::UnknownVersion { version });
-    check(Some(1), Some("stable"), "yes", key, Ok((1, RouteReason::Pin)));
-    check(None, Some("stable"), "yes", key, Ok((2, RouteReason::Label)));
-    check(None, None, "yes", key, Ok((3, RouteReason::Rule)));
-    check(None, None, "no", key, Ok((3, RouteReason::Hash)));
-    check(None, None, "no", None, Ok((3, RouteReason::Random)));
-    check(Some(9), None, "no", None, unknown(9));
-    check(None, Some("gone"), "no", None, unknown(9));
-    let label = RolloutError::UnknownLabel { label: "new".into() };
-    check(None, Some("new"), "no", None, Err(label));
+    let check = |values: &[&str], value: Option<&'static str>, expected| {
+        let header = |name: &str| value.map(str::as_bytes).filter(|_| name == "x-tester");
+        assert_eq!(rule(values).holds(&header), expected, "{values:?} {value:?}");
+    };
+    check(&["yes"], Some("yes"), true);
+    check(&["yes"], Some("no"), false);
+    check(&["yes"], None, false);
+    check(&[], Some("no"), true);
+    check(&[], None, false);
 }
 
 #[test]
 fn only_chance_is_counted() {
-    use RouteReason::{Fallback, Hash, Label, Only, Pin, Random, Rule};
+    use RouteReason::{Hash, Label, Only, Pin, Random, Rule};
     assert!([Hash, Random].into_iter().all(RouteReason::is_randomised));
     assert!(
-        ![Pin, Label, Rule, Fallback, Only]
+        ![Pin, Label, Rule, Only]
             .into_iter()
             .any(RouteReason::is_randomised)
     );
-}
-
-/// 100 000 keys over weights 1 : 2 : 5; four standard deviations, and the intervals keep their order.
-#[test]
-fn weights_are_shares() {
-    assert!(
-        Split::new(&[]).is_none()
-            && Split::new(&[(1, 0.0)]).is_none()
-            && Split::new(&[(1, f64::NAN)]).is_none()
-    );
-    let weighted = RouteTable {
-        traffic: Traffic::Weighted {
-            split: Split::new(&[(1, 1.0), (2, 2.0), (3, 5.0)]).expect("the weights are weights"),
-            salt: Salt::of("experiment"),
-        },
-        ..table()
-    };
-    let mut counts = [0_u32; 4];
-    for key in 0..100_000_u32 {
-        let request = Request {
-            pin: None,
-            label: None,
-            header: &|_| None,
-            key: Some(&key.to_be_bytes()),
-            id: b"",
-        };
-        let chosen = weighted.choose(&request).expect("all versions are there");
-        counts[usize::try_from(chosen.version).expect("small")] += 1;
-    }
-    for (version, p) in [(1, 0.125), (2, 0.25), (3, 0.625)] {
-        let sigma = (1e5 * p * (1.0_f64 - p)).sqrt();
-        let distance = f64::from(counts[version]) - 1e5 * p;
-        assert!(distance.abs() < 4.0 * sigma, "{version}: {counts:?}");
-    }
 }

@@ -1,9 +1,9 @@
-//! Whether a release may start, and what a new or changed version leads to (rollout.md §1).
+//! Whether a release may start, and what a new version leads to (rollout.md §1).
 
 use std::collections::BTreeSet;
 
 use crate::RolloutError;
-use crate::policy::{OnNewVersion, Risk};
+use crate::policy::OnNewVersion;
 
 /// A wish to start a release.
 #[derive(Debug, Clone, Copy)]
@@ -72,22 +72,5 @@ pub fn arrival(rule: OnNewVersion, quarantined: bool, active: bool) -> Arrival {
         OnNewVersion::Canary if quarantined => Arrival::Registered,
         OnNewVersion::Canary if active => Arrival::Wait,
         OnNewVersion::Canary => Arrival::Release,
-    }
-}
-
-/// What a file that changed under a loaded version leads to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
-    /// It is loaded again, and the new digest recorded.
-    Reload,
-    /// It is refused; what is loaded keeps serving.
-    Refuse,
-}
-
-/// Decides what a changed file leads to: from medium up, a version is what was released.
-pub fn changed_file(risk: Option<Risk>) -> Change {
-    match risk {
-        None | Some(Risk::Low) => Change::Reload,
-        Some(Risk::Medium | Risk::High) => Change::Refuse,
     }
 }

@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::RolloutError;
 
-/// What a token is good for.
+/// What the holder of a token may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// Starts, pauses and resumes releases.
+    /// Starts, pauses and resumes releases; loads and unloads models, changes settings.
     Deploy,
     /// Skips what is left of a path.
     Promote,
@@ -22,15 +22,31 @@ pub enum Role {
     Override,
 }
 
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Role {
+    /// Every role.
+    pub const ALL: [Role; 5] = [
+        Role::Deploy,
+        Role::Promote,
+        Role::Rollback,
+        Role::Approve,
+        Role::Override,
+    ];
+
+    /// As in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
             Role::Deploy => "deploy",
             Role::Promote => "promote",
             Role::Rollback => "rollback",
             Role::Approve => "approve",
             Role::Override => "override",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -40,8 +56,6 @@ impl fmt::Display for Role {
 pub enum Action {
     /// Start a release.
     Create,
-    /// Start one in the place of the active one.
-    Supersede,
     /// Release a quarantined digest, or at once to everyone.
     Force,
     /// Freeze the share.
@@ -64,7 +78,7 @@ impl Action {
     /// The role that may.
     pub fn role(self) -> Role {
         match self {
-            Action::Create | Action::Supersede | Action::Pause | Action::Resume => Role::Deploy,
+            Action::Create | Action::Pause | Action::Resume => Role::Deploy,
             Action::Promote => Role::Promote,
             Action::Abort | Action::Rollback => Role::Rollback,
             Action::Approve => Role::Approve,
@@ -82,7 +96,6 @@ impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Action::Create => "create",
-            Action::Supersede => "supersede",
             Action::Force => "force",
             Action::Pause => "pause",
             Action::Resume => "resume",

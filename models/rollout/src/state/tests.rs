@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::policy::{OnNewVersion, Risk};
+use crate::policy::OnNewVersion;
 
 fn full() -> Path {
     Path {
@@ -283,17 +283,13 @@ fn one_release_per_model_and_no_quarantined_digest() {
 }
 
 #[test]
-fn new_and_changed_versions() {
+fn a_new_version_waits_or_is_released() {
     use OnNewVersion::{Canary, Hold, Immediate};
     assert_eq!(arrival(Immediate, true, true), Arrival::Immediate);
     assert_eq!(arrival(Hold, false, false), Arrival::Registered);
     assert_eq!(arrival(Canary, false, false), Arrival::Release);
     assert_eq!(arrival(Canary, false, true), Arrival::Wait);
     assert_eq!(arrival(Canary, true, false), Arrival::Registered);
-    assert_eq!(changed_file(None), Change::Reload);
-    assert_eq!(changed_file(Some(Risk::Low)), Change::Reload);
-    assert_eq!(changed_file(Some(Risk::Medium)), Change::Refuse);
-    assert_eq!(changed_file(Some(Risk::High)), Change::Refuse);
 }
 
 #[test]

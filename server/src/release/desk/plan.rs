@@ -164,7 +164,15 @@ impl Desk {
         let quarantined = self.book.quarantine.contains(&digest);
         match arrival(found.policy.on_new_version, quarantined, false) {
             Arrival::Release => self
-                .create(world, version, champion, digest, SERVER, None, now)
+                .create(
+                    world,
+                    version,
+                    champion,
+                    digest,
+                    found.caller.unwrap_or(SERVER),
+                    None,
+                    now,
+                )
                 .map_err(failed),
             Arrival::Immediate | Arrival::Wait | Arrival::Registered => {
                 tracing::info!(model = %self.model, version, quarantined, "registered; it waits until someone deploys it");

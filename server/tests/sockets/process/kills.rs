@@ -29,14 +29,6 @@ impl Serving {
         exchange(self.admin, &format!("{line} HTTP/1.1"), &[], body.as_bytes()).await
     }
 
-    /// The last release; null before there is one.
-    async fn release(&self) -> Value {
-        let answer = self.ask(&format!("GET {ALL}"), "").await;
-        assert_eq!(answer.status, 200, "{answer:?}");
-        let all = answer.json();
-        all.as_array().unwrap().last().cloned().unwrap_or_default()
-    }
-
     /// The version that answers a request.
     async fn version(&self) -> String {
         let body =
