@@ -144,7 +144,7 @@ class Releases(threading.Thread):
             time.sleep(0.01)
 
     def releases(self):
-        return self.call("GET", "/rollouts")
+        return self.call("GET", "/rollouts")["rollouts"]
 
     def call(self, method, path, body=None):
         connection = http.client.HTTPConnection(self.admin, timeout=60)

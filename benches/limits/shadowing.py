@@ -80,8 +80,8 @@ def state(server):
     log = server.process.log.read_text(errors="replace")
     connection = http.client.HTTPConnection(re.search(r"admin=([\w.:\[\]-]+:\d+)", log)[1], timeout=60)
     try:
-        connection.request("GET", "/crossfade/v1/models/shadowed/rollouts")
-        return json.loads(connection.getresponse().read())[-1]
+        connection.request("GET", "/crossfade/v1/models/shadowed/rollouts?limit=1")
+        return json.loads(connection.getresponse().read())["rollouts"][0]
     finally:
         connection.close()
 

@@ -5,6 +5,8 @@
 pub mod approvers;
 pub mod change;
 pub mod control;
+mod once;
+pub mod page;
 mod repeats;
 pub mod tokens;
 
@@ -20,6 +22,8 @@ pub use self::change::{Change, Conditions, Declined};
 pub use self::control::{
     ApproveRelease, Caller, ControlError, CreateRelease, ReleaseAction, ReleaseControl, Role,
 };
+pub(crate) use self::once::Keyed;
+pub use self::page::Page;
 use self::repeats::Repeats;
 pub use self::tokens::Token;
 use crate::status::{Refusal, Status};
@@ -31,7 +35,7 @@ const LOCAL: &str = "local";
 pub struct Admin {
     tokens: Vec<Token>,
     releases: Option<Arc<dyn ReleaseControl>>,
-    repeats: Repeats,
+    repeats: Arc<Repeats>,
 }
 
 impl Admin {
@@ -40,14 +44,14 @@ impl Admin {
         Self {
             tokens,
             releases,
-            repeats: Repeats::default(),
+            repeats: Arc::new(Repeats::default()),
         }
     }
 
     /// Answers to calls with an `Idempotency-Key` are kept in this file.
     pub fn keeping_answers(self, path: &Path) -> Self {
         Self {
-            repeats: Repeats::open(path),
+            repeats: Arc::new(Repeats::open(path)),
             ..self
         }
     }

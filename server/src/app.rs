@@ -39,9 +39,6 @@ use crate::{grpc, http};
 
 pub(crate) use effective::policy_of;
 
-/// Read if it is there and no other file is named.
-const DEFAULT_FILE: &str = "crossfade.toml";
-
 /// How long tasks may take to end once everything was told to stop.
 const RUNTIME_SHUTDOWN: Duration = Duration::from_secs(2);
 
@@ -73,11 +70,7 @@ fn report(error: &anyhow::Error) {
 }
 
 fn serve(flags: Flags) -> Result<ExitCode> {
-    let file = match &flags.config {
-        Some(path) => RawConfig::read(path)?,
-        None if std::path::Path::new(DEFAULT_FILE).exists() => RawConfig::read(DEFAULT_FILE.as_ref())?,
-        None => RawConfig::default(),
-    };
+    let file = RawConfig::read_named(flags.config.as_deref())?;
     let config = ServerConfig::resolve(flags, file)?;
     let log = telemetry::init(&config.log)?;
     raise_open_files();

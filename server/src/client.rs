@@ -25,7 +25,7 @@ use std::process::ExitCode;
 use wire::Server;
 
 use crate::config::{ClientCommand, RolloutCommand};
-use crate::outgoing::{OutgoingError, UrlError};
+use crate::outgoing::{OutgoingError, TrustError, UrlError};
 
 /// Holds the token where no file is named; never an argument, which others on the machine could read.
 const TOKEN: &str = "CROSSFADE_TOKEN";
@@ -64,11 +64,22 @@ impl From<UrlError> for ClientError {
     }
 }
 
+impl From<TrustError> for ClientError {
+    fn from(error: TrustError) -> Self {
+        ClientError::Usage(format!("--ca-file: {error}"))
+    }
+}
+
 impl From<OutgoingError> for ClientError {
     fn from(error: OutgoingError) -> Self {
-        ClientError::Unreachable(format!(
-            "{error}; is `crossfade serve` running, and does --admin-url name its admin listener?"
-        ))
+        ClientError::Unreachable(match error {
+            OutgoingError::Tls { .. } => {
+                format!("{error}; does --admin-url name an address that speaks TLS?")
+            }
+            OutgoingError::Unreachable { .. } | OutgoingError::Broken { .. } => format!(
+                "{error}; is `crossfade serve` running, and does --admin-url name its admin listener?"
+            ),
+        })
     }
 }
 

@@ -169,6 +169,8 @@ pub struct WebhookConfig {
     pub events: Vec<NewsKind>,
     /// A file with the secret that messages are signed with.
     pub secret_file: PathBuf,
+    /// Certificates, in PEM, that are trusted instead of the system's.
+    pub ca: Option<PathBuf>,
     /// How long a receiver may take, and when it is asked again.
     #[serde(skip)]
     pub patience: Patience,

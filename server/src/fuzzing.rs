@@ -3,18 +3,24 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::fmt::Debug;
 use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
+use crossfade_journal::keys::{PublicKey, Signature, SigningKey};
 use crossfade_journal::{Head, audit};
 use crossfade_models::config::{self, Completion, RawConfig};
 use crossfade_runtimes_core::{Datatype, Dim, ModelSignature, ShapeSpec, Tensor, TensorSpec};
 use futures_util::stream;
 use http_body::Frame;
 use http_body_util::StreamBody;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
+use crate::admin::{ApproveRelease, CreateRelease};
 use crate::arriving::Arriving;
+use crate::config::revision;
 use crate::dataset::{Reading, Table, Want};
 use crate::encoding::Encoding;
 use crate::grpc;
@@ -186,6 +192,46 @@ pub fn snapshot(data: &[u8]) {
     }
 }
 
+/// A key, a public key or a signature. What is read as text is written as it was; a key's signature is its own.
+pub fn keys(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    if let Ok(key) = SigningKey::from_text(text) {
+        assert!(key.public_key().verifies(data, &key.sign(data)));
+    }
+    if let Ok(key) = text.parse::<PublicKey>() {
+        assert_eq!(key.to_string(), text);
+    }
+    if let Ok(signature) = text.parse::<Signature>() {
+        assert_eq!(signature.to_string(), text);
+    }
+    if let Ok(key) = PublicKey::from_pem(text) {
+        assert_eq!(key.to_string().parse(), Ok(key));
+    }
+}
+
+/// The body of a call that begins a release, or agrees to one. What is read can be told apart from others, and written
+/// and read again.
+pub fn admin_json(data: &[u8]) {
+    if let Ok(asked) = serde_json::from_slice::<CreateRelease>(data) {
+        written_again(&asked);
+    }
+    if let Ok(asked) = serde_json::from_slice::<ApproveRelease>(data) {
+        written_again(&asked);
+    }
+}
+
+fn written_again<T: Serialize + DeserializeOwned + PartialEq + Debug>(asked: &T) {
+    assert!(
+        revision::of(asked).is_ok(),
+        "a key could not be held against {asked:?}"
+    );
+    let text = serde_json::to_vec(asked).expect("what was read can be written");
+    let again: T = serde_json::from_slice(&text).expect("what was written can be read");
+    assert_eq!(*asked, again);
+}
+
 /// Completes a configuration against a model of one input and one output. What comes out is a configuration that
 /// can be given again, and says the same then.
 fn completed(config: &RawConfig) {
@@ -256,5 +302,7 @@ mod tests {
         replay("journal", |data| journal(data));
         replay("audit_export", |data| audit_export(data));
         replay("snapshot", |data| snapshot(data));
+        replay("keys", |data| keys(data));
+        replay("admin_json", |data| admin_json(data));
     }
 }

@@ -37,6 +37,7 @@ use crate::admin::Admin;
 use crate::audit::{Call, Listener};
 use crate::grpc;
 use crate::listener;
+use crate::listener::reader::HangUp;
 use crate::scope::{Protocol, RequestId, RequestScope};
 use crate::service::Service;
 use crate::status::Refusal;
@@ -96,19 +97,24 @@ async fn listen(
 ///
 /// The scope of an inference opens with the call, not with the first poll: a request whose client is gone by then is
 /// recorded too.
+///
+/// * `hang_up`: ends the connection that the request came on
 fn answer(
     front: Arc<Front>,
     peer: Option<SocketAddr>,
+    hang_up: &HangUp,
     request: Request<Incoming>,
-) -> impl Future<Output = Response<ReplyBody>> + Send {
+) -> impl Future<Output = Response<ReplyBody>> + Send + use<> {
     let arrived = Instant::now();
     if let Some(grpc) = front.grpc.clone().filter(|_| is_grpc(request.headers())) {
-        return Either::Left(Box::pin(admin::over_grpc(grpc, peer, request)) as Boxed);
+        let answer = admin::over_grpc(grpc, peer, hang_up.clone(), request);
+        return Either::Left(Box::pin(answer) as Boxed);
     }
     let (head, body) = request.into_parts();
     if let Some(admin) = front.admin.clone() {
         // Boxed, so that the future of an inference is no larger for it.
-        return Either::Left(Box::pin(admin::answer(front, admin, peer, head, body)) as Boxed);
+        let answer = admin::answer(front, admin, peer, hang_up.clone(), head, body);
+        return Either::Left(Box::pin(answer) as Boxed);
     }
     let route = match Route::of(head.uri.path()) {
         Ok(route) if route.allows(&head.method) => Ok(route),

@@ -1,5 +1,7 @@
 //! A listener: accepts connections, counts and bounds them, and drains them at shutdown.
 
+pub(crate) mod reader;
+
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;

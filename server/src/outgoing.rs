@@ -1,7 +1,9 @@
-//! HTTP that this program asks of others: one request per connection, bounded in time and in size.
-//!
-//! What is absent: TLS. It is refused by name, with what to do instead.
+//! HTTP that this program asks of others, over TLS where a URL says so: one request per connection, bounded in time and in
+//! size.
 
+mod tls;
+
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,25 +12,28 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
+
+pub(crate) use self::tls::TrustError;
 
 /// The longest answer that is read whole.
 const MAX_ANSWER: usize = 64 << 20;
-/// Time to reach the other side.
+/// Time to reach the other side, the handshake of TLS included.
 const CONNECT: Duration = Duration::from_secs(5);
 
 /// A URL that cannot be asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum UrlError {
     /// It is not one, or names no host.
-    #[error("`{0}` is no URL of the form http://HOST:PORT")]
+    #[error("`{0}` is no URL of the form http://HOST:PORT or https://HOST:PORT")]
     Form(String),
-    /// Of another protocol.
-    #[error(
-        "`{0}`: TLS is not built in; name an http:// address, such as that of a proxy or tunnel beside this process that speaks TLS"
-    )]
-    Tls(String),
+    /// A host that TLS cannot check.
+    #[error("`{0}` is no host that a certificate can be for; write its name, or its address")]
+    Host(String),
     /// A password in a URL ends up in logs.
     #[error("a URL here takes no user name or password")]
     User,
@@ -45,6 +50,14 @@ pub(crate) enum OutgoingError {
         /// Why.
         reason: String,
     },
+    /// Someone listens there who does not prove to be who is asked.
+    #[error("no TLS with {url}: {reason}")]
+    Tls {
+        /// Where.
+        url: String,
+        /// Why.
+        reason: String,
+    },
     /// It broke off.
     #[error("{url} gave no whole answer: {reason}")]
     Broken {
@@ -55,7 +68,7 @@ pub(crate) enum OutgoingError {
     },
 }
 
-/// Where requests go.
+/// Where requests go, as written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Target {
     host: String,
@@ -64,7 +77,23 @@ pub(crate) struct Target {
     authority: String,
     /// What stands before every path.
     path: String,
+    /// Over TLS: whom the certificate has to be for.
+    name: Option<ServerName<'static>>,
 }
+
+/// A target that can be asked.
+pub(crate) struct Peer {
+    target: Target,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+}
+
+/// A connection to a peer, plain or over TLS.
+trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
+
+type Sender = http1::SendRequest<Full<Bytes>>;
+type Connection = http1::Connection<TokioIo<Box<dyn Wire>>, Full<Bytes>>;
 
 /// A request.
 #[derive(Debug, Clone)]
@@ -90,15 +119,15 @@ pub(crate) struct Streaming {
 }
 
 impl Target {
-    /// Reads `http://HOST[:PORT][/PATH]`.
+    /// Reads `http[s]://HOST[:PORT][/PATH]`.
     pub(crate) fn parse(url: &str) -> Result<Self, UrlError> {
         let form = || UrlError::Form(url.to_owned());
         let uri: Uri = url.parse().map_err(|_| form())?;
-        match uri.scheme_str() {
-            Some("http") => {}
-            Some("https") => return Err(UrlError::Tls(url.to_owned())),
+        let secure = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
             _ => return Err(form()),
-        }
+        };
         let authority = uri.authority().ok_or_else(form)?;
         if authority.as_str().contains('@') {
             return Err(UrlError::User);
@@ -108,12 +137,46 @@ impl Target {
             return Err(form());
         }
         let path = uri.path_and_query().map_or("", |path| path.as_str());
+        let name = secure.then(|| ServerName::try_from(host.clone()));
         Ok(Self {
-            host,
-            port: authority.port_u16().unwrap_or(80),
+            port: authority.port_u16().unwrap_or(if secure { 443 } else { 80 }),
             authority: authority.to_string(),
             path: path.to_owned(),
+            name: name.transpose().map_err(|_| UrlError::Host(host.clone()))?,
+            host,
         })
+    }
+
+    /// Where it points, for people; without the path, which may hold a secret.
+    pub(crate) fn url(&self) -> String {
+        let scheme = if self.is_secure() { "https" } else { "http" };
+        format!("{scheme}://{}", self.authority)
+    }
+
+    /// Whether it is asked over TLS.
+    pub(crate) fn is_secure(&self) -> bool {
+        self.name.is_some()
+    }
+}
+
+impl Peer {
+    /// What `target` points to. Reads certificates only if it is asked over TLS; blocks for the disk.
+    ///
+    /// * `ca`: a file of certificates, in PEM, that are trusted instead of the system's
+    ///
+    /// Errors: certificates that cannot be read or have no use.
+    pub(crate) fn new(target: Target, ca: Option<&Path>) -> Result<Self, TrustError> {
+        let tls = match (&target.name, ca) {
+            (Some(name), ca) => Some((tls::connector(ca)?, name.clone())),
+            (None, None) => None,
+            (None, Some(_)) => return Err(TrustError::Useless(target.url())),
+        };
+        Ok(Self { target, tls })
+    }
+
+    /// Where it is, for people.
+    pub(crate) fn url(&self) -> String {
+        self.target.url()
     }
 
     /// Asks, and reads the whole answer within `within`.
@@ -154,46 +217,51 @@ impl Target {
         })
     }
 
-    async fn connect(
-        &self,
-    ) -> Result<
-        (
-            http1::SendRequest<Full<Bytes>>,
-            http1::Connection<TokioIo<TcpStream>, Full<Bytes>>,
-        ),
-        OutgoingError,
-    > {
-        let unreachable = |reason: String| OutgoingError::Unreachable {
-            url: self.url(),
-            reason,
+    async fn connect(&self) -> Result<(Sender, Connection), OutgoingError> {
+        let wire = match tokio::time::timeout(CONNECT, self.wire()).await {
+            Ok(wire) => wire?,
+            Err(_) => return Err(self.unreachable(format!("nothing answers within {CONNECT:?}"))),
         };
-        let connecting = TcpStream::connect((self.host.as_str(), self.port));
-        let stream = tokio::time::timeout(CONNECT, connecting)
+        http1::handshake(TokioIo::new(wire))
             .await
-            .map_err(|_| unreachable(format!("nothing answers within {CONNECT:?}")))?
-            .map_err(|error| unreachable(error.to_string()))?;
-        http1::handshake(TokioIo::new(stream))
+            .map_err(|error| self.unreachable(error))
+    }
+
+    async fn wire(&self) -> Result<Box<dyn Wire>, OutgoingError> {
+        let Target { host, port, .. } = &self.target;
+        let stream = TcpStream::connect((host.as_str(), *port))
             .await
-            .map_err(|error| unreachable(error.to_string()))
+            .map_err(|error| self.unreachable(error))?;
+        let Some((connector, name)) = &self.tls else {
+            return Ok(Box::new(stream));
+        };
+        let secured = connector.connect(name.clone(), stream).await;
+        let secured = secured.map_err(|error| OutgoingError::Tls {
+            url: self.url(),
+            reason: tls::reason(&error),
+        })?;
+        Ok(Box::new(secured))
     }
 
     fn request(&self, asked: Asked) -> Result<Request<Full<Bytes>>, OutgoingError> {
         let mut request = Request::new(Full::new(asked.body));
         let path = match asked.path.as_str() {
-            "" => self.path.clone(),
-            below => format!("{}{below}", self.path.trim_end_matches('/')),
+            "" => self.target.path.clone(),
+            below => format!("{}{below}", self.target.path.trim_end_matches('/')),
         };
         *request.method_mut() = asked.method;
         *request.uri_mut() = path.parse().map_err(|error| self.broken(error))?;
         *request.headers_mut() = asked.headers;
-        let host = HeaderValue::from_str(&self.authority).map_err(|error| self.broken(error))?;
+        let host = HeaderValue::from_str(&self.target.authority).map_err(|error| self.broken(error))?;
         request.headers_mut().insert(header::HOST, host);
         Ok(request)
     }
 
-    /// Where it points, for people; without the path, which may hold a secret.
-    pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.authority)
+    fn unreachable(&self, reason: impl ToString) -> OutgoingError {
+        OutgoingError::Unreachable {
+            url: self.url(),
+            reason: reason.to_string(),
+        }
     }
 
     fn broken(&self, reason: impl ToString) -> OutgoingError {
@@ -217,8 +285,13 @@ mod tests {
         );
         assert_eq!(target.url(), "http://[::1]:8003");
         assert_eq!(Target::parse("http://h").unwrap().port, 80);
+        let secure = Target::parse("https://h/").unwrap();
+        assert_eq!(
+            (secure.port, secure.url().as_str(), secure.is_secure()),
+            (443, "https://h", true)
+        );
         for (url, expected) in [
-            ("https://h/", "TLS is not built in"),
+            ("https://a_b!/", "no host that a certificate can be for"),
             ("ftp://h", "no URL of the form"),
             ("127.0.0.1:8003", "no URL of the form"),
             ("", "no URL of the form"),

@@ -20,7 +20,7 @@ use tokio::sync::broadcast::error::RecvError;
 use self::cursor::Cursor;
 use crate::config::WebhookConfig;
 use crate::metrics::Metrics;
-use crate::outgoing::{Asked, Target};
+use crate::outgoing::{Asked, Peer};
 use crate::release::{News, NewsKind, Releases};
 
 /// HMAC-SHA256 of the body, keyed with the secret: `sha256=` and hexadecimal digits.
@@ -65,6 +65,14 @@ pub enum WebhookError {
         /// Why.
         reason: String,
     },
+    /// Whom to trust, where it is told over TLS.
+    #[error("webhook.ca, to {to}: {reason}")]
+    Trust {
+        /// Its receiver.
+        to: String,
+        /// Why.
+        reason: String,
+    },
     /// Where it keeps how far it has come.
     #[error("webhook to {to}: {reason}")]
     Cursor {
@@ -77,7 +85,7 @@ pub enum WebhookError {
 
 /// One receiver.
 pub struct Webhook {
-    target: Target,
+    peer: Peer,
     /// For the log.
     to: String,
     kinds: Vec<NewsKind>,
@@ -110,13 +118,19 @@ impl Webhook {
     ) -> Result<Self, WebhookError> {
         let news = releases.follow();
         let secret = secret(&config.secret_file)?;
+        let to = config.target.url();
+        let peer =
+            Peer::new(config.target.clone(), config.ca.as_deref()).map_err(|error| WebhookError::Trust {
+                to: to.clone(),
+                reason: error.to_string(),
+            })?;
         let cursor = Cursor::open(state, &config.url, releases).map_err(|reason| WebhookError::Cursor {
-            to: config.target.url(),
+            to: to.clone(),
             reason,
         })?;
         Ok(Self {
-            target: config.target.clone(),
-            to: config.target.url(),
+            peer,
+            to,
             kinds: config.events.clone(),
             secret: hmac::Key::new(hmac::HMAC_SHA256, &secret),
             cursor,
@@ -213,7 +227,7 @@ impl Webhook {
             headers,
             body,
         };
-        match self.target.ask(asked, self.patience.answer).await {
+        match self.peer.ask(asked, self.patience.answer).await {
             Ok(answered) => match answered.status {
                 status if status.is_success() => Tried::Delivered,
                 StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => {

@@ -26,7 +26,7 @@ pub trait ReleaseControl: Send + Sync {
     /// The configuration in force for a model; the server's, for one that is not released. May wait.
     fn config_rev(&self, model: &str) -> Hash;
 
-    /// The releases of a model, or of all.
+    /// Every release of a model, or of all, oldest first.
     fn list(&self, model: Option<&str>) -> Result<Value, ControlError>;
 
     /// One release.

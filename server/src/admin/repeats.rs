@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crossfade_journal::storage::create_folder;
@@ -48,16 +48,16 @@ struct Answered {
 }
 
 /// Whether a call is new.
-pub(super) enum Begun<'a> {
+pub(super) enum Begun {
     /// It was carried out, with this answer.
     Before(Result<Value, Refusal>),
     /// It is carried out now.
-    Now(Turn<'a>),
+    Now(Turn),
 }
 
 /// A call that is being carried out; dropped without an answer, it may come again.
-pub(super) struct Turn<'a> {
-    repeats: &'a Repeats,
+pub(super) struct Turn {
+    repeats: Arc<Repeats>,
     actor: String,
     key: String,
     call: Hash,
@@ -87,7 +87,7 @@ impl Repeats {
     }
 
     /// Errors: `Conflict` if the key is of another call, or its call is under way.
-    pub(super) fn begin(&self, actor: &str, key: &str, call: Hash) -> Result<Begun<'_>, Refusal> {
+    pub(super) fn begin(self: &Arc<Self>, actor: &str, key: &str, call: Hash) -> Result<Begun, Refusal> {
         let mut inner = self.locked();
         let now = now();
         inner
@@ -110,7 +110,7 @@ impl Repeats {
             return Err(Refusal::new(Status::Conflict, message));
         }
         Ok(Begun::Now(Turn {
-            repeats: self,
+            repeats: self.clone(),
             actor: actor.to_owned(),
             key: key.to_owned(),
             call,
@@ -123,8 +123,8 @@ impl Repeats {
     }
 }
 
-impl Turn<'_> {
-    /// Keeps the answer, unless the server was only not able to give one.
+impl Turn {
+    /// Keeps the answer, unless the server was only not able to give one. Blocks for the disk.
     pub(super) fn end(self, answer: Result<&Value, &Refusal>) {
         let passing = |refusal: &&Refusal| matches!(refusal.status, Status::NotReady | Status::Internal);
         if answer.as_ref().err().is_some_and(passing) {
@@ -158,7 +158,7 @@ impl Turn<'_> {
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for Turn {
     fn drop(&mut self) {
         let call = (std::mem::take(&mut self.actor), std::mem::take(&mut self.key));
         self.repeats.locked().under_way.remove(&call);
@@ -180,7 +180,7 @@ mod tests {
 
     const CALL: Hash = Hash([1; 32]);
 
-    fn turn(begun: Begun<'_>) -> Turn<'_> {
+    fn turn(begun: Begun) -> Turn {
         match begun {
             Begun::Now(turn) => turn,
             Begun::Before(answer) => panic!("it was answered: {answer:?}"),
@@ -191,14 +191,14 @@ mod tests {
     fn a_key_belongs_to_one_call_of_one_caller_and_is_bounded() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("repeats");
-        let repeats = Repeats::open(&path);
+        let repeats = Arc::new(Repeats::open(&path));
         let first = turn(repeats.begin("ann", "k", CALL).unwrap());
         assert!(repeats.begin("ann", "k", CALL).is_err(), "it is under way");
         turn(repeats.begin("bob", "k", CALL).unwrap()).end(Ok(&json!(2)));
         first.end(Ok(&json!(1)));
         assert!(repeats.begin("ann", "k", Hash([2; 32])).is_err(), "another call");
         // It outlives the process.
-        let repeats = Repeats::open(&path);
+        let repeats = Arc::new(Repeats::open(&path));
         for (actor, expected) in [("ann", 1), ("bob", 2)] {
             match repeats.begin(actor, "k", CALL).unwrap() {
                 Begun::Before(answer) => assert_eq!(answer, Ok(json!(expected))),
@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn refusals_are_kept_and_failures_are_not() {
-        let repeats = Repeats::default();
+        let repeats = Arc::new(Repeats::default());
         let conflict = Refusal::new(Status::Conflict, "it is live");
         turn(repeats.begin("ann", "a", CALL).unwrap()).end(Err(&conflict));
         match repeats.begin("ann", "a", CALL).unwrap() {

@@ -24,11 +24,9 @@ fn effective(args: &EffectiveArgs) -> Result<String> {
 /// The rules of a model's releases, as its files and a configuration file say.
 ///
 /// * `repositories`: none: those of the configuration file
+/// * `config`: none: the file that `crossfade serve` would read
 pub(crate) fn policy_of(model: &str, repositories: &[PathBuf], config: Option<&Path>) -> Result<Policy> {
-    let server = match config {
-        Some(path) => RawConfig::read(path)?,
-        None => RawConfig::default(),
-    };
+    let server = RawConfig::read_named(config)?;
     let repositories = match repositories {
         [] => &server.repository.paths,
         named => named,

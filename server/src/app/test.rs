@@ -59,10 +59,7 @@ pub(super) fn run(args: &TestArgs) -> Result<ExitCode> {
 
 /// Tests the models that are named, or all of the repository.
 fn test(args: &TestArgs, runtimes: Arc<Runtimes>) -> Result<Vec<Tested>> {
-    let server = match &args.config {
-        Some(path) => RawConfig::read(path)?,
-        None => RawConfig::default(),
-    };
+    let server = RawConfig::read_named(args.config.as_deref())?;
     let found = layout::models(&args.repository);
     let found = found
         .with_context(|| format!("`{}`", args.repository.display()))?

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::release::Release;
 use super::rollout::tell;
-use super::wire::{Server, name, rollouts};
+use super::wire::{self, Server};
 use super::{ClientError, say};
 use crate::config::ApproveArgs;
 
@@ -24,7 +24,7 @@ pub(super) async fn run(server: &Server, args: &ApproveArgs) -> Result<(), Clien
     };
     let key = args.key.as_deref().map(read).transpose()?;
     let found = server.find(wanted).await?;
-    let path = format!("{}/{}", rollouts(Some(&found.model)), name(&found.id));
+    let path = wire::release(&found.model, &found.id);
     // Asked anew: what is agreed to is what this one release shows.
     let release: Release = server.read(server.get(&path).await?)?;
     let approval = release.approval.as_ref();

@@ -22,7 +22,7 @@ pub(super) async fn run(server: &Server, args: &DeployArgs) -> Result<(), Client
     }
     // Before anything is copied: whether the server is there, releases this model, and has room for one.
     let model = args.model.as_str();
-    let earlier = server.releases(Some(model)).await?;
+    let earlier: Vec<Release> = server.releases(model).await?;
     let version = match number {
         Some(number) => number,
         None => {
@@ -73,17 +73,14 @@ async fn begin(
     fresh: bool,
 ) -> Result<Release, ClientError> {
     let body = json!({ "version": version, "supersede": args.supersede, "reason": args.reason });
-    let asked = server.post(&rollouts(Some(&args.model)), &body).await;
+    let asked = server.post(&rollouts(&args.model), &body).await;
     let refusal = match asked {
         Ok(answer) => return server.read(answer),
         Err(error @ ClientError::Refused(_)) if fresh => error,
         Err(error) => return Err(error),
     };
-    let releases = server.releases(Some(&args.model)).await?;
-    let begun = releases
-        .into_iter()
-        .rev()
-        .find(|release| release.version == version);
+    let releases: Vec<Release> = server.releases(&args.model).await?;
+    let begun = releases.into_iter().find(|release| release.version == version);
     let begun = begun.ok_or(refusal)?;
     say("the server found it by itself and has begun its release; the reason is not kept");
     Ok(begun)

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::release::Release;
 use super::view::{self, Line};
 use super::watch::{Watch, until_interrupted};
-use super::wire::{Server, name, of, rollouts};
+use super::wire::{self, Server, of};
 use super::{ClientError, say};
 use crate::config::{ActArgs, RollbackArgs, StatusArgs};
 
@@ -16,16 +16,13 @@ pub(super) async fn status(server: &Server, args: &StatusArgs) -> Result<(), Cli
         return until_interrupted(server, Watch::new(wanted)).await;
     }
     if args.json {
-        let mut all = server.get(&rollouts(None)).await?;
-        if let (Value::Array(all), Some(wanted)) = (&mut all, wanted) {
-            all.retain(|release| release["model"] == wanted || release["id"] == wanted);
-        }
+        let all = as_answered(server, wanted).await?;
         say(&serde_json::to_string_pretty(&all).unwrap_or_default());
         return Ok(());
     }
     let shown = match wanted {
         Some(wanted) => vec![server.find(wanted).await?],
-        None => last(server.releases(None).await?),
+        None => server.latest().await?,
     };
     if shown.is_empty() {
         say("no model has had a release yet");
@@ -39,26 +36,24 @@ pub(super) async fn status(server: &Server, args: &StatusArgs) -> Result<(), Cli
     Ok(())
 }
 
-/// The last release of every model.
-pub(super) fn last(all: Vec<Release>) -> Vec<Release> {
-    let mut last: Vec<Release> = Vec::new();
-    for release in all {
-        match last.iter_mut().find(|earlier| earlier.model == release.model) {
-            Some(earlier) => *earlier = release,
-            None => last.push(release),
-        }
+/// As the server answers: the latest release of every model; every one of a model, newest first; or the one of an id.
+async fn as_answered(server: &Server, wanted: Option<&str>) -> Result<Vec<Value>, ClientError> {
+    let Some(wanted) = wanted else {
+        return server.latest().await;
+    };
+    match server.found(wanted).await? {
+        Some(release) if release.model == wanted => server.releases(wanted).await,
+        Some(release) => Ok(vec![
+            server.get(&wire::release(&release.model, &release.id)).await?,
+        ]),
+        None => Ok(Vec::new()),
     }
-    last
 }
 
 /// Moves a release on, or ends it.
 pub(super) async fn act(server: &Server, args: &ActArgs, action: &str) -> Result<(), ClientError> {
     let release = server.find(&args.release).await?;
-    let path = format!(
-        "{}/{}:{action}",
-        rollouts(Some(&release.model)),
-        name(&release.id)
-    );
+    let path = format!("{}:{action}", wire::release(&release.model, &release.id));
     let body = args
         .reason
         .as_ref()
@@ -88,24 +83,5 @@ pub(super) async fn back(server: &Server, args: &RollbackArgs) -> Result<(), Cli
 pub(super) fn tell(release: &Release) {
     for Line { text, .. } in view::card(release, view::now()) {
         say(&text);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn of_each_model_the_last_release_is_shown() {
-        let release = |model: &str, version: u64| {
-            serde_json::from_value::<Release>(json!({
-                "id": format!("{model}{version}"), "model": model, "version": version, "champion": 1,
-                "state": { "state": "live" },
-            }))
-            .unwrap()
-        };
-        let all = vec![release("a", 2), release("b", 2), release("a", 3)];
-        let ids: Vec<String> = last(all).into_iter().map(|release| release.id).collect();
-        assert_eq!(ids, ["a3", "b2"]);
     }
 }

@@ -10,7 +10,6 @@ use tokio::time::MissedTickBehavior;
 use super::ClientError;
 use super::events::{Events, Told};
 use super::release::Release;
-use super::rollout::last;
 use super::view::{self, Line, Tone};
 use super::wire::Server;
 
@@ -150,7 +149,7 @@ pub(super) async fn follow(
 ) -> Result<Release, ClientError> {
     let mut out = io::stdout();
     let mut events = server.events().await.ok();
-    let mut shown = chosen(&watch, server.releases(None).await?);
+    let mut shown = chosen(&watch, server).await?;
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -166,12 +165,12 @@ pub(super) async fn follow(
             },
             _ = ticks.tick() => {}
         }
-        match server.releases(None).await {
-            Ok(all) => {
+        match chosen(&watch, server).await {
+            Ok(now) => {
                 if events.is_none() {
                     events = server.events().await.ok();
                 }
-                shown = chosen(&watch, all);
+                shown = now;
             }
             Err(error @ ClientError::Unreachable(_)) => {
                 watch.show(&shown, Some(&format!("{error}; asking again")), &mut out);
@@ -182,12 +181,12 @@ pub(super) async fn follow(
     }
 }
 
-/// The releases that are watched.
-fn chosen(watch: &Watch, all: Vec<Release>) -> Vec<Release> {
-    let wanted = all
-        .into_iter()
-        .filter(|release| watch.wants(&release.model, Some(&release.id)));
-    last(wanted.collect())
+/// How the releases that are watched stand.
+async fn chosen(watch: &Watch, server: &Server) -> Result<Vec<Release>, ClientError> {
+    match &watch.wanted {
+        Some(wanted) => Ok(server.found(wanted).await?.into_iter().collect()),
+        None => server.latest().await,
+    }
 }
 
 /// The next move; never, where nobody tells.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -12,17 +13,30 @@ use super::ClientError;
 use super::events::Events;
 use super::release::Release;
 use crate::config::ServerArgs;
-use crate::outgoing::{Asked, Target};
+use crate::outgoing::{Asked, Peer, Target};
 
 /// A call may have to read all of a version's files.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// The latest release of every model.
+const LATEST: &str = "/crossfade/v1/rollouts";
+/// Releases of one model that are asked for at once.
+const PAGE: usize = 200;
 /// What a name in a path keeps as it is.
 const NAME: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.');
 
 /// A server, and as whom it is asked.
 pub(super) struct Server {
-    target: Target,
+    peer: Peer,
     token: Option<HeaderValue>,
+}
+
+/// Some releases, newest first.
+#[derive(Debug, Deserialize)]
+struct Page<T> {
+    rollouts: Vec<T>,
+    /// What the page after this one begins before.
+    #[serde(default)]
+    next: Option<String>,
 }
 
 impl Server {
@@ -45,7 +59,7 @@ impl Server {
             Ok::<_, ClientError>(value)
         };
         Ok(Self {
-            target: Target::parse(&args.admin_url)?,
+            peer: Peer::new(Target::parse(&args.admin_url)?, args.ca_file.as_deref())?,
             token: token.map(header).transpose()?,
         })
     }
@@ -61,16 +75,28 @@ impl Server {
     }
 
     async fn call(&self, method: Method, path: &str, body: Bytes) -> Result<Value, ClientError> {
-        let answered = self.target.ask(self.asked(method, path, body), PATIENCE).await?;
-        let value: Option<Value> = serde_json::from_slice(&answered.body).ok().map(plain);
-        if answered.status.is_success() {
+        let (status, value) = self.exchange(method, path, body).await?;
+        if status.is_success() {
             return value.ok_or_else(|| self.strange("its answer is no JSON"));
         }
         let message = value
             .as_ref()
             .and_then(|value| value["error"].as_str())
             .unwrap_or("it does not say why");
-        Err(refused(answered.status, message))
+        Err(refused(status, message))
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Option<Value>), ClientError> {
+        let answered = self.peer.ask(self.asked(method, path, body), PATIENCE).await?;
+        Ok((
+            answered.status,
+            serde_json::from_slice(&answered.body).ok().map(plain),
+        ))
     }
 
     fn asked(&self, method: Method, path: &str, body: Bytes) -> Asked {
@@ -89,32 +115,59 @@ impl Server {
         }
     }
 
-    /// The releases of a model, or of all models, oldest first.
-    pub(super) async fn releases(&self, model: Option<&str>) -> Result<Vec<Release>, ClientError> {
-        self.read(self.get(&rollouts(model)).await?)
+    /// The latest release of every model.
+    pub(super) async fn latest<T: DeserializeOwned>(&self) -> Result<Vec<T>, ClientError> {
+        let page: Page<T> = self.read(self.get(LATEST).await?)?;
+        Ok(page.rollouts)
+    }
+
+    /// The releases of a model, newest first.
+    pub(super) async fn releases<T: DeserializeOwned>(&self, model: &str) -> Result<Vec<T>, ClientError> {
+        let mut all = Vec::new();
+        let mut path = format!("{}?limit={PAGE}", rollouts(model));
+        loop {
+            let page: Page<T> = self.read(self.get(&path).await?)?;
+            all.extend(page.rollouts);
+            match page.next {
+                Some(next) => {
+                    path = format!("{}?limit={PAGE}&before={}", rollouts(model), name(&next));
+                }
+                None => return Ok(all),
+            }
+        }
     }
 
     /// The release that people mean: by its id, or the last one of a model.
+    ///
+    /// Errors: `Refused` where there is none.
     pub(super) async fn find(&self, wanted: &str) -> Result<Release, ClientError> {
-        let all = self.releases(None).await?;
-        let mut found: Option<Release> = None;
-        for release in all {
-            if release.id == wanted {
-                return Ok(release);
-            }
-            if release.model == wanted {
-                found = Some(release);
-            }
-        }
-        found.ok_or_else(|| {
+        self.found(wanted).await?.ok_or_else(|| {
             ClientError::Refused(format!("no model and no release `{wanted}` has a release here"))
         })
+    }
+
+    /// As [`find`](Self::find); `None` where there is none.
+    pub(super) async fn found(&self, wanted: &str) -> Result<Option<Release>, ClientError> {
+        let latest: Vec<Release> = self.latest().await?;
+        let meant = |release: &&Release| release.id == wanted || release.model == wanted;
+        if let Some(release) = latest.iter().find(meant) {
+            return Ok(Some(release.clone()));
+        }
+        // An earlier one: of which model, its id does not say.
+        for Release { model, .. } in &latest {
+            let path = release(model, wanted);
+            let answered = self.exchange(Method::GET, &path, Bytes::new()).await?;
+            if let (StatusCode::OK, Some(value)) = answered {
+                return self.read(value).map(Some);
+            }
+        }
+        Ok(None)
     }
 
     /// What happens to releases from now on.
     pub(super) async fn events(&self) -> Result<Events, ClientError> {
         let asked = self.asked(Method::GET, "/crossfade/v1/events", Bytes::new());
-        let streaming = self.target.stream(asked).await?;
+        let streaming = self.peer.stream(asked).await?;
         match streaming.response.status() {
             StatusCode::OK => Ok(Events::new(streaming)),
             status => Err(refused(status, "it does not tell what happens")),
@@ -129,7 +182,7 @@ impl Server {
     fn strange(&self, why: &str) -> ClientError {
         ClientError::Unreachable(format!(
             "{} does not answer as an admin listener of this version does: {why}",
-            self.target.url()
+            self.peer.url()
         ))
     }
 }
@@ -158,12 +211,14 @@ fn refused(status: StatusCode, message: &str) -> ClientError {
     ClientError::Refused(format!("{message}{hint}"))
 }
 
-/// The path of a model's releases, or of all.
-pub(super) fn rollouts(model: Option<&str>) -> String {
-    match model {
-        Some(model) => format!("{}/rollouts", of(model)),
-        None => "/crossfade/v1/rollouts".to_owned(),
-    }
+/// The path of a model's releases.
+pub(super) fn rollouts(model: &str) -> String {
+    format!("{}/rollouts", of(model))
+}
+
+/// The path of one of them.
+pub(super) fn release(model: &str, id: &str) -> String {
+    format!("{}/{}", rollouts(model), name(id))
 }
 
 /// The path of a model.
@@ -171,7 +226,7 @@ pub(super) fn of(model: &str) -> String {
     format!("/crossfade/v1/models/{}", name(model))
 }
 
-/// A name as a path has it.
-pub(super) fn name(text: &str) -> String {
+/// A name as a path or a query has it.
+fn name(text: &str) -> String {
     utf8_percent_encode(text, NAME).to_string()
 }

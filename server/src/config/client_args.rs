@@ -32,6 +32,9 @@ pub struct ServerArgs {
     /// File that holds the token [default: the variable CROSSFADE_TOKEN]
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// Certificates to trust, in PEM, for an https:// address [default: the system's]
+    #[arg(long, env = "CROSSFADE_CA_FILE", value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
 }
 
 /// Arguments of `crossfade deploy`.

@@ -15,6 +15,9 @@ use crate::admin::Role;
 use crate::release::NewsKind;
 use crate::service::Limits;
 
+/// Read if it is there and no other file is named.
+const DEFAULT_FILE: &str = "crossfade.toml";
+
 /// Tables that later milestones bring; naming one is an error that says so, never ignored.
 const NOT_YET: [&str; 1] = ["log"];
 
@@ -320,6 +323,9 @@ pub struct RawWebhook {
     pub events: Vec<NewsKind>,
     /// A file with the secret that messages are signed with.
     pub secret_file: PathBuf,
+    /// Certificates, in PEM, that are trusted instead of the system's.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
 }
 
 fn every_kind() -> Vec<NewsKind> {
@@ -368,6 +374,17 @@ impl<'de> Deserialize<'de> for RawDuration {
 }
 
 impl RawConfig {
+    /// Reads the file that is named; else `crossfade.toml` in the working directory, if it is there.
+    ///
+    /// Errors: as [`read`](Self::read).
+    pub fn read_named(path: Option<&Path>) -> Result<Self, ConfigError> {
+        match path {
+            Some(path) => Self::read(path),
+            None if Path::new(DEFAULT_FILE).exists() => Self::read(DEFAULT_FILE.as_ref()),
+            None => Ok(Self::default()),
+        }
+    }
+
     /// Reads the file at `path`.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let shown = path.display().to_string();

@@ -58,7 +58,7 @@ pub struct EffectiveArgs {
         value_name = "DIR"
     )]
     pub model_repository: Vec<PathBuf>,
-    /// Configuration file, whose [model.NAME] stands above model.toml
+    /// Configuration file, whose [model.NAME] stands above model.toml [default: crossfade.toml, if it is there]
     #[arg(long, env = "CROSSFADE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
@@ -155,7 +155,7 @@ pub struct TestArgs {
     /// Write the results there as JUnit XML, too
     #[arg(long, value_name = "FILE")]
     pub junit: Option<PathBuf>,
-    /// Configuration file, whose [model.NAME] stands above model.toml
+    /// Configuration file, whose [model.NAME] stands above model.toml [default: crossfade.toml, if it is there]
     #[arg(long, env = "CROSSFADE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Use configs/NAME.pbtxt instead of config.pbtxt where a model has it

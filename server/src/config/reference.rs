@@ -84,9 +84,10 @@ const SERVER: &[Key] = &[
     key("logging.access", &["access-log"], "", |c| literal(c.logging.access)),
     key("audit.sign_every", &[], "Records after which the audit's head is signed again, if there is a key", |c| number(c.audit.sign_every)),
     key("audit.key", &[], "File with the Ed25519 key (PEM, `openssl genpkey -algorithm ed25519`) that signs the audit's head", |c| path(c.audit.key.as_ref().map(|key| key.display().to_string()).as_ref())),
-    key("webhook.url", &[], "Of each `[[webhook]]`: where moves of releases are told, `http://…`", |_| String::new()),
+    key("webhook.url", &[], "Of each `[[webhook]]`: where moves of releases are told, `https://…` or `http://…`", |_| String::new()),
     key("webhook.events", &[], "Which of them", |_| "`[\"transition\", \"rollback\", \"approval\"]`".to_owned()),
     key("webhook.secret_file", &[], "File with the secret, 16 bytes or more, that signs messages", |_| String::new()),
+    key("webhook.ca", &[], "File of certificates (PEM) that an `https://` receiver's is signed by", |_| text("the system's")),
     key("model.NAME", &[], "Settings of one model, over its own files: the keys of `model.toml`, those of `[model]` without that prefix", |_| String::new()),
 ];
 

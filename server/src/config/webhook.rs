@@ -7,7 +7,7 @@ use crate::webhook::Patience;
 
 /// Checks every `[[webhook]]`.
 ///
-/// Errors: a URL that cannot be asked; no event; two with the same URL, which could not keep their places apart.
+/// Errors: a URL that cannot be asked; certificates for one that is asked without TLS; no event; two with the same URL, which could not keep their places apart.
 pub(super) fn resolve(file: Vec<RawWebhook>) -> Result<Vec<WebhookConfig>, ConfigError> {
     let mut webhooks: Vec<WebhookConfig> = Vec::new();
     for raw in file {
@@ -19,11 +19,20 @@ pub(super) fn resolve(file: Vec<RawWebhook>) -> Result<Vec<WebhookConfig>, Confi
             let reason = "an empty list asks for nothing; leave the key out for all of `transition`, `rollback`, `approval`";
             return Err(wrong("webhook.events", reason.to_owned()));
         }
+        if let Some(ca) = raw.ca.as_deref().filter(|_| !target.is_secure()) {
+            let reason = format!(
+                "`{}` has no use for {}, which is told without TLS; write https://",
+                ca.display(),
+                target.url()
+            );
+            return Err(wrong("webhook.ca", reason));
+        }
         webhooks.push(WebhookConfig {
             url: raw.url,
             target,
             events: raw.events,
             secret_file: raw.secret_file,
+            ca: raw.ca,
             patience: Patience::default(),
         });
     }
@@ -59,12 +68,22 @@ mod tests {
     }
 
     #[test]
+    fn tls_is_asked_for_by_the_url_and_the_system_is_trusted_unless_a_file_is_named() {
+        let text = "[[webhook]]\nurl = 'https://h/a'\nsecret_file = 's'\n";
+        let system = of(text).unwrap();
+        assert!(system[0].target.is_secure() && system[0].ca.is_none());
+        let file = of(&format!("{text}ca = 'ca.pem'\n")).unwrap();
+        assert_eq!(file[0].ca.as_deref(), Some("ca.pem".as_ref()));
+    }
+
+    #[test]
     fn what_cannot_be_told_is_refused_by_its_key() {
         let check = |more: &str, expected: &str| {
             let error = of(&format!("[[webhook]]\nsecret_file = 's'\n{more}")).unwrap_err();
             assert!(error.contains(expected), "{more}: {error}");
         };
-        check("url = 'https://h'", "TLS is not built in");
+        check("url = 'ftp://h'", "https://HOST");
+        check("url = 'http://h'\nca = 'ca.pem'", "webhook.ca");
         check("url = 'h'", "webhook.url");
         check("url = 'http://h'\nevents = []", "webhook.events");
         check("url = 'http://h'\nevents = ['rolback']", "rolback");

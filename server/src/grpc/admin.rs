@@ -2,6 +2,7 @@
 //! records as over HTTP.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,9 +20,11 @@ use tonic::{Request, Response, Status as Code};
 
 use super::Peer;
 use crate::admin::{
-    Admin, ApproveRelease, Caller, Change, Conditions, CreateRelease, ReleaseAction, ReleaseControl, change,
+    Admin, ApproveRelease, Caller, Change, Conditions, CreateRelease, Page, ReleaseAction, ReleaseControl,
+    change,
 };
 use crate::audit::Call;
+use crate::listener::reader::{Awaited, HangUp, PATIENCE};
 use crate::service::Service;
 use crate::status::{Refusal, Status};
 
@@ -59,8 +62,9 @@ pub(crate) fn routes(
         .prepare()
 }
 
-/// Says to the handlers who called.
-pub(crate) fn came_from<B>(request: &mut http::Request<B>, peer: Option<SocketAddr>) {
+/// Says to the handlers who called, and what ends the connection.
+pub(crate) fn came_from<B>(request: &mut http::Request<B>, peer: Option<SocketAddr>, hang_up: HangUp) {
+    request.extensions_mut().insert(hang_up);
     if let Some(peer) = peer {
         request.extensions_mut().insert(Peer(peer));
     }
@@ -167,14 +171,26 @@ impl Rollouts for Front {
     }
 
     async fn list(&self, request: Request<wire::ListRequest>) -> Result<Response<wire::ListResponse>, Code> {
-        let model = request.get_ref().model.clone();
-        let all = self
-            .read(&request, move |r| {
-                r.list(Some(model.as_str()).filter(|model| !model.is_empty()))
-            })
-            .await?;
-        let rollouts = all.as_array().into_iter().flatten().map(rollout).collect();
-        Ok(Response::new(wire::ListResponse { rollouts }))
+        self.caller(&request)?;
+        let wire::ListRequest { model, limit, before } = request.into_inner();
+        let releases = self.service.releases().clone();
+        let answer = if model.is_empty() {
+            if limit != 0 || !before.is_empty() {
+                let message = "`limit` and `before` are of the releases of one model; name it";
+                return Err(Refusal::invalid(message).into());
+            }
+            waited(move || releases.latest()).await?
+        } else {
+            let limit = NonZeroUsize::new(usize::try_from(limit).unwrap_or(usize::MAX));
+            let page = Page::new(limit, Some(before).filter(|before| !before.is_empty()));
+            let answer = waited(move || releases.page(&model, &page)).await?;
+            answer.map_err(Refusal::from)?
+        };
+        let rollouts = answer["rollouts"].as_array().into_iter().flatten();
+        Ok(Response::new(wire::ListResponse {
+            rollouts: rollouts.map(rollout).collect(),
+            next: answer["next"].as_str().unwrap_or_default().to_owned(),
+        }))
     }
 
     async fn watch(
@@ -185,6 +201,7 @@ impl Rollouts for Front {
         let place = self.readers.clone().try_acquire_owned();
         let place =
             place.map_err(|_| Refusal::new(Status::Overloaded, "too many readers are connected already"))?;
+        let hang_up = request.extensions().get::<HangUp>().cloned();
         let wire::GetRequest { model, id } = request.into_inner();
         let watched = Watched {
             releases: self.admin.releases()?.clone(),
@@ -194,7 +211,9 @@ impl Rollouts for Front {
             stopping: self.stopping.clone(),
             _place: place,
         };
-        Ok(Response::new(Box::pin(unfold(Some(watched), next))))
+        let states = unfold(Some(watched), next);
+        let states = Awaited::new(states, PATIENCE, hang_up.unwrap_or_default());
+        Ok(Response::new(Box::pin(states)))
     }
 
     async fn pause(&self, request: Request<wire::ActRequest>) -> Result<Response<wire::Rollout>, Code> {

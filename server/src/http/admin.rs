@@ -19,11 +19,14 @@ use self::routes::Route;
 use super::body::{self, Bounds};
 use super::inference::refuse;
 use super::reply::{self, Failure, ReplyBody, identify, without_body};
-use super::routes::NoRoute;
+use super::routes::{NoRoute, Route as V2};
 use super::{Front, control};
-use crate::admin::{Admin, Caller, Change, Conditions, ControlError, ReleaseControl, change};
+use crate::admin::{
+    Admin, Caller, Change, Conditions, ControlError, Declined, Keyed, Page, ReleaseControl, change,
+};
 use crate::audit::{Action, Call};
 use crate::grpc;
+use crate::listener::reader::{Awaited, HangUp, PATIENCE};
 use crate::scope::RequestId;
 use crate::status::{Refusal, Status};
 
@@ -44,6 +47,7 @@ pub(super) async fn answer(
     front: Arc<Front>,
     admin: Arc<Admin>,
     peer: Option<SocketAddr>,
+    hang_up: HangUp,
     head: Parts,
     mut body: Incoming,
 ) -> Response<ReplyBody> {
@@ -51,6 +55,7 @@ pub(super) async fn answer(
         front: &front,
         admin: &admin,
         peer,
+        hang_up,
         head: &head,
     };
     let mut response = match asked.answer(&mut body).await {
@@ -69,9 +74,10 @@ pub(super) async fn answer(
 pub(super) async fn over_grpc(
     mut routes: Routes,
     peer: Option<SocketAddr>,
+    hang_up: HangUp,
     mut request: Request<Incoming>,
 ) -> Response<ReplyBody> {
-    grpc::admin::came_from(&mut request, peer);
+    grpc::admin::came_from(&mut request, peer, hang_up);
     let Ok(response) = routes.call(request).await;
     let mut response = response.map(ReplyBody::grpc);
     identify(&mut response, RequestId::new());
@@ -83,6 +89,8 @@ struct Asked<'a> {
     front: &'a Arc<Front>,
     admin: &'a Arc<Admin>,
     peer: Option<SocketAddr>,
+    /// Ends the connection that it came on.
+    hang_up: HangUp,
     head: &'a Parts,
 }
 
@@ -109,18 +117,21 @@ impl Asked<'_> {
             Route::Health => Ok(json_answer(StatusCode::OK, &self.health())),
             Route::Audit => self.audit().await,
             Route::Events => self.events(),
-            Route::V2(route) => control::attempt(self.front, call, route, self.head, body).await,
+            Route::V2(asked) => match &conditions.key {
+                Some(key) => self.once(asked, &caller, key, &conditions, body).await,
+                None => control::attempt(self.front, call, asked, self.head, body).await,
+            },
             Route::Releases { .. } | Route::Act { .. } | Route::Approve { .. } | Route::Rollback { .. }
                 if changes =>
             {
                 self.release(route, caller, conditions, body).await
             }
-            Route::AllReleases => self.read_releases(|r| r.list(None)).await,
+            Route::AllReleases => self.latest().await,
             Route::Plan { model } => {
                 let rate = self.rate()?;
                 self.read_releases(move |r| r.plan(&model, rate)).await
             }
-            Route::Releases { model } => self.read_releases(move |r| r.list(Some(&model))).await,
+            Route::Releases { model } => self.page(model).await,
             Route::Release { model, id } => self.read_releases(move |r| r.get(&model, &id)).await,
             // Their only method is POST.
             Route::Act { .. } | Route::Approve { .. } | Route::Rollback { .. } => Err(Failure::UnknownPath),
@@ -139,11 +150,8 @@ impl Asked<'_> {
             return Err(Refusal::new(Status::Unsupported, message).into());
         }
         let conditions = Conditions::read(headers)?;
-        if let Route::V2(_) = route {
-            if conditions.key.is_some() {
-                let message = "`idempotency-key` is not offered for calls of the protocol, which may be repeated as they are";
-                return Err(Refusal::new(Status::Unsupported, message).into());
-            }
+        // With a key: unless it was answered before, which a later configuration does not change.
+        if let (Route::V2(_), None) = (route, &conditions.key) {
             let (admin, conditions, model) =
                 (self.admin.clone(), conditions.clone(), route.model().to_owned());
             on_a_thread_that_may_wait(move || admin.must_match(&conditions, &model)).await??;
@@ -227,6 +235,7 @@ impl Asked<'_> {
             self.front.service.releases().follow(),
         );
         let events = events::stream(records, moves, place, self.front.stopping.clone());
+        let events = Awaited::new(events, PATIENCE, self.hang_up.clone());
         let mut response = Response::new(ReplyBody::live(events));
         let headers = response.headers_mut();
         headers.insert(
@@ -249,6 +258,26 @@ impl Asked<'_> {
                 Err(Refusal::invalid(format!("`{query}`: a plan takes rate=N, units per second")).into())
             }
         }
+    }
+
+    /// The latest release of every model.
+    async fn latest(&self) -> Result<Response<ReplyBody>, Failure> {
+        if let Some(query) = self.head.uri.query().filter(|query| !query.is_empty()) {
+            let query: String = query.chars().take(64).collect();
+            let message = format!("`{query}`: pages are of one model: /crossfade/v1/models/MODEL/rollouts");
+            return Err(Refusal::invalid(message).into());
+        }
+        let releases = self.front.service.releases().clone();
+        let answer = on_a_thread_that_may_wait(move || releases.latest()).await?;
+        Ok(json_answer(StatusCode::OK, &answer))
+    }
+
+    /// Releases of a model, newest first: `limit=N` of them, begun before the one of `before=ID`.
+    async fn page(&self, model: String) -> Result<Response<ReplyBody>, Failure> {
+        let page = Page::read(self.head.uri.query().unwrap_or_default())?;
+        let releases = self.front.service.releases().clone();
+        let answer = on_a_thread_that_may_wait(move || releases.page(&model, &page)).await?;
+        Ok(json_answer(StatusCode::OK, &answer.map_err(Refusal::from)?))
     }
 
     async fn read_releases(
@@ -280,6 +309,44 @@ impl Asked<'_> {
             Ok(answer) => Ok(json_answer(StatusCode::OK, &answer)),
             Err(declined) if declined.recorded => Err(declined.refusal.into()),
             Err(declined) => Err(self.refused(&route, Some(&caller), declined.refusal.into()).await),
+        }
+    }
+
+    /// A call of the protocol with a key.
+    async fn once(
+        &self,
+        asked: V2,
+        caller: &Caller,
+        key: &str,
+        conditions: &Conditions,
+        body: &mut Incoming,
+    ) -> Result<Response<ReplyBody>, Failure> {
+        let route = Route::V2(asked.clone());
+        let call = self.call(Some(caller), &route);
+        let body = control::received(self.front, &call, &asked, self.head, body).await?;
+        let keyed = Keyed {
+            caller,
+            key,
+            path: self.head.uri.path(),
+            model: route.model(),
+            body: &body,
+            conditions,
+        };
+        let (front, carried, text) = (self.front.clone(), asked.clone(), body.clone());
+        let deed = async move {
+            let done = control::carry_out(&front.service, call, carried, &text).await;
+            done.map(|(_, answer)| answer).map_err(Failure::into_refusal)
+        };
+        match self.admin.once(keyed, deed).await {
+            Ok(answer) => Ok(json_answer(StatusCode::OK, &answer)),
+            Err(Declined {
+                refusal,
+                recorded: true,
+            }) => Err(match asked {
+                V2::Load { .. } | V2::Unload { .. } => Failure::Repository(refusal),
+                _ => refusal.into(),
+            }),
+            Err(Declined { refusal, .. }) => Err(self.refused(&route, Some(caller), refusal.into()).await),
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use hyper::body::Incoming;
@@ -36,12 +37,11 @@ pub(super) async fn answer(
     }
 }
 
-fn found(body: impl Into<Value>) -> Response<ReplyBody> {
-    with_status(StatusCode::OK, &body.into())
-}
+/// The status of an answer, and its JSON.
+type Answered = (StatusCode, Value);
 
-fn with_status(status: StatusCode, body: &Value) -> Response<ReplyBody> {
-    reply::json(status, body.to_string().into_bytes())
+fn found(body: impl Into<Value>) -> Answered {
+    (StatusCode::OK, body.into())
 }
 
 pub(super) async fn attempt(
@@ -51,13 +51,38 @@ pub(super) async fn attempt(
     head: &Parts,
     body: &mut Incoming,
 ) -> Result<Response<ReplyBody>, Failure> {
-    let service = &*front.service;
-    let document = match head.method {
-        Method::POST => match (document(front, head, body).await, change(&route)) {
-            (Err(failure), Some(change)) => return Err(unread(service, call, change, failure).await),
-            (document, _) => document?,
-        },
-        _ => Map::new(),
+    let body = match head.method {
+        Method::POST => received(front, &call, &route, head, body).await?,
+        _ => Bytes::new(),
+    };
+    let (status, answer) = carry_out(&front.service, call, route, &body).await?;
+    Ok(reply::json(status, answer.to_string().into_bytes()))
+}
+
+/// Reads a call's body; one that would change something and cannot be read is recorded.
+pub(super) async fn received(
+    front: &Front,
+    call: &Call,
+    route: &Route,
+    head: &Parts,
+    body: &mut Incoming,
+) -> Result<Bytes, Failure> {
+    match (read(front, &head.headers, body, None).await, change(route)) {
+        (Err(failure), Some(change)) => Err(unread(&front.service, call.clone(), change, failure).await),
+        (received, _) => received,
+    }
+}
+
+/// Answers a call that has this body.
+pub(super) async fn carry_out(
+    service: &Service,
+    call: Call,
+    route: Route,
+    body: &[u8],
+) -> Result<Answered, Failure> {
+    let document = match (document(body), change(&route)) {
+        (Err(refusal), Some(change)) => return Err(unread(service, call, change, refusal.into()).await),
+        (document, _) => document?,
     };
     Ok(match route {
         Route::ServerMetadata => {
@@ -67,7 +92,7 @@ pub(super) async fn attempt(
         Route::Live => found(json!({ "live": true, "ready": service.ready() })),
         Route::Ready => {
             let ready = service.ready();
-            with_status(ready_status(ready), &json!({ "live": true, "ready": ready }))
+            (ready_status(ready), json!({ "live": true, "ready": ready }))
         }
         Route::Model(model, ModelRoute::Ready) => model_ready(service, &model),
         Route::Model(model, ModelRoute::Metadata) => found(metadata(service, &model)?),
@@ -157,15 +182,12 @@ fn ready_status(ready: bool) -> StatusCode {
     }
 }
 
-fn model_ready(service: &Service, model: &Model) -> Response<ReplyBody> {
+fn model_ready(service: &Service, model: &Model) -> Answered {
     match service.model_ready(&model.name, &model.version) {
-        Ok(ready) => with_status(
-            ready_status(ready),
-            &json!({ "name": model.name, "ready": ready }),
-        ),
+        Ok(ready) => (ready_status(ready), json!({ "name": model.name, "ready": ready })),
         Err(refusal) => {
             let body = json!({ "name": model.name, "ready": false, "error": refusal.message });
-            with_status(refusal.status.http(), &body)
+            (refusal.status.http(), body)
         }
     }
 }
@@ -244,15 +266,14 @@ async fn index(service: &Service, repository: &str, document: &Map<String, Value
 }
 
 /// Reads a body that is a JSON object, or nothing.
-async fn document(front: &Front, head: &Parts, body: &mut Incoming) -> Result<Map<String, Value>, Failure> {
-    let body = read(front, &head.headers, body, None).await?;
+fn document(body: &[u8]) -> Result<Map<String, Value>, Refusal> {
     if body.trim_ascii().is_empty() {
         return Ok(Map::new());
     }
-    match heavy(body.len(), || serde_json::from_slice(&body)) {
+    match heavy(body.len(), || serde_json::from_slice(body)) {
         Ok(Value::Object(document)) => Ok(document),
-        Ok(_) => Err(Refusal::invalid("the request's body must be a JSON object").into()),
-        Err(error) => Err(Refusal::invalid(format!("malformed JSON: {error}")).into()),
+        Ok(_) => Err(Refusal::invalid("the request's body must be a JSON object")),
+        Err(error) => Err(Refusal::invalid(format!("malformed JSON: {error}"))),
     }
 }
 

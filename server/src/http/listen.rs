@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::{Front, bare};
+use crate::listener::reader::HangUp;
 use crate::listener::{Connections, without_delay};
 
 /// What a client of HTTP/2 says first (RFC 9113 §3.4).
@@ -58,8 +59,9 @@ impl Connections for Arc<Front> {
             .max_concurrent_streams(STREAMS)
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_TIMEOUT);
+        let hang_up = HangUp::default();
         let service = service_fn(|request| {
-            let answer = super::answer(self.clone(), peer, request);
+            let answer = super::answer(self.clone(), peer, &hang_up, request);
             async move { Ok::<_, Infallible>(answer.await) }
         });
         let io = TokioIo::new(Opened {
@@ -70,9 +72,13 @@ impl Connections for Arc<Front> {
         let mut connection = pin!(builder.serve_connection(io, service));
         let served = tokio::select! {
             served = &mut connection => served,
+            () = hang_up.told() => return,
             () = stopping.cancelled() => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                tokio::select! {
+                    served = connection => served,
+                    () = hang_up.told() => return,
+                }
             }
         };
         if let Err(error) = served {

@@ -165,6 +165,19 @@ impl Failure {
         }
     }
 
+    /// As a row of the status table; what HTTP alone has is the client's mistake.
+    pub(super) fn into_refusal(self) -> Refusal {
+        let message = self.message();
+        match self {
+            Failure::Refused(refusal) | Failure::Repository(refusal) => refusal,
+            Failure::UnknownPath
+            | Failure::Method { .. }
+            | Failure::TooLarge { .. }
+            | Failure::Encoding(_)
+            | Failure::Stalled { .. } => Refusal::invalid(message),
+        }
+    }
+
     /// Whether there is no use in reading on.
     pub(super) fn client_is_silent(&self) -> bool {
         match self {

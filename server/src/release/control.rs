@@ -12,7 +12,7 @@ use super::desk::Desk;
 use super::forecast::{self, Traced, Traffic};
 use super::record::Run;
 use super::{Releases, lock, now};
-use crate::admin::{ApproveRelease, Caller, ControlError, CreateRelease, ReleaseAction};
+use crate::admin::{ApproveRelease, Caller, ControlError, CreateRelease, Page, ReleaseAction};
 
 /// Called once a wish is known to be fulfilled, before anything follows from it; an error leaves everything as it was.
 pub type Accepted<'a> = &'a dyn Fn() -> Result<(), ControlError>;
@@ -115,7 +115,39 @@ impl Releases {
         desk.map_or(self.world.server_rev, |desk| lock(&desk).config_rev)
     }
 
-    /// The releases of a model, or of all, oldest first.
+    /// Some releases of a model, newest first, and `next`: what the page after this one begins before.
+    ///
+    /// Errors: `Unknown`, also for a page that begins before no release of the model.
+    pub fn page(&self, model: &str, page: &Page) -> Result<Value, ControlError> {
+        let desk = self.known(model)?;
+        let desk = lock(&desk);
+        let runs = &desk.book.runs;
+        let end = match &page.before {
+            None => runs.len(),
+            Some(id) => {
+                let place = runs.iter().position(|run| run.created.id == *id);
+                place.ok_or_else(|| unknown(model, id))?
+            }
+        };
+        let start = end.saturating_sub(page.limit);
+        let shown = runs[start..end].iter().rev();
+        let rollouts: Vec<Value> = shown.map(|run| view(&desk, Some(run))).collect();
+        let next = (start > 0).then(|| runs[start].created.id.clone());
+        Ok(json!({ "rollouts": rollouts, "next": next }))
+    }
+
+    /// The latest release of every model that has had one.
+    pub fn latest(&self) -> Value {
+        let desks: Vec<Arc<Mutex<Desk>>> = lock(&self.desks).values().cloned().collect();
+        let mut rollouts = Vec::new();
+        for desk in desks {
+            let desk = lock(&desk);
+            rollouts.extend(desk.book.runs.last().map(|run| view(&desk, Some(run))));
+        }
+        json!({ "rollouts": rollouts, "next": null })
+    }
+
+    /// Every release of a model, or of all, oldest first.
     ///
     /// Errors: `Unknown`.
     pub fn list(&self, model: Option<&str>) -> Result<Value, ControlError> {

@@ -259,7 +259,7 @@ async fn broken_requests_are_refused() {
         assert_eq!(answer.status, 400, "{body}: {answer:?}");
     }
     let line = format!("POST {LOAD} HTTP/1.1");
-    let conditional = exchange(server.app.admin, &line, &[("idempotency-key", "1")], b"").await;
+    let conditional = exchange(server.app.admin, &line, &[("if-none-match", "1")], b"").await;
     assert_eq!(conditional.status, 501, "{conditional:?}");
     let records = server.audit();
     assert_eq!(records.len(), 5);
@@ -267,5 +267,59 @@ async fn broken_requests_are_refused() {
         records.iter().all(|r| r["after"]["outcome"] == "refused"),
         "{records:?}"
     );
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_of_the_protocol_with_a_key_is_carried_out_once() {
+    let server = serving(|_| {}).await;
+    let keyed = async |path: &str, key: &str, body: &str| {
+        let line = format!("POST {path} HTTP/1.1");
+        let headers = [("idempotency-key", key)];
+        exchange(server.app.admin, &line, &headers, body.as_bytes()).await
+    };
+    let (logging, verbose) = ("/v2/logging", r#"{"log_verbose_level":3}"#);
+    let first = keyed(logging, "k1", verbose).await;
+    assert_eq!(
+        (first.status, &first.json()["log_verbose_level"]),
+        (200, &json!(3))
+    );
+    ask(&server, "POST /v2/logging", "", r#"{"log_verbose_level":0}"#).await;
+    let again = keyed(logging, "k1", verbose).await;
+    assert_eq!((again.status, again.json()), (200, first.json()));
+    assert_eq!(server.get(logging).await.json()["log_verbose_level"], 0);
+    assert_eq!(server.audit().len(), 2, "the second time nothing is done");
+
+    let other = keyed(logging, "k1", "{}").await;
+    assert_eq!(other.status, 409, "{other:?}");
+    let absent = "/v2/repository/models/absent/load";
+    for (path, key, body, status) in [
+        (LOAD, "k2", "", 200),
+        (absent, "k3", "", 404),
+        (LOAD, "k4", "{", 400),
+    ] {
+        let first = keyed(path, key, body).await;
+        assert_eq!(first.status, status, "{path}: {first:?}");
+        let recorded = server.audit().len();
+        let again = keyed(path, key, body).await;
+        assert_eq!((again.status, again.json()), (status, first.json()), "{path}");
+        assert_eq!(server.audit().len(), recorded, "{path}");
+    }
+    // A configuration that is not in force is no answer that is kept.
+    let headers = [("idempotency-key", "k5"), ("if-match", "0")];
+    for _ in 0..2 {
+        let line = format!("POST {LOAD} HTTP/1.1");
+        let stale = exchange(server.app.admin, &line, &headers, b"").await;
+        assert_eq!(stale.status, 412, "{stale:?}");
+    }
+    // The other listeners know nobody whose key it could be.
+    let before = server.audit().len();
+    for _ in 0..2 {
+        let passed = server
+            .post_with(logging, &[("idempotency-key", "k1")], verbose.as_bytes())
+            .await;
+        assert_eq!(passed.status, 200, "{passed:?}");
+    }
+    assert_eq!(server.audit().len(), before + 2);
     server.stop().await;
 }

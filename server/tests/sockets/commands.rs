@@ -20,36 +20,37 @@ use crate::release::{rules, version_file};
 
 const REFUSED: i32 = 1;
 const USAGE: i32 = 2;
-const UNREACHABLE: i32 = 3;
+pub(crate) const UNREACHABLE: i32 = 3;
 const SENT_BACK: i32 = 4;
 
 /// A command for the server at `admin`.
-fn command(admin: SocketAddr, line: &str) -> Command {
+pub(crate) fn command(admin: SocketAddr, line: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_crossfade"));
     command
         .args(line.split_whitespace())
         .env("CROSSFADE_ADMIN_URL", format!("http://{admin}"))
         .env_remove("CROSSFADE_TOKEN")
+        .env_remove("CROSSFADE_CA_FILE")
         .stdin(Stdio::null());
     command
 }
 
 /// Runs a command beside the server.
-async fn output(mut command: Command) -> Output {
+pub(crate) async fn output(mut command: Command) -> Output {
     tokio::task::spawn_blocking(move || command.output().unwrap())
         .await
         .unwrap()
 }
 
 /// What it printed; it must have succeeded.
-async fn done(admin: SocketAddr, line: &str) -> String {
+pub(crate) async fn done(admin: SocketAddr, line: &str) -> String {
     let output = output(command(admin, line)).await;
     assert!(output.status.success(), "{line}: {output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
 
 /// What it said to this exit code.
-async fn fails(command: Command, code: i32) -> String {
+pub(crate) async fn fails(command: Command, code: i32) -> String {
     let output = output(command).await;
     assert_eq!(output.status.code(), Some(code), "{output:?}");
     String::from_utf8(output.stderr).unwrap()
@@ -276,11 +277,13 @@ async fn what_cannot_be_asked_has_exit_codes_of_its_own() {
         ("deploy / --model m --reason x", USAGE, "--model-repository"),
         ("rollout status --token-file /nonexistent", USAGE, "--token-file"),
         ("rollout status --token secret", USAGE, "--token"),
+        ("rollout status --admin-url ftp://h", USAGE, "https://HOST"),
         (
-            "rollout status --admin-url https://h",
+            "rollout status --ca-file /nonexistent --admin-url https://127.0.0.1",
             USAGE,
-            "TLS is not built in",
+            "certificates in PEM",
         ),
+        ("rollout status --ca-file /nonexistent", USAGE, "without TLS"),
         ("approve m --key /nonexistent", USAGE, "--key"),
         ("approve", USAGE, "RELEASE"),
         ("approve other", REFUSED, "no model and no release"),
@@ -398,7 +401,7 @@ async fn an_approval_signs_what_the_release_shows() {
     });
     let (at, seen) = scripted(
         move |line| match line.starts_with("GET /crossfade/v1/rollouts ") {
-            true => json!([release]),
+            true => json!({ "rollouts": [release], "next": null }),
             false => release.clone(),
         },
     )

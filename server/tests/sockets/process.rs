@@ -205,6 +205,35 @@ fn a_port_that_is_taken_is_named_with_its_flag() {
 }
 
 #[test]
+fn the_file_that_serve_would_read_is_read_by_the_commands_about_models_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("models/m");
+    std::fs::create_dir_all(&model).unwrap();
+    std::fs::write(model.join("model.toml"), "[model]\nrisk = 'low'\n").unwrap();
+    let file = "repository.paths = ['models']\n[model.m]\nrollout.keep_warm = 2\n";
+    std::fs::write(folder.path().join("crossfade.toml"), file).unwrap();
+    let effective = || {
+        let mut command = crossfade(folder.path());
+        command
+            .args(["config", "effective", "m"])
+            .current_dir(folder.path())
+            .env_remove("CROSSFADE_CONFIG")
+            .env_remove("CROSSFADE_MODEL_REPOSITORY");
+        command
+    };
+    let read = effective().output().unwrap();
+    assert!(read.status.success(), "{}", text(&read.stderr));
+    let rules: serde_json::Value = serde_json::from_slice(&read.stdout).unwrap();
+    assert_eq!(rules["keep_warm"], json!(2));
+    // A file that is named takes its place.
+    let other = folder.path().join("other.toml");
+    std::fs::write(&other, "repository.paths = ['models']\n").unwrap();
+    let read = effective().arg("--config").arg(&other).output().unwrap();
+    let rules: serde_json::Value = serde_json::from_slice(&read.stdout).unwrap();
+    assert_ne!(rules["keep_warm"], json!(2));
+}
+
+#[test]
 fn a_wrong_configuration_file_is_explained() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("own.toml");
@@ -470,7 +499,7 @@ impl Serving {
     async fn release(&self) -> Value {
         let get = "GET /crossfade/v1/models/add/rollouts HTTP/1.1";
         let all = exchange(self.admin, get, &[], b"").await.json();
-        all.as_array().unwrap().last().cloned().unwrap_or_default()
+        all["rollouts"][0].clone()
     }
 
     /// Puts version `version` of `add` there, whose answers are `x + [by, by]`, and has it released up to its canary.

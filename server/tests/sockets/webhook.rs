@@ -17,6 +17,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use crate::commands::whole;
 use crate::harness::{Repository, Server};
 use crate::release::{rules, version_file};
+use crate::tls::Authority;
 
 const SECRET: &str = "a secret of some length";
 
@@ -59,10 +60,14 @@ async fn next(got: &mut UnboundedReceiver<String>) -> (String, Value) {
 
 /// A server that tells `at`; nobody looks at its releases.
 async fn telling(repository: Repository, data: &Path, at: SocketAddr, events: &str) -> Server {
+    telling_url(repository, data, &format!("http://{at}/hook?to=me"), events).await
+}
+
+async fn telling_url(repository: Repository, data: &Path, url: &str, more: &str) -> Server {
     let secret = data.join("secret");
     std::fs::write(&secret, format!("{SECRET}\n")).unwrap();
     let text = format!(
-        "[[webhook]]\nurl = 'http://{at}/hook?to=me'\nsecret_file = '{}'\n{events}",
+        "[[webhook]]\nurl = '{url}'\nsecret_file = '{}'\n{more}",
         secret.display()
     );
     let file = RawConfig::parse(&text).unwrap();
@@ -141,6 +146,45 @@ async fn each_move_is_told_in_order_and_again_until_it_is_taken() {
         scrape.contains("crossfade_webhook_deliveries_total{result=\"failed\"} 3"),
         "{scrape}"
     );
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_over_tls_is_told_if_its_certificate_is_trusted() {
+    let folder = tempfile::tempdir().unwrap();
+    let (at, mut got) = receiver(&[]).await;
+    let authority = Authority::new("an authority");
+    let file = folder.path().join("ca.pem");
+    authority.write(&file);
+    let trusted = format!("ca = '{}'", file.display());
+    let url = |proxy: SocketAddr| format!("https://{proxy}/hook?to=me");
+
+    // For another name: it is told nothing, and asked again.
+    let other = authority.in_front_of(at, "elsewhere.test").await;
+    let repository = Repository::new();
+    repository.add("m", 1, &version_file(1), &rules(0.2, ""));
+    let data = folder.path().join("other");
+    std::fs::create_dir(&data).unwrap();
+    let server = telling_url(repository, &data, &url(other), &trusted).await;
+    let failed = |scrape: String| {
+        let series = "crossfade_webhook_deliveries_total{result=\"failed\"} ";
+        let mut counts = scrape.lines().filter_map(|line| line.strip_prefix(series));
+        counts.any(|count| count != "0")
+    };
+    while !failed(server.scrape().await) {
+        tokio::task::yield_now().await;
+    }
+    server.stop().await;
+    assert!(got.try_recv().is_err(), "it was told");
+
+    let proxy = authority.in_front_of(at, "127.0.0.1").await;
+    let repository = Repository::new();
+    repository.add("m", 1, &version_file(1), &rules(0.2, ""));
+    let server = telling_url(repository, folder.path(), &url(proxy), &trusted).await;
+    let (head, message) = next(&mut got).await;
+    assert!(head.starts_with("POST /hook?to=me HTTP/1.1"), "{head}");
+    assert!(head.contains(&format!("host: {proxy}")), "{head}");
+    assert_eq!(message["data"]["event"], "adopted", "{message}");
     server.stop().await;
 }
 

@@ -190,7 +190,7 @@ fn play(server: &Server, clients: &Clients, stage: &Stage, version: u64, act: &A
         }
         let releases = server.admin("/crossfade/v1/models/digits/rollouts")?;
         let releases: Value = serde_json::from_str(&releases)?;
-        let release = releases
+        let release = releases["rollouts"]
             .as_array()
             .into_iter()
             .flatten()

@@ -1,7 +1,8 @@
 //! `GET /crossfade/v1/events`: each record of the audit, and each move of a release, as a server-sent event once it is
 //! on disk.
 //!
-//! Nothing waits for a reader: one that is slow loses the oldest events and is told how many. The audit has them all.
+//! Nothing waits for a reader: one that is slow loses the oldest events and is told how many, and one that reads nothing
+//! any more loses its connection (`listener/reader`). The audit has them all.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,16 +71,25 @@ fn written(record: AuditRecord) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
     use std::pin::pin;
     use std::sync::Arc;
 
     use crossfade_journal::audit::{Event, Timestamp};
     use crossfade_journal::{Hash, Head};
     use futures_util::StreamExt;
+    use http::{Request, Response};
+    use hyper::body::Incoming;
+    use hyper::server::conn::http1;
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioIo;
     use serde_json::Value;
+    use tokio::io::AsyncWriteExt;
     use tokio::sync::{Semaphore, broadcast};
 
+    use super::super::super::reply::ReplyBody;
     use super::*;
+    use crate::listener::reader::{Awaited, HangUp};
 
     /// The record of this number; its hash is not looked at here.
     fn record(seq: u64) -> AuditRecord {
@@ -137,5 +147,38 @@ mod tests {
         stopping.cancel();
         assert_eq!(next().await, None);
         assert_eq!(places.available_permits(), 1, "the place is free again");
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_never_reads_loses_its_connection_and_its_place() {
+        /// More bytes than the pipe and the library hold between them.
+        const RECORDS: u64 = 2048;
+        let sender = broadcast::Sender::new(2048);
+        let moves = broadcast::Sender::new(1);
+        let places = Arc::new(Semaphore::new(1));
+        let hang_up = HangUp::default();
+        let service = service_fn(|_request: Request<Incoming>| {
+            let place = places.clone().try_acquire_owned().unwrap();
+            let events = stream(
+                sender.subscribe(),
+                moves.subscribe(),
+                place,
+                CancellationToken::new(),
+            );
+            (1..=RECORDS).for_each(|seq| assert!(sender.send(record(seq)).is_ok()));
+            let events = Awaited::new(events, Duration::from_millis(10), hang_up.clone());
+            async { Ok::<_, Infallible>(Response::new(ReplyBody::live(events))) }
+        });
+        let (mut client, server) = tokio::io::duplex(64);
+        client
+            .write_all(b"GET / HTTP/1.1\r\nhost: h\r\n\r\n")
+            .await
+            .unwrap();
+        let connection = http1::Builder::new().serve_connection(TokioIo::new(server), service);
+        tokio::select! {
+            served = connection => panic!("the connection ended by itself: {served:?}"),
+            () = hang_up.told() => {}
+        }
+        assert_eq!(places.available_permits(), 1, "its end gives the place back");
     }
 }
