@@ -352,7 +352,7 @@ async fn who_loads_a_version_is_the_author_of_the_release_that_follows() {
         };
         assert_eq!(loaded.status, 200, "{loaded:?}");
         let all = server.tell("ci", format!("GET {ALL}"), &json!({})).await.json();
-        let id = all[0]["id"].as_str().unwrap();
+        let id = all["rollouts"][0]["id"].as_str().unwrap();
         let view = server.seen(id).await;
         assert_eq!(view["state"]["state"], "awaiting_approval", "{view}");
         assert_eq!(view["approval"]["author"], author);
