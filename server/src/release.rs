@@ -92,12 +92,7 @@ impl Releases {
     /// * `audit`: what holds every move of theirs
     /// * `approvers`: who can agree to them
     /// * `config_rev`: the server's configuration
-    pub fn new(
-        data_dir: &Path,
-        audit: Arc<AuditLog>,
-        approvers: Approvers,
-        config_rev: Hash,
-    ) -> Arc<Self> {
+    pub fn new(data_dir: &Path, audit: Arc<AuditLog>, approvers: Approvers, config_rev: Hash) -> Arc<Self> {
         let folder = data_dir.join("state").join("rollout");
         Arc::new(Self {
             world: World::new(folder, audit, approvers, config_rev),
