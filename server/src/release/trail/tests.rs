@@ -242,7 +242,7 @@ fn a_log_that_is_another_one_is_not_taken_for_the_one_before() {
 
     fs::remove_file(&path).unwrap();
     let mut log = open(data.path()).0;
-    log.append(&whole()[0]).unwrap();
+    log.append(&whole()[1]).unwrap();
     drop(log);
     assert_eq!(places_of(), [0, 1], "a new one from its beginning");
     let begun = &told(data.path())[11];
