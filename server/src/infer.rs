@@ -130,7 +130,10 @@ pub async fn infer(
 
     scope.copy(headers, signature, &inputs, &outputs);
     // Of a version that is being released: an answer is held against what was asked.
-    let asked = scope.is_canary().then(|| inputs.clone()).unwrap_or_default();
+    let asked = match scope.is_canary() {
+        true => inputs.clone(),
+        false => Default::default(),
+    };
     let submitted = Instant::now();
     scope.submitted(submitted);
     let job = Job {

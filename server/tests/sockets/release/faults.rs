@@ -113,7 +113,8 @@ async fn a_candidate_that_hangs_for_good_keeps_nobody_but_who_has_asked_it() {
     // From here on the live version answers everyone, on both protocols.
     let clients = Clients::start(&server);
     clients.seen.gone.store(2, SeqCst);
-    (clients.some_answers().await, clients.some_answers().await);
+    clients.some_answers().await;
+    clients.some_answers().await;
     server.look();
     assert_eq!(
         server.state(),
