@@ -164,7 +164,7 @@ impl Releases {
     }
 
     /// The moves of a model after a place in its log, `most` of them. Blocks for the disk.
-    pub fn news(&self, model: &str, after: u64, most: usize) -> Vec<News> {
+    pub fn news(&self, model: &str, after: u64, most: usize) -> Result<Vec<News>, String> {
         news::after(&self.world.folder, model, after, most)
     }
 

@@ -9,7 +9,7 @@ mod message;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
@@ -51,6 +51,29 @@ impl Default for Patience {
             first: Duration::from_secs(1),
             longest: Duration::from_secs(300),
         }
+    }
+}
+
+/// How far a model's moves are told.
+#[derive(Default)]
+struct Progress {
+    /// The length of its log when it was last read to its end and all was delivered.
+    read: Option<u64>,
+    /// Failures since something was delivered.
+    tries: u32,
+    /// When it is tried again.
+    after: Option<Instant>,
+}
+
+impl Progress {
+    fn is_due(&self) -> bool {
+        self.left().is_none_or(|left| left.is_zero())
+    }
+
+    /// How long until it is tried again; `None` where nothing has failed.
+    fn left(&self) -> Option<Duration> {
+        self.after
+            .map(|after| after.saturating_duration_since(Instant::now()))
     }
 }
 
@@ -143,75 +166,94 @@ impl Webhook {
 
     /// Delivers until the task is ended; what was not delivered then is delivered after the next start.
     pub async fn run(mut self) {
-        // As long as they were when they were last read to their ends.
-        let mut read: BTreeMap<String, u64> = BTreeMap::new();
+        let mut models: BTreeMap<String, Progress> = BTreeMap::new();
         loop {
             let releases = self.releases.clone();
             let logs = off_thread(move || releases.told_of()).await.unwrap_or_default();
             for (model, length) in logs {
-                if read.get(&model) == Some(&length) {
+                let progress = models.entry(model.clone()).or_default();
+                if progress.read == Some(length) || !progress.is_due() {
                     continue;
                 }
-                while self.deliver_piece(&model).await {}
-                read.insert(model, length);
+                *progress = match self.deliver_all(&model).await {
+                    Ok(()) => Progress {
+                        read: Some(length),
+                        ..Progress::default()
+                    },
+                    Err(error) => self.again(&model, progress.tries + 1, &error),
+                };
             }
             // A move is told as it takes effect, and is in the log soon after that, or was before.
-            let told = tokio::time::timeout(EVERY, self.news.recv()).await;
+            let next = models.values().filter_map(Progress::left).min();
+            let told =
+                tokio::time::timeout(next.map_or(EVERY, |left| left.min(EVERY)), self.news.recv()).await;
             if let Ok(Err(RecvError::Closed)) = told {
                 return;
             }
         }
     }
 
-    /// Delivers the next moves of a model; whether there may be more.
-    async fn deliver_piece(&mut self, model: &str) -> bool {
-        let (releases, name, after) = (self.releases.clone(), model.to_owned(), self.cursor.of(model));
-        let piece = off_thread(move || releases.news(&name, after, PIECE))
-            .await
-            .unwrap_or_default();
-        for news in &piece {
-            if self.kinds.contains(&news.kind) {
-                self.deliver(news).await;
-            }
-            let moved = self.cursor.moved(model, news.seq.unwrap_or(after));
-            let kept = off_thread(move || moved.keep())
-                .await
-                .unwrap_or_else(|| Err("it was cut off".to_owned()));
-            if let Err(error) = kept {
-                tracing::warn!(to = self.to, %error, "a webhook may tell again what it has told, after a restart");
-            }
+    /// A model whose moves were not all taken: when it is its turn again. Those of others do not wait for it.
+    fn again(&self, model: &str, tries: u32, error: &str) -> Progress {
+        self.metrics.webhook("failed");
+        let pause = self.pause(tries);
+        tracing::warn!(
+            to = self.to,
+            model,
+            error,
+            tries,
+            ?pause,
+            "a webhook's receiver is asked again"
+        );
+        Progress {
+            read: None,
+            tries,
+            after: Instant::now().checked_add(pause),
         }
-        piece.len() == PIECE
     }
 
-    /// Tries until the receiver takes it or refuses it.
-    async fn deliver(&self, news: &News) {
-        let body = message::body(news);
-        for tries in 1u32.. {
-            match self.attempt(body.clone()).await {
-                Tried::Delivered => return self.metrics.webhook("delivered"),
-                Tried::Refused(status) => {
-                    self.metrics.webhook("refused");
-                    tracing::error!(
-                        to = self.to, %status, model = news.model, event = news.event,
-                        "a webhook's receiver refuses a message; it is not sent again"
-                    );
-                    return;
+    /// Delivers what a model's log holds and was not delivered yet, in its order.
+    ///
+    /// Errors: why there is some left.
+    async fn deliver_all(&mut self, model: &str) -> Result<(), String> {
+        loop {
+            let (releases, name, after) = (self.releases.clone(), model.to_owned(), self.cursor.of(model));
+            let piece = off_thread(move || releases.news(&name, after, PIECE)).await;
+            let piece = piece.unwrap_or_else(|| Err("the log was not read to its end".to_owned()))?;
+            for news in &piece {
+                if self.kinds.contains(&news.kind) {
+                    self.deliver(news).await?;
                 }
-                Tried::Failed(error) => {
-                    self.metrics.webhook("failed");
-                    let pause = self.pause(tries);
-                    tracing::warn!(
-                        to = self.to,
-                        error,
-                        tries,
-                        ?pause,
-                        "a webhook's receiver is asked again"
-                    );
-                    tokio::time::sleep(pause).await;
+                let moved = self.cursor.moved(model, news.seq.unwrap_or(after));
+                let kept = off_thread(move || moved.keep())
+                    .await
+                    .unwrap_or_else(|| Err("it was cut off".to_owned()));
+                if let Err(error) = kept {
+                    tracing::warn!(to = self.to, %error, "a webhook may tell again what it has told, after a restart");
                 }
             }
+            if piece.len() < PIECE {
+                return Ok(());
+            }
         }
+    }
+
+    /// Tells of a move, once; one that the receiver refuses is done with.
+    ///
+    /// Errors: why it has to be told again.
+    async fn deliver(&self, news: &News) -> Result<(), String> {
+        match self.attempt(message::body(news)).await {
+            Tried::Delivered => self.metrics.webhook("delivered"),
+            Tried::Refused(status) => {
+                self.metrics.webhook("refused");
+                tracing::error!(
+                    to = self.to, %status, model = news.model, event = news.event,
+                    "a webhook's receiver refuses a message; it is not sent again"
+                );
+            }
+            Tried::Failed(error) => return Err(error),
+        }
+        Ok(())
     }
 
     async fn attempt(&self, body: Bytes) -> Tried {

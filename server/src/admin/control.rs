@@ -26,9 +26,6 @@ pub trait ReleaseControl: Send + Sync {
     /// The configuration in force for a model; the server's, for one that is not released. May wait.
     fn config_rev(&self, model: &str) -> Hash;
 
-    /// Every release of a model, or of all, oldest first.
-    fn list(&self, model: Option<&str>) -> Result<Value, ControlError>;
-
     /// One release.
     fn get(&self, model: &str, id: &str) -> Result<Value, ControlError>;
 

@@ -3,6 +3,8 @@
 //! Columns of other names are passed over, so that a file may carry ids and notes. Types come from Parquet's own
 //! schema; what other tools write beside it is not needed and not read.
 
+use std::fmt::Display;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use arrow_array::RecordBatch;
@@ -10,6 +12,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
+use parquet::file::metadata::ParquetMetaData;
 use parquet::file::reader::ChunkReader;
 
 use super::column::{self, Problem};
@@ -66,8 +69,9 @@ impl Table {
             problem,
         };
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-        let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options)
+        let builder = guarded(|| ParquetRecordBatchReaderBuilder::try_new_with_options(file, options))
             .map_err(|error| broken(format!("it cannot be read as Parquet: {error}")))?;
+        check_places(builder.metadata()).map_err(&broken)?;
         let names = builder
             .schema()
             .fields()
@@ -79,8 +83,8 @@ impl Table {
             problem,
         })?;
         let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
-        let reader = builder.with_batch_size(ROWS).with_projection(mask).build();
-        let reader = reader.map_err(|error| broken(error.to_string()))?;
+        let reader = guarded(|| builder.with_batch_size(ROWS).with_projection(mask).build());
+        let reader = reader.map_err(broken)?;
         Ok(Table {
             path: path.to_owned(),
             reader,
@@ -100,13 +104,13 @@ impl Table {
             .as_ref()
             .is_none_or(|batch| self.next >= batch.num_rows())
         {
-            let Some(batch) = self.reader.next() else {
-                return Ok(None);
-            };
-            let batch = batch.map_err(|error| DatasetError::File {
+            let batch = guarded(|| self.reader.next().transpose()).map_err(|error| DatasetError::File {
                 path: self.path.clone(),
                 problem: format!("after row {}: {error}", self.row),
             })?;
+            let Some(batch) = batch else {
+                return Ok(None);
+            };
             (self.batch, self.next) = (Some(batch), 0);
         }
         let Some(batch) = &self.batch else {
@@ -167,6 +171,33 @@ impl Iterator for Table {
         self.failed = matches!(case, Some(Err(_)));
         case
     }
+}
+
+/// What the library makes of a file; of one that it panics on, too.
+fn guarded<T, E: Display>(read: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(read)) {
+        Ok(read) => read.map_err(|error| error.to_string()),
+        Err(_) => Err("it is damaged: the Parquet library panicked on it; the log has where".to_owned()),
+    }
+}
+
+/// Errors: a column that begins before the file or has less than no bytes, on which the library panics.
+fn check_places(metadata: &ParquetMetaData) -> Result<(), String> {
+    let columns = metadata.row_groups().iter().flat_map(|group| group.columns());
+    for column in columns {
+        let places = [
+            column.dictionary_page_offset().unwrap_or_default(),
+            column.data_page_offset(),
+            column.compressed_size(),
+        ];
+        if places.iter().any(|place| *place < 0) {
+            let path = column.column_path();
+            return Err(format!(
+                "column {path} is damaged: its place in the file is negative"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The columns to read, and their positions; or the column that is wrong, and why.

@@ -75,10 +75,6 @@ impl ReleaseControl for Audited {
         self.releases.config_rev(model)
     }
 
-    fn list(&self, model: Option<&str>) -> Result<Value, ControlError> {
-        self.releases.list(model)
-    }
-
     fn get(&self, model: &str, id: &str) -> Result<Value, ControlError> {
         self.releases.get(model, id)
     }

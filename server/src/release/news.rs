@@ -174,10 +174,10 @@ fn kind(state: &State) -> NewsKind {
 /// What a model's log holds after a place in it, `most` moves of it. Blocks for the disk.
 ///
 /// The log may be written meanwhile: a record that is there in part ends what is read, and comes with the next question.
-pub(super) fn after(folder: &Path, model: &str, seq: u64, most: usize) -> Vec<News> {
-    let Ok(records) = log::records(&folder.join(format!("{model}.log"))) else {
-        return Vec::new();
-    };
+///
+/// Errors: the log cannot be opened.
+pub(super) fn after(folder: &Path, model: &str, seq: u64, most: usize) -> Result<Vec<News>, String> {
+    let records = log::records(&folder.join(format!("{model}.log")))?;
     let mut book = Book::default();
     let mut news = Vec::new();
     for (place, read) in records.map_while(Result::ok) {
@@ -191,7 +191,7 @@ pub(super) fn after(folder: &Path, model: &str, seq: u64, most: usize) -> Vec<Ne
             break;
         }
     }
-    news
+    Ok(news)
 }
 
 /// The models that have a log, and its length in bytes. Blocks for the disk.

@@ -53,7 +53,7 @@ impl Cursor {
                     .told_of()
                     .into_keys()
                     .map(|model| end(releases, model))
-                    .collect(),
+                    .collect::<Result<_, _>>()?,
             },
         };
         let cursor = Self { file, kept };
@@ -88,8 +88,10 @@ impl Moved {
 }
 
 /// A model and the last record of its log.
-fn end(releases: &Releases, model: String) -> (String, u64) {
-    let news = releases.news(&model, 0, usize::MAX);
+///
+/// Errors: the log cannot be opened.
+fn end(releases: &Releases, model: String) -> Result<(String, u64), String> {
+    let news = releases.news(&model, 0, usize::MAX)?;
     let seq = news.last().and_then(|news| news.seq).unwrap_or_default();
-    (model, seq)
+    Ok((model, seq))
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use crossfade_server::admin::{Caller, ReleaseAction, Role};
@@ -23,10 +23,17 @@ const SECRET: &str = "a secret of some length";
 
 /// A receiver that answers with these codes, then with 204, and hands on what it got.
 async fn receiver(codes: &[u16]) -> (SocketAddr, UnboundedReceiver<String>) {
+    let codes = Mutex::new(VecDeque::from(codes.to_vec()));
+    receiver_that(move |_| codes.lock().unwrap().pop_front().unwrap_or(204)).await
+}
+
+/// A receiver that answers each request with a code, and hands on what it got.
+async fn receiver_that(
+    code: impl Fn(&str) -> u16 + Send + 'static,
+) -> (SocketAddr, UnboundedReceiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
     let (sender, got) = unbounded_channel();
-    let codes = Arc::new(Mutex::new(VecDeque::from(codes.to_vec())));
     tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
@@ -38,9 +45,10 @@ async fn receiver(codes: &[u16]) -> (SocketAddr, UnboundedReceiver<String>) {
                     read => request.extend_from_slice(&piece[..read]),
                 }
             }
-            let code = codes.lock().unwrap().pop_front().unwrap_or(204);
+            let request = String::from_utf8(request).unwrap();
+            let code = code(&request);
             // The end of the server cuts a message off.
-            if sender.send(String::from_utf8(request).unwrap()).is_err() {
+            if sender.send(request).is_err() {
                 return;
             }
             let answer = format!("HTTP/1.1 {code} Scripted\r\ncontent-length: 0\r\n\r\n");
@@ -105,6 +113,37 @@ fn abort(server: &Server) {
         &|| Ok(()),
     );
     aborted.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_never_taken_holds_up_no_other_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let refuses = |request: &str| {
+        if request.contains(r#""model":"a""#) {
+            500
+        } else {
+            204
+        }
+    };
+    let (at, mut got) = receiver_that(refuses).await;
+    let repository = Repository::new();
+    let rules = rules(0.2, "");
+    for model in ["a", "m"] {
+        repository.add(model, 1, &version_file(1), &rules);
+    }
+    let server = telling(repository, folder.path(), at, "").await;
+    let mut told = Vec::new();
+    while told.last().is_none_or(|model| model != "m") {
+        let (_, message) = next(&mut got).await;
+        told.push(message["data"]["model"].as_str().unwrap().to_owned());
+        assert!(told.len() < 1000, "only of `a`");
+    }
+    assert_eq!(
+        told.first().map(String::as_str),
+        Some("a"),
+        "the test has no sense else"
+    );
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

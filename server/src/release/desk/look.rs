@@ -18,8 +18,6 @@ impl Desk {
         let Some(run) = self.book.active().cloned().filter(|_| !self.closed) else {
             return;
         };
-        let flushed = self.flush();
-        self.warn_unless(flushed);
         if run.state.is_armed() && world.series(&self.model, run.created.version).is_none() {
             // The model was unloaded, or is not loaded yet: the release waits for it, and holds nothing of it.
             return self.keep_shadow(world);
