@@ -148,7 +148,8 @@ impl Ledger {
         Ok(Report {
             verdict,
             stage: self.stage,
-            served: Duration::from_micros(self.counts.served_us),
+            // Whole milliseconds: people read it.
+            served: Duration::from_millis(self.counts.served_us / 1000),
             units: self.counts.units,
             requests: self.counts.requests,
             checks,
