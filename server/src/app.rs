@@ -39,6 +39,10 @@ use crate::{grpc, http};
 
 pub(crate) use effective::policy_of;
 
+/// For runs that are under way when all requests have ended, or were given up: a run cannot be cut off, and one that never ends
+/// must not keep the process.
+const JOINING: Duration = Duration::from_secs(20);
+
 /// How long tasks may take to end once everything was told to stop.
 const RUNTIME_SHUTDOWN: Duration = Duration::from_secs(2);
 
@@ -273,17 +277,22 @@ impl App {
         self.webhooks.shutdown().await;
         let registry = self.service.registry().clone();
         let releases = self.service.releases().clone();
-        // Joins load threads and instances; they may be in the middle of a run.
         let down = move || {
             releases.interrupt();
-            releases.end_copies();
-            // Then: joining may take long, and whoever waits for the process may lose patience.
+            // What was counted is kept before anything is waited for.
             releases.close();
+            // Joins load threads and instances; they may be in the middle of a run.
+            releases.end_copies();
             registry.shutdown();
         };
-        let joined = tokio::task::spawn_blocking(down).await;
-        if let Err(error) = joined {
-            tracing::error!(%error, "the registry did not shut down");
+        let joined = tokio::task::spawn_blocking(down);
+        match tokio::time::timeout(JOINING, joined).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the registry did not shut down"),
+            Err(_) => tracing::error!(
+                waited = ?JOINING,
+                "a model's run does not end; the process ends without it"
+            ),
         }
         tracing::info!("stopped");
         complete

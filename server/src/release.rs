@@ -199,9 +199,10 @@ impl Releases {
         }
     }
 
-    /// Ends the gates that run, so that nobody has to wait for them; before the registry stops.
+    /// Ends the gates that run and all copies of requests, so that nobody has to wait for them; before the registry stops.
     pub(crate) fn interrupt(&self) {
         self.world.stop.store(true, Relaxed);
+        self.world.end();
         lock(&self.stage).end();
     }
 
@@ -214,8 +215,8 @@ impl Releases {
         {
             tracing::error!("the thread that looks at releases had panicked");
         }
-        let desks = std::mem::take(&mut *lock(&self.desks));
-        for desk in desks.into_values() {
+        let desks: Vec<_> = lock(&self.desks).values().cloned().collect();
+        for desk in desks {
             lock(&desk).close(&self.world);
         }
     }
@@ -235,11 +236,10 @@ impl Releases {
         self.world.shadow(release)
     }
 
-    /// Ends all copies of requests and waits for their last runs: before the versions are unloaded.
+    /// Waits for the last copies of requests: before the versions are unloaded.
     pub(crate) fn end_copies(&self) {
-        self.world.end();
-        let desks: Vec<_> = lock(&self.desks).values().cloned().collect();
-        for desk in desks {
+        let desks = std::mem::take(&mut *lock(&self.desks));
+        for desk in desks.into_values() {
             lock(&desk).shadow.close();
         }
     }

@@ -438,7 +438,7 @@ impl Desk {
     /// The process ends as it should: what was counted is kept, and no crash is suspected at the next start.
     pub(super) fn close(&mut self, world: &World) {
         self.closed = true;
-        self.shadow.close();
+        self.shadow.end();
         self.catch_up();
         let epoch = self.epoch;
         if let (Some(counting), Some(run)) = (&mut self.counting, self.book.active()) {

@@ -176,7 +176,7 @@ impl Stage {
     }
 
     /// No more copies; the thread ends once its run has.
-    fn end(&mut self) {
+    pub(in crate::release) fn end(&mut self) {
         if let Some(running) = self.running.take() {
             let dropped = running.shadow.dropped.swap(0, Relaxed);
             self.dropped += dropped;
