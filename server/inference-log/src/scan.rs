@@ -1,0 +1,113 @@
+//! Reading a segment: one that was closed, or what a killed process left of it.
+
+use crate::frame::{ALIGNMENT, FRAME_HEAD_BYTES, Kind, framed, parse};
+use crate::header::{HEADER_BYTES, Header, HeaderProblem};
+
+/// What a segment holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scan<'a> {
+    /// What it says of itself.
+    pub header: Header,
+    /// Its records, in the order of their numbers.
+    pub frames: Vec<Frame<'a>>,
+    /// Records that were begun and never finished: nobody was told that they are there.
+    pub holes: Vec<Hole>,
+    /// Bytes up to the end of the last record.
+    pub end: usize,
+}
+
+/// A record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Frame<'a> {
+    /// Its number in the segment, counted from 0.
+    pub seq: u64,
+    /// What it is.
+    pub kind: Kind,
+    /// As it was appended.
+    pub flags: u8,
+    /// How the payload is read.
+    pub schema: u16,
+    /// What was appended.
+    pub payload: &'a [u8],
+    /// Where it begins in the file, bytes.
+    pub offset: usize,
+}
+
+/// A stretch without a record where there was one to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hole {
+    /// Where it begins, bytes.
+    pub offset: usize,
+    /// The number of the first record that is missing.
+    pub seq: u64,
+    /// How many are missing; `None` at the end, where nothing follows that would tell.
+    pub records: Option<u64>,
+}
+
+/// Reads all of a segment.
+///
+/// A record that is damaged is a hole, like one that was never finished: the checksum tells the one as little as the other. Behind
+/// a hole it goes on at the next record whose checksum and number are right.
+///
+/// Errors: [`HeaderProblem`].
+pub fn scan(bytes: &[u8]) -> Result<Scan<'_>, HeaderProblem> {
+    let header = Header::decode(bytes)?;
+    let mut found = Scan {
+        frames: Vec::new(),
+        holes: Vec::new(),
+        end: HEADER_BYTES,
+        header,
+    };
+    let (mut at, mut seq) = (HEADER_BYTES, 0);
+    let mut hole = None;
+    while at + FRAME_HEAD_BYTES <= bytes.len() {
+        match parse(&bytes[at..], found.header.id).filter(|(head, _)| (seq..u64::MAX).contains(&head.seq)) {
+            Some((head, payload)) => {
+                if head.seq > seq || hole.is_some() {
+                    found.holes.push(Hole {
+                        offset: hole.take().unwrap_or(at),
+                        seq,
+                        records: Some(head.seq - seq),
+                    });
+                }
+                found.frames.push(Frame {
+                    seq: head.seq,
+                    kind: head.kind,
+                    flags: head.flags,
+                    schema: head.schema,
+                    payload,
+                    offset: at,
+                });
+                seq = head.seq + 1;
+                at += framed(payload.len());
+                found.end = at;
+            }
+            None => {
+                // Nothing but zeros from here on is the end of the segment.
+                match bytes[at..].iter().position(|byte| *byte != 0) {
+                    None => break,
+                    Some(0) => {
+                        hole.get_or_insert(at);
+                        at += ALIGNMENT;
+                    }
+                    Some(zeros) => {
+                        // A range that was taken and not written yet is zeros too.
+                        hole.get_or_insert(at);
+                        at += (zeros / ALIGNMENT * ALIGNMENT).max(ALIGNMENT);
+                    }
+                }
+            }
+        }
+    }
+    if let Some(offset) = hole {
+        found.holes.push(Hole {
+            offset,
+            seq,
+            records: None,
+        });
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests;

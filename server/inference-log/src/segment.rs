@@ -1,0 +1,135 @@
+//! A file of records that many threads append to, none waiting for another.
+
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
+
+use crate::error::SegmentError;
+use crate::frame::{FRAME_HEAD_BYTES, FrameHead, Kind, LENGTH_AT, MAX_PAYLOAD_BYTES, framed};
+use crate::header::{HEADER_BYTES, Header};
+use crate::mapping::Mapping;
+
+/// A segment, open for records.
+pub struct Segment {
+    path: PathBuf,
+    header: Header,
+    file: File,
+    mapping: Mapping,
+}
+
+/// What became of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Appended {
+    /// It is in the segment, under this number.
+    At(u64),
+    /// The segment is full or closed: the record belongs in the next one.
+    Full,
+    /// It is empty, or larger than any record may be ([`MAX_PAYLOAD_BYTES`]).
+    Size,
+}
+
+impl Segment {
+    /// Makes a segment; its place on disk is taken at once, so a full disk is an error here and not later. The file and its header are
+    /// synced; the folder is not.
+    ///
+    /// Errors: [`SegmentError`]: a file that is there already, a disk that is full, a size that no segment can have.
+    /// Blocks for the disk.
+    pub fn create(path: &Path, header: Header) -> Result<Self, SegmentError> {
+        let bytes = header.bytes;
+        let least = HEADER_BYTES + framed(MAX_PAYLOAD_BYTES);
+        let fits =
+            usize::try_from(bytes).is_ok_and(|size| size >= least && size.is_multiple_of(HEADER_BYTES));
+        if !fits || bytes > 1 << 31 {
+            return Err(SegmentError::Size(bytes.into()));
+        }
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(path)
+            .map_err(SegmentError::io(path, "creating it"))?;
+        let all = u64::from(bytes);
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, all)
+            .map_err(|error| SegmentError::io(path, "taking its place on disk")(error.into()))?;
+        let mut mapping = Mapping::new(&file, bytes, HEADER_BYTES)
+            .map_err(SegmentError::io(path, "mapping it into memory"))?;
+        mapping.write_header(&header.encode());
+        file.sync_all()
+            .map_err(SegmentError::io(path, "syncing its header"))?;
+        Ok(Self {
+            path: path.to_owned(),
+            header,
+            file,
+            mapping,
+        })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its id.
+    pub fn id(&self) -> Uuid {
+        self.header.id
+    }
+
+    /// Appends a record whose payload is `parts`, one behind the other. When it returns, the record survives a kill of the process,
+    /// and [`sync`](Self::sync) makes it survive a loss of power. Waits for nobody; no system call.
+    pub fn append(&self, kind: Kind, flags: u8, schema: u16, parts: &[&[u8]]) -> Appended {
+        let size = parts.iter().map(|part| part.len()).sum();
+        let length = match u32::try_from(size) {
+            Ok(length) if (1..=MAX_PAYLOAD_BYTES).contains(&size) => length,
+            _ => return Appended::Size,
+        };
+        let Some(mut slot) = self.mapping.reserve(framed(size)) else {
+            return Appended::Full;
+        };
+        let seq = slot.seq();
+        let head = FrameHead {
+            kind,
+            flags,
+            schema,
+            seq,
+        };
+        let head = head.unpublished(head.crc(self.header.id, length, parts));
+        // Not the length, which is the last to be stored.
+        slot.fill(0, &head[..LENGTH_AT]);
+        slot.fill(LENGTH_AT + 4, &head[LENGTH_AT + 4..]);
+        let mut at = FRAME_HEAD_BYTES;
+        for part in parts {
+            slot.fill(at, part);
+            at += part.len();
+        }
+        slot.publish(length);
+        Appended::At(seq)
+    }
+
+    /// Has every record that was appended before on disk when it returns.
+    ///
+    /// Errors: the system's; what is on disk is not known then, and asking again does not tell: the records belong in another
+    /// segment.
+    pub fn sync(&self) -> Result<(), SegmentError> {
+        rustix::fs::fdatasync(&self.file)
+            .map_err(|error| SegmentError::io(&self.path, "syncing it")(error.into()))
+    }
+
+    /// Takes no more records from now on. Returns how many were begun; see [`is_finished`](Self::is_finished).
+    pub fn close(&self) -> u64 {
+        self.mapping.close()
+    }
+
+    /// Whether every record that was begun is written. Of a closed segment it stays true.
+    pub fn is_finished(&self) -> bool {
+        self.mapping.taken() == self.mapping.published()
+    }
+
+    /// How many records were begun.
+    pub fn records(&self) -> u64 {
+        self.mapping.taken()
+    }
+}
+
+#[cfg(test)]
+mod tests;
