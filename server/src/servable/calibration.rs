@@ -273,6 +273,10 @@ impl Entry {
             return Ok(());
         };
         let known = self.keep(choice, false, store);
+        if self.candidate.rests.load(Relaxed) {
+            // It began to be compared with another version meanwhile: this is found again when that is over.
+            return Ok(());
+        }
         self.choose(known, &format!("{} quiet rounds", choice.rounds))
     }
 

@@ -269,6 +269,18 @@ fn a_version_that_is_compared_with_another_stays_as_it_is() {
 }
 
 #[test]
+fn what_is_found_while_a_comparison_begins_waits_for_its_end() {
+    let mut bench = bench();
+    bench.entry.candidate.rests.store(true, Relaxed);
+    bench.measured(chosen(Way::Single, 150.0)).unwrap();
+    assert_eq!((bench.alive(), bench.healthy()), (1, 1));
+    bench.entry.candidate.rests.store(false, Relaxed);
+    bench.entry.quiet_after = Instant::now();
+    bench.entry.step(&bench.store).unwrap();
+    assert_eq!((bench.alive(), bench.healthy()), (CORES, CORES));
+}
+
+#[test]
 fn other_weights_never_come_in_under_the_same_version() {
     for changed in [
         MODEL.replace("op add 1", "op add 20"),
