@@ -144,7 +144,10 @@ pub async fn infer(
         deadline: scope.deadline(),
         arrived: scope.arrived(),
     };
-    let pending = routed.running().batcher.submit(job)?;
+    let pending = match scope.baseline(&routed) {
+        Some(baseline) => baseline.submit(job)?,
+        None => routed.running().batcher.submit(job)?,
+    };
     let answer = match scope.deadline() {
         None => pending.await,
         // While every instance is busy nobody looks at the queue, so the wait ends here; dropping `pending`

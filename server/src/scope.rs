@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossfade_batcher::{Answer, JobError, Timings};
+use crossfade_batcher::{Answer, Batcher, JobError, Timings};
 use crossfade_models::Division;
 use crossfade_rollout::ledger::HardTrigger;
 use crossfade_rollout::routing::{RouteReason, Traffic};
@@ -14,6 +14,7 @@ use http::{HeaderMap, HeaderValue};
 pub use self::id::RequestId;
 use crate::metrics::Series;
 use crate::release::{Count, Fault, Reading, RequestCopy, Shadow};
+use crate::servable::Servable;
 use crate::service::Service;
 use crate::status::{Refusal, Status};
 
@@ -100,6 +101,8 @@ pub struct RequestScope {
     reading: Option<Reading>,
     shadowed: Option<Box<Shadowed>>,
     submitted: Option<Instant>,
+    /// Whether its time is compared.
+    is_timed: bool,
     answered: Option<(Timings, usize)>,
     finished: bool,
 }
@@ -121,6 +124,7 @@ impl RequestScope {
             reading: None,
             shadowed: None,
             submitted: None,
+            is_timed: false,
             answered: None,
             finished: false,
         }
@@ -179,6 +183,18 @@ impl RequestScope {
     /// Whether the request counts for the version that is being released.
     pub(crate) fn is_canary(&self) -> bool {
         self.counted().is_some_and(|(_, arm)| arm == Arm::Canary)
+    }
+
+    /// Where the request runs, if it is one of the live version whose time is held against that of the version that is being
+    /// released. For all others this is one branch.
+    pub(crate) fn baseline(&mut self, routed: &Servable) -> Option<Arc<Batcher>> {
+        let (_, arm) = self.counted()?;
+        let chosen = self.chosen.as_ref()?;
+        let traffic = &chosen.division.as_ref()?.traffic;
+        let drawn = arm == Arm::Control && traffic.is_baseline(chosen.unit);
+        let baseline = drawn.then(|| routed.baseline()).flatten();
+        self.is_timed = arm == Arm::Canary || baseline.is_some() || !traffic.has_baseline();
+        baseline
     }
 
     /// Notes what takes the version that is being released back at once.
@@ -292,6 +308,7 @@ impl RequestScope {
             failed,
             trigger: self.trigger.filter(|_| arm == Arm::Canary),
             batch: timings.and_then(|timings| Some((timings.started?, timings.compute))),
+            is_timed: self.is_timed,
             reading: self.reading,
         };
         self.service.releases().count(release, count);

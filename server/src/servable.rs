@@ -1,6 +1,7 @@
 //! A servable: the signature, the batcher and the counters of one loaded version; and how one is made.
 
 mod apart;
+mod baseline;
 mod calibration;
 mod loader;
 mod priority;
@@ -11,6 +12,7 @@ mod warm_up;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use crossfade_batcher::{BatchReport, Batcher, Observer};
@@ -19,6 +21,7 @@ use crossfade_models::config::finding;
 use crossfade_runtimes_core::{Model, ModelSignature, Tensor, TensorSpec};
 
 use crate::metrics::{Series, Snapshot};
+use baseline::Baseline;
 use calibration::Meter;
 pub(crate) use loader::runtime_choice;
 pub use loader::{Examiner, ServableLoader};
@@ -39,6 +42,7 @@ pub struct Servable {
     labels: Vec<Vec<String>>,
     /// Whether calibration leaves it as it is.
     rests: Arc<AtomicBool>,
+    baseline: Arc<Baseline>,
     series: Arc<Series>,
     loaded_at: Snapshot,
 }
@@ -170,6 +174,17 @@ impl Servable {
             }
         }
         json
+    }
+}
+
+/// Drops `old`, which joins its threads, once no request holds it any more: each does for as long as submitting takes.
+fn drop_alone<T>(mut old: Arc<T>) {
+    loop {
+        match Arc::try_unwrap(old) {
+            Ok(last) => return drop(last),
+            Err(shared) => old = shared,
+        }
+        std::thread::park_timeout(Duration::from_millis(1));
     }
 }
 

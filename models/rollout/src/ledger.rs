@@ -228,9 +228,10 @@ impl Ledger {
         self.checks.iter().find_map(|(_, tally)| tally.threshold())
     }
 
-    /// Freezes the latency threshold of this stage: the control's 99th percentile, seconds, after the policy's
-    /// warm-up. The first call counts.
-    pub fn freeze(&mut self, threshold: f64) {
+    /// Freezes the latency threshold of this stage after the policy's warm-up: its slack more than `p99`, the champion's 99th
+    /// percentile, seconds. The first call counts.
+    pub fn freeze(&mut self, policy: &Policy, p99: f64) {
+        let threshold = p99 + verdict::slack(policy).as_secs_f64();
         if let Some(tally) = self.tally(Metric::Latency) {
             tally.freeze(threshold);
         }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crossfade_statistics::{Share, power};
 
 use crate::RolloutError;
-use crate::policy::{Margins, Method, Metric, OnInconclusive, Policy, Step};
+use crate::policy::{Check, Margins, Metric, OnInconclusive, Policy, Step};
 
 /// The probability with which an effect that is called visible is found.
 const POWER: f64 = 0.8;
@@ -74,10 +74,7 @@ pub fn plan(policy: &Policy, observed: &Observed) -> Result<Vec<StepPlan>, Rollo
         .checks
         .iter()
         .find(|check| check.metric == Metric::Errors && check.critical);
-    let margins = errors.and_then(|check| match check.method {
-        Method::Events(margins) => Some(margins),
-        _ => None,
-    });
+    let margins = errors.and_then(Check::margins);
     let steps = policy.steps.iter().enumerate();
     steps
         .map(|(index, step)| plan_step(policy, margins, index, step, observed))

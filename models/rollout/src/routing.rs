@@ -90,6 +90,16 @@ impl Portion {
     pub fn holds(self, draw: u64) -> bool {
         u128::from(draw) < self.0
     }
+
+    /// Whether a draw is among the next ones, as many again.
+    pub fn is_next(self, draw: u64) -> bool {
+        !self.holds(draw) && u128::from(draw) < 2 * self.0
+    }
+
+    /// Whether it is less than a half, and not nothing.
+    pub fn is_minority(self) -> bool {
+        self.0 > 0 && self.0 < 1 << 63
+    }
 }
 
 #[cfg(test)]

@@ -119,7 +119,7 @@ impl Release {
             self.request();
         }
         // The threshold is the champion's 99th percentile; what matters here is only that it is frozen.
-        self.ledger.freeze(0.02);
+        self.ledger.freeze(&self.policy, 0.02);
         let look = Look {
             served: Duration::from_secs(1),
             ..Look::default()
@@ -161,7 +161,8 @@ impl Release {
             }
             State::Canary { step } => {
                 let admitted = Portion::percent(self.policy.steps[step].percent);
-                let canary = admitted.holds(self.salt.draw(Purpose::Route, &user.to_be_bytes()));
+                let draw = self.salt.draw(Purpose::Route, &user.to_be_bytes());
+                let canary = admitted.holds(draw);
                 let (arm, behaviour) = if canary {
                     (Arm::Canary, new)
                 } else {
@@ -170,7 +171,10 @@ impl Release {
                 let (failed, slow) = (happens(behaviour.errors), happens(behaviour.slow));
                 self.failed += u64::from(canary && failed);
                 self.ledger.request(arm, user, failed);
-                self.ledger.batch(arm, &[user][..usize::from(slow)]);
+                // Times are compared with those of the baseline.
+                if canary || admitted.is_next(draw) || !admitted.is_minority() {
+                    self.ledger.batch(arm, &[user][..usize::from(slow)]);
+                }
             }
             _ => self.ledger.request(Arm::Canary, user, happens(new.errors)),
         }

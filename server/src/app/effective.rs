@@ -90,7 +90,7 @@ mod tests {
             "steps": [{ "percent": 10.0, "min": "1m", "max": "30m", "min_units": 100 }],
             "checks": [
                 { "metric": "errors", "test": "events", "tolerance": 1.0, "margin": 2.0, "abs_ok": 0.005, "critical": true },
-                { "metric": "latency", "test": "exceed", "tolerance": 1.5, "margin": 2.0, "abs_ok": 0.03, "critical": true },
+                { "metric": "latency", "test": "exceed", "tolerance": 1.5, "margin": 2.0, "abs_ok": 0.03, "slack": "100us", "critical": true },
             ],
         });
         for (key, value) in expected.as_object().unwrap() {

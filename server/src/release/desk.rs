@@ -71,6 +71,8 @@ pub(super) struct Desk {
     pub(super) rehearsals: Rehearsals,
     /// Resident memory before the candidate was loaded, bytes.
     resident: u64,
+    /// The live version that keeps a baseline.
+    baseline: Option<u64>,
     /// Of the last look.
     pub(super) report: Option<Report>,
     epoch: u64,
@@ -128,6 +130,7 @@ impl Desk {
             gates: BTreeMap::new(),
             rehearsals: Rehearsals::default(),
             resident: 0,
+            baseline: None,
             report: None,
             epoch: 0,
             unwritten: Vec::new(),

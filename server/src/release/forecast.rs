@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crossfade_rollout::Policy;
 use crossfade_rollout::plan::{self, Observed};
-use crossfade_rollout::policy::{Method, OnInconclusive};
+use crossfade_rollout::policy::OnInconclusive;
 use serde_json::{Value, json};
 
 /// Of the requests, where nobody has counted: the design's tables begin there (rollout.md §5.9).
@@ -82,10 +82,7 @@ pub(super) fn rules(policy: &Policy) -> Value {
         })
     });
     let checks = policy.checks.iter().map(|check| {
-        let abs_ok = match check.method {
-            Method::Events(margins) | Method::Exceed(margins) => margins.abs_ok,
-            _ => None,
-        };
+        let abs_ok = check.margins().and_then(|margins| margins.abs_ok);
         json!({ "metric": check.metric.name(), "critical": check.critical, "abs_ok": abs_ok })
     });
     json!({

@@ -32,6 +32,8 @@ pub(crate) struct Count {
     pub(crate) trigger: Option<HardTrigger>,
     /// When the batch that it ran in began, and how long that took.
     pub(crate) batch: Option<(Instant, Duration)>,
+    /// Whether its time is compared: it went to the candidate or to the baseline.
+    pub(crate) is_timed: bool,
     /// What its answer says, where that was read.
     pub(crate) reading: Option<Reading>,
 }
@@ -238,6 +240,7 @@ mod tests {
             failed: None,
             trigger: None,
             batch: None,
+            is_timed: false,
             reading: None,
         };
         (0..WAITING + 3).for_each(|_| tally.count(count));

@@ -28,7 +28,7 @@ use crossfade_models::config::Warmup;
 use crossfade_runtimes_core::{Device, Instance, Model, ModelSignature, ModelSource, Runtime};
 
 use super::loader::factory;
-use super::{Running, priority, warm_up};
+use super::{Running, drop_alone, priority, warm_up};
 pub(super) use choice::Way;
 use choice::{Choice, Judgement};
 pub(super) use meter::Meter;
@@ -407,17 +407,6 @@ fn run(turns: &Receiver<Candidate>, store: &Store) {
             stepped.is_ok()
         });
         store.save();
-    }
-}
-
-/// Drops `old`, which joins its threads, once no request holds it any more: each does for as long as submitting takes.
-fn drop_alone(mut old: Arc<Running>) {
-    loop {
-        match Arc::try_unwrap(old) {
-            Ok(last) => return drop(last),
-            Err(shared) => old = shared,
-        }
-        std::thread::park_timeout(Duration::from_millis(1));
     }
 }
 

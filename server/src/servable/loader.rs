@@ -18,6 +18,7 @@ use crossfade_runtimes_core::{
     RuntimeError, TensorSpec, TensorView,
 };
 
+use super::baseline::{Baseline, Kept};
 use super::calibration::{Artifact, Calibrator, Candidate, Known, Meter, Way};
 use super::{Counter, Running, Servable, priority, probe, warm_up};
 use crate::metrics::Metrics;
@@ -181,13 +182,23 @@ impl Loader for ServableLoader {
                 signature: signature.clone(),
                 warmup: config.warmup.clone(),
                 directory: request.model_directory.clone(),
-                options,
-                observer,
+                options: options.clone(),
+                observer: observer.clone(),
                 cores: self.cores,
                 loaded: Instant::now(),
                 artifact,
             });
         }
+        let baseline = Baseline {
+            running: Arc::downgrade(&running),
+            signature: signature.clone(),
+            warmup: config.warmup.clone(),
+            device: config.instances.device,
+            directory: request.model_directory.clone(),
+            options,
+            observer,
+            kept: Kept::default(),
+        };
         let servable = Servable {
             name,
             version,
@@ -198,6 +209,7 @@ impl Loader for ServableLoader {
             platform: runtime.platform(),
             unmerged,
             rests,
+            baseline: Arc::new(baseline),
             loaded_at: series.snapshot(),
             series,
         };
@@ -374,7 +386,7 @@ fn labels(signature: &ModelSignature, config: &ModelConfig) -> Vec<Vec<String>> 
 }
 
 /// Runs `work`, with a panic as an error: a model that panics fails its load, not the process.
-fn guarded(work: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+pub(super) fn guarded(work: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
     caught.unwrap_or_else(|panic| Err(format!("the instance panicked: {}", message(&*panic))))
 }

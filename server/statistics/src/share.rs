@@ -18,6 +18,9 @@ impl Share {
         Ok(Share(probability))
     }
 
+    /// As much as the other arm.
+    pub const HALF: Share = Share(0.5);
+
     /// The share as a number.
     pub fn get(self) -> f64 {
         self.0

@@ -85,7 +85,7 @@ impl Judge<'_> {
                 self.evidence(&mut report, events.evidence.worse(), events.evidence.not_worse());
                 self.bound(&mut report, &margins)?;
             }
-            (Tally::Exceed(exceed), Method::Exceed(margins)) => {
+            (Tally::Exceed(exceed), Method::Exceed { margins, .. }) => {
                 report.events = exceed.events;
                 // Of keys, those of batches that were not measured do not count: there are no more than batches that were.
                 report.units = match self.sticky {
@@ -97,8 +97,9 @@ impl Judge<'_> {
                 if exceed.guard_looks >= GUARD_LOOKS {
                     report.outcome = Outcome::Failed;
                 }
-                // Nothing was measured in this stage yet.
-                if !exceed.is_frozen() && report.outcome == Outcome::Passed {
+                // Nothing was measured in this stage yet, or the tail looks worse than what was shown of it.
+                let open = !exceed.is_frozen() || exceed.tail_is_slow;
+                if open && report.outcome == Outcome::Passed {
                     report.outcome = Outcome::Open;
                 }
             }

@@ -34,15 +34,17 @@ pub(super) struct Exceed {
     seen: SeenKeys,
     /// Seconds; frozen per stage. Its bits, so that no reader rounds it.
     threshold_bits: Option<u64>,
-    /// The canary's share of the keys.
+    /// The canary's share of the keys whose batches are compared.
     share: Share,
     /// Since the last look.
     now: Look,
     /// Over all stages.
     pub(super) batches: Counts,
     pub(super) events: Counts,
-    /// Consecutive looks beyond the guard.
+    /// Consecutive looks at which the canary's median was beyond the guard.
     pub(super) guard_looks: u32,
+    /// Whether its tail was at the last look.
+    pub(super) tail_is_slow: bool,
 }
 
 /// The last window of outputs.
@@ -87,15 +89,16 @@ impl Tally {
                 evidence: Evidence::new(share, margins.tolerance, margins.margin)?,
                 seen: SeenKeys::new(),
             }),
-            Method::Exceed(margins) => Tally::Exceed(Exceed {
+            Method::Exceed { margins, .. } => Tally::Exceed(Exceed {
                 evidence: Exceedance::new(margins.tolerance, margins.margin)?,
                 seen: SeenKeys::new(),
                 threshold_bits: None,
-                share,
+                share: compared(share),
                 now: Look::default(),
                 batches: Counts::default(),
                 events: Counts::default(),
                 guard_looks: 0,
+                tail_is_slow: false,
             }),
             Method::Distribution { classes, .. } => Tally::Distribution(Distribution {
                 classes: *classes,
@@ -111,9 +114,10 @@ impl Tally {
             Tally::Events(events) => events.evidence.advance(share),
             Tally::Exceed(exceed) => {
                 exceed.threshold_bits = None;
-                exceed.share = share;
+                exceed.share = compared(share);
                 exceed.now = Look::default();
                 exceed.guard_looks = 0;
+                exceed.tail_is_slow = false;
             }
             Tally::Distribution(distribution) => distribution.last = None,
             Tally::Flips(_) => {}
@@ -174,6 +178,11 @@ impl Tally {
         }
         Ok(())
     }
+}
+
+/// The canary's share of what is compared by its time: of it and of the live version's baseline, which gets as much.
+fn compared(share: Share) -> Share {
+    if share < Share::HALF { Share::HALF } else { share }
 }
 
 impl Distribution {

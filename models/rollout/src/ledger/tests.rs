@@ -223,9 +223,13 @@ fn slow_batches_fail_once_the_threshold_is_frozen() {
     slow(&mut ledger);
     let report = ledger.look(&policy, &after(1)).expect("the counts are in order");
     assert_eq!((report.checks[0].units, ledger.threshold()), (0, None));
-    ledger.freeze(0.02);
-    ledger.freeze(0.05);
-    assert_eq!(ledger.threshold(), Some(0.02), "the first call counts");
+    ledger.freeze(&policy, 0.02);
+    ledger.freeze(&policy, 0.05);
+    assert_eq!(
+        ledger.threshold(),
+        Some(0.02 + 0.0001),
+        "the first call counts, and its slack"
+    );
     slow(&mut ledger);
     let report = ledger.look(&policy, &after(1)).expect("the counts are in order");
     assert_eq!((report.checks[0].events.canary, report.checks[0].units), (20, 40));
@@ -236,30 +240,66 @@ fn slow_batches_fail_once_the_threshold_is_frozen() {
     assert_eq!(ledger.threshold(), None, "every stage freezes its own");
 }
 
+/// A look at quantiles of the canary, beside 10 ms and 20 ms of the control.
+fn seen(requests: u64, p50: f64, p99: f64) -> Look<'static> {
+    let quantiles = |p50, p99| Quantiles { requests, p50, p99 };
+    Look {
+        latency: Latency {
+            canary: quantiles(p50, p99),
+            control: quantiles(0.010, 0.020),
+        },
+        ..after(1)
+    }
+}
+
 #[test]
-fn guard_fails_at_the_second_look_in_a_row() {
+fn a_slow_median_fails_at_the_second_look_in_a_row() {
     let policy = policy(LATENCY);
     let mut ledger = ledger(&policy);
-    let look = |requests, p50, p99| {
-        let quantiles = |p50, p99| Quantiles { requests, p50, p99 };
-        Look {
-            latency: Latency {
-                canary: quantiles(p50, p99),
-                control: quantiles(0.010, 0.020),
-            },
-            ..Look::default()
-        }
+    let mut check = |requests, p50, failed: bool| {
+        let look = seen(requests, p50, 0.020);
+        let fails = verdict(&mut ledger, &policy, &look) == Verdict::Fail(Cause::Check(Metric::Latency));
+        assert_eq!(fails, failed, "{requests} {p50}");
     };
-    let mut check = |requests, p50, p99, failed: bool| {
-        let fails = verdict(&mut ledger, &policy, &look(requests, p50, p99))
-            == Verdict::Fail(Cause::Check(Metric::Latency));
-        assert_eq!(fails, failed, "{requests} {p50} {p99}");
-    };
-    check(999, 0.1, 0.1, false);
-    check(1000, 0.010, 0.026, false);
-    check(1000, 0.010, 0.024, false);
-    check(1000, 0.013, 0.020, false);
-    check(1000, 0.010, 0.026, true);
+    check(999, 0.1, false);
+    check(999, 0.1, false);
+    check(1000, 0.013, false);
+    check(1000, 0.0125, false);
+    check(1000, 0.013, false);
+    check(1000, 0.013, true);
+}
+
+#[test]
+fn a_slow_tail_does_not_pass_and_does_not_fail() {
+    let policy = policy(LATENCY);
+    let mut ledger = ledger(&policy);
+    ledger.freeze(&policy, 0.020);
+    for _ in 0..2000 {
+        ledger.batch(Arm::Canary, &[]);
+        ledger.batch(Arm::Control, &[]);
+    }
+    for _ in 0..5 {
+        let look = seen(1000, 0.010, 0.026);
+        assert_eq!(verdict(&mut ledger, &policy, &look), Verdict::Continue);
+    }
+    let look = seen(1000, 0.010, 0.024);
+    assert_eq!(
+        verdict(&mut ledger, &policy, &look),
+        Verdict::Pass { shown: true }
+    );
+}
+
+#[test]
+fn less_than_the_slack_is_no_difference() {
+    let slack = format!("{LATENCY}[[rollout.check]]\nmetric = \"latency\"\nslack = \"5ms\"\n");
+    for (text, failed) in [(LATENCY, true), (&slack, false)] {
+        let policy = policy(text);
+        let mut ledger = ledger(&policy);
+        let look = seen(1000, 0.017, 0.020);
+        let _first = verdict(&mut ledger, &policy, &look);
+        let fails = verdict(&mut ledger, &policy, &look) == Verdict::Fail(Cause::Check(Metric::Latency));
+        assert_eq!(fails, failed, "{text}");
+    }
 }
 
 #[test]
@@ -447,7 +487,7 @@ fn do_it(ledger: &mut Ledger, policy: &Policy, deed: &Deed) -> Option<Report> {
         Deed::Batch(arm, slow) => ledger.batch(*arm, slow),
         // A window without outputs of one arm is refused; what was counted stays.
         Deed::Outputs(control, canary) => drop(ledger.outputs(control, canary)),
-        Deed::Freeze(threshold) => ledger.freeze(*threshold),
+        Deed::Freeze(threshold) => ledger.freeze(policy, *threshold),
         Deed::Look(seconds) => {
             return Some(
                 ledger

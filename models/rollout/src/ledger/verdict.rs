@@ -11,10 +11,11 @@ use super::tally::{Exceed, Tally};
 use super::trigger::ENOUGH_FOR_TAIL;
 use super::{HardTrigger, Ledger, Stage};
 use crate::RolloutError;
-use crate::policy::{Metric, OnInconclusive, Policy};
+use crate::policy::{Method, Metric, OnInconclusive, Policy};
 use crate::state::{Event, Reason};
 
-/// How much slower the canary's quantiles may be (rollout.md §5.4).
+/// How much slower the canary's quantiles may be (rollout.md §5.4). A median beyond it fails; a tail beyond it only does not
+/// pass: with so few requests above it, it is as often as not beyond by chance, and whether it is is what the evidence says.
 const GUARD_RATIO: f64 = 1.25;
 /// Requests per arm before the guard judges.
 const GUARD_REQUESTS: u64 = 1000;
@@ -35,7 +36,7 @@ pub struct Quantiles {
 pub struct Latency {
     /// The candidate's.
     pub canary: Quantiles,
-    /// The champion's.
+    /// Those of the champion's baseline.
     pub control: Quantiles,
 }
 
@@ -137,7 +138,7 @@ impl Ledger {
         for (_, tally) in &mut self.checks {
             if let Tally::Exceed(exceed) = tally {
                 exceed.close_look(self.sticky);
-                exceed.guard(&look.latency);
+                exceed.guard(&look.latency, slack(policy));
             }
         }
         let checks = self.reports(policy)?;
@@ -252,6 +253,16 @@ impl Ledger {
     }
 }
 
+/// What is no difference in latency.
+pub(super) fn slack(policy: &Policy) -> Duration {
+    let mut methods = policy.checks.iter().map(|check| check.method);
+    let found = methods.find_map(|method| match method {
+        Method::Exceed { slack, .. } => Some(slack),
+        _ => None,
+    });
+    found.unwrap_or_default()
+}
+
 /// When a stage may end, and when it must.
 struct Limits {
     min: Duration,
@@ -260,15 +271,15 @@ struct Limits {
 }
 
 impl Exceed {
-    /// Counts consecutive looks at which a quantile of the canary is too far above the control's.
-    fn guard(&mut self, latency: &Latency) {
+    /// Notes which quantiles of the canary are too far above the control's.
+    fn guard(&mut self, latency: &Latency, slack: Duration) {
         let Latency { canary, control } = latency;
         let enough = canary.requests.min(control.requests) >= GUARD_REQUESTS;
-        let slow = canary.p50 > GUARD_RATIO * control.p50 || canary.p99 > GUARD_RATIO * control.p99;
-        self.guard_looks = if enough && slow {
-            self.guard_looks.saturating_add(1)
-        } else {
-            0
+        let slow = |canary: f64, control: f64| enough && canary > GUARD_RATIO * control + slack.as_secs_f64();
+        self.guard_looks = match slow(canary.p50, control.p50) {
+            true => self.guard_looks.saturating_add(1),
+            false => 0,
         };
+        self.tail_is_slow = slow(canary.p99, control.p99);
     }
 }

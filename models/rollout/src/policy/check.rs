@@ -1,5 +1,7 @@
 //! What is watched while a candidate has traffic.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 /// What a check looks at.
@@ -49,7 +51,14 @@ pub enum Method {
     /// Events of units, by the e-process (rollout.md §5.2).
     Events(Margins),
     /// Batches above a frozen threshold (rollout.md §5.4).
-    Exceed(Margins),
+    Exceed {
+        /// How many more of them are acceptable.
+        #[serde(flatten)]
+        margins: Margins,
+        /// So much longer is no difference: it is added to what the live version takes.
+        #[serde(with = "crate::duration")]
+        slack: Duration,
+    },
     /// Two histograms (rollout.md §5.5).
     Distribution {
         /// The output is a class: χ² and Cramér's V instead of Kolmogorov–Smirnov.
@@ -82,6 +91,14 @@ impl Check {
     /// Whether it takes part of the release's budget of false rollbacks: limits on an effect do not.
     pub fn spends_alpha(&self) -> bool {
         self.critical && !matches!(self.method, Method::Distribution { .. })
+    }
+
+    /// What it accepts, where it counts events.
+    pub fn margins(&self) -> Option<Margins> {
+        match self.method {
+            Method::Events(margins) | Method::Exceed { margins, .. } => Some(margins),
+            Method::Distribution { .. } | Method::Flips { .. } => None,
+        }
     }
 
     /// Whether it watches what the model says, rather than how it runs.

@@ -41,6 +41,8 @@ pub(super) const WARN_DISTANCE: f64 = 0.05;
 pub(super) const ERRORS: (f64, f64) = (1.0, 0.005);
 /// Tolerance and accepted rate of slow batches.
 pub(super) const LATENCY: (f64, f64) = (1.5, 0.03);
+/// What is no difference in latency: less than a client's network varies by.
+pub(super) const SLACK: Duration = Duration::from_micros(100);
 /// The budget of false rollbacks per release.
 pub(super) const ALPHA: f64 = 0.01;
 /// The level of passing (rollout.md §5.6).

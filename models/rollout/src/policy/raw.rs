@@ -96,6 +96,7 @@ pub(super) struct RawCheck {
     pub(super) tolerance: Option<f64>,
     pub(super) margin: Option<f64>,
     pub(super) abs_ok: Option<f64>,
+    pub(super) slack: Option<RawDuration>,
     pub(super) warn_distance: Option<f64>,
     pub(super) max_psi: Option<f64>,
     pub(super) max_flip_rate: Option<f64>,

@@ -70,7 +70,13 @@ fn checks_of_every_preset() {
         abs_ok: Some(0.03),
     };
     assert_eq!(low.checks[0].method, Method::Events(errors));
-    assert_eq!(low.checks[1].method, Method::Exceed(latency));
+    assert_eq!(
+        low.checks[1].method,
+        Method::Exceed {
+            margins: latency,
+            slack: Duration::from_micros(100),
+        }
+    );
     let distribution = |max_psi| Method::Distribution {
         classes: false,
         warn_distance: 0.05,

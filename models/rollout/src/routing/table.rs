@@ -94,6 +94,19 @@ pub struct Drawn {
 }
 
 impl Traffic {
+    /// Whether the live version has a baseline: instances of their own for as many of its requests as the candidate gets. Only
+    /// with these is the time that the candidate takes compared, because a version with few requests finds colder caches,
+    /// smaller batches and more often the other version beside it. A live version that gets no more than the candidate is its
+    /// own baseline.
+    pub fn has_baseline(&self) -> bool {
+        matches!(self, Traffic::Canary { portion, .. } if portion.is_minority())
+    }
+
+    /// Whether a draw that went to the live version is one of its baseline.
+    pub fn is_baseline(&self, unit: u64) -> bool {
+        matches!(self, Traffic::Canary { portion, .. } if portion.is_minority() && portion.is_next(unit))
+    }
+
     /// Chooses for a request that wishes for nothing.
     ///
     /// * `key`: its routing key, if it has one

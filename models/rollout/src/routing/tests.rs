@@ -151,3 +151,33 @@ fn only_chance_is_counted() {
             .any(RouteReason::is_randomised)
     );
 }
+
+#[test]
+fn the_baseline_gets_as_much_as_the_candidate_and_none_of_its_requests() {
+    for (percent, expected) in [
+        (0.0, None),
+        (10.0, Some(0.1)),
+        (49.0, Some(0.49)),
+        (50.0, None),
+        (90.0, None),
+    ] {
+        let traffic = Traffic::Canary {
+            champion: 2,
+            candidate: 3,
+            portion: Portion::percent(percent),
+            salt: Salt::of("r"),
+        };
+        assert_eq!(traffic.has_baseline(), expected.is_some(), "{percent}");
+        let drawn: Vec<Drawn> = (0..20_000_u32)
+            .map(|key| traffic.draw(Some(&key.to_le_bytes()), b""))
+            .collect();
+        let baseline = drawn.iter().filter(|drawn| traffic.is_baseline(drawn.unit));
+        assert!(baseline.clone().all(|drawn| drawn.version == 2), "{percent}");
+        let share = baseline.count() as f64 / drawn.len() as f64;
+        assert!(
+            (share - expected.unwrap_or(0.0)).abs() < 0.02,
+            "{percent}: {share}"
+        );
+    }
+    assert!(!Traffic::Only(1).has_baseline() && !Traffic::Only(1).is_baseline(0));
+}

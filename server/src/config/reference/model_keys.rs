@@ -86,6 +86,7 @@ const KEYS: &[ModelKey] = &[
     key("[[rollout.check]]", "tolerance", "1.5", "", "So many times as many events are acceptable; 1 for errors, 1.5 for latency"),
     key("[[rollout.check]]", "margin", "2", "", "It passes when fewer than so many times as many events are shown"),
     key("[[rollout.check]]", "abs_ok", "0.005", "", "It passes when the rate is shown to be at most this; .005 for errors, .03 for latency"),
+    key("[[rollout.check]]", "slack", "\"100us\"", "", "Of `latency`: so much longer than the live version is no difference"),
     key("[[rollout.check]]", "warn_distance", "0.05", "", "Of `output`: the distance of two distributions from which on it warns, if it is significant"),
     key("[[rollout.check]]", "max_psi", "0.25", "", "Of `output`: a stability index beyond which it fails; by default none up to `low`"),
     key("[[rollout.check]]", "test", "\"ks\"", "", "Of `output`: `ks` for numbers, `chi2` for classes; by default `chi2` with a `[decision]`"),

@@ -26,8 +26,12 @@ pub(super) struct Counting {
     waiting: Receiver<Count>,
     batches: Batches,
     window: Window,
+    /// Compute times of all requests of the champion …
     pub(super) control: Tail,
-    pub(super) canary: Tail,
+    /// … of those that are compared …
+    baseline: Tail,
+    /// … and of the candidate's.
+    canary: Tail,
     pub(super) triggers: Vec<HardTrigger>,
     /// Looks until the counts are kept again.
     unkept: usize,
@@ -48,6 +52,7 @@ impl Counting {
             batches: Batches::default(),
             window: Window::default(),
             control: Tail::default(),
+            baseline: Tail::default(),
             canary: Tail::default(),
             triggers: Vec::new(),
             unkept: 0,
@@ -57,11 +62,11 @@ impl Counting {
         }
     }
 
-    /// Compute times of both arms.
+    /// Compute times that are compared.
     pub(super) fn latency(&self) -> Latency {
         Latency {
             canary: self.canary.quantiles(),
-            control: self.control.quantiles(),
+            control: self.baseline.quantiles(),
         }
     }
 
@@ -88,6 +93,7 @@ impl Counting {
         self.batches.clear();
         self.window.clear();
         self.control = Tail::default();
+        self.baseline = Tail::default();
         self.canary = Tail::default();
         self.triggers.clear();
     }
@@ -114,9 +120,16 @@ impl Counting {
             if let Some((began, compute)) = count.batch {
                 match count.arm {
                     Arm::Canary => self.canary.add(compute),
-                    Arm::Control => self.control.add(compute),
+                    Arm::Control => {
+                        self.control.add(compute);
+                        if count.is_timed {
+                            self.baseline.add(compute);
+                        }
+                    }
                 }
-                self.batches.add(count.arm, began, compute, count.unit);
+                if count.is_timed {
+                    self.batches.add(count.arm, began, compute, count.unit);
+                }
             }
         }
         let threshold = self.ledger.threshold();

@@ -25,7 +25,30 @@ impl Desk {
         for servable in versions.filter_map(|version| world.servable(&self.model, version)) {
             servable.rest(compared);
         }
+        let mut checks = self.policy.checks.iter();
+        let timed = checks.any(|check| check.metric == Metric::Latency);
+        let baseline = division
+            .as_ref()
+            .filter(|division| timed && division.traffic.has_baseline());
+        let baseline = baseline.map(Division::champion);
         world.divide(&self.model, division);
+        let before = std::mem::replace(&mut self.baseline, baseline);
+        let over = before.filter(|before| Some(*before) != baseline);
+        if let Some(servable) = over.and_then(|version| world.servable(&self.model, version)) {
+            servable.keep_baseline(false);
+        }
+        self.keep_baseline(world);
+    }
+
+    /// Has the live version keep a baseline while the time of a candidate is held against its own; it may have been loaded
+    /// anew meanwhile.
+    pub(super) fn keep_baseline(&self, world: &World) {
+        if let Some(servable) = self
+            .baseline
+            .and_then(|version| world.servable(&self.model, version))
+        {
+            servable.keep_baseline(true);
+        }
     }
 
     /// Has answers read while two versions are compared by them.

@@ -25,6 +25,7 @@ impl Desk {
         if let Some(unmade) = self.unmade.take().filter(|unmade| unmade.from == run.state) {
             return self.advance_or_warn(world, unmade.event, SERVER, unmade.why, now);
         }
+        self.keep_baseline(world);
         let epoch = self.epoch;
         if let Some(counting) = &mut self.counting {
             counting.collect(&self.policy, epoch);
@@ -74,7 +75,9 @@ impl Desk {
         };
         let enough = counting.control.requests() >= self.policy.warmup.max(1);
         if enough && counting.ledger.threshold().is_none() {
-            counting.ledger.freeze(counting.control.quantile(0.99));
+            counting
+                .ledger
+                .freeze(&self.policy, counting.control.quantile(0.99));
         }
         let triggers = std::mem::take(&mut counting.triggers);
         let look = Look {

@@ -7,6 +7,7 @@ use super::super::preset::{self, Preset};
 use super::super::raw::{RawCheck, RawTest};
 use super::{at_least, level};
 use crate::PolicyError;
+use crate::duration::RawDuration;
 
 /// Completes the checks, in the order of their metrics.
 ///
@@ -72,7 +73,12 @@ fn method(
 ) -> Result<Method, PolicyError> {
     Ok(match metric {
         Metric::Errors => Method::Events(margins(metric, file, preset::ERRORS.0, Some(preset::ERRORS.1))?),
-        Metric::Latency => Method::Exceed(margins(metric, file, preset::LATENCY.0, Some(preset::LATENCY.1))?),
+        Metric::Latency => Method::Exceed {
+            margins: margins(metric, file, preset::LATENCY.0, Some(preset::LATENCY.1))?,
+            slack: file
+                .and_then(|check| check.slack)
+                .map_or(preset::SLACK, |RawDuration(slack)| slack),
+        },
         Metric::Quality => Method::Events(margins(metric, file, 1.0, None)?),
         Metric::Output => {
             let warn = file
@@ -147,6 +153,7 @@ fn check_keys(check: &RawCheck) -> Result<(), PolicyError> {
         (check.tolerance.is_some(), counts, "tolerance"),
         (check.margin.is_some(), counts, "margin"),
         (check.abs_ok.is_some(), counts, "abs_ok"),
+        (check.slack.is_some(), check.metric == Metric::Latency, "slack"),
         (check.warn_distance.is_some(), output, "warn_distance"),
         (check.max_psi.is_some(), output, "max_psi"),
         (
