@@ -75,10 +75,9 @@ class Releases(threading.Thread):
     def __init__(self, server, folder, numbers):
         super().__init__(daemon=True)
         self.server, self.folder, self.numbers = server, folder, numbers
+        self.model = Model(server, folder)
         self.taken = {"canary": [], "live": [], "late": 0}
         self.ending, self.error = threading.Event(), None
-        log = server.process.log.read_text(errors="replace")
-        self.admin = re.search(r"admin=([\w.:\[\]-]+:\d+)", log)[1]
         self.start()
 
     def run(self):
@@ -91,21 +90,37 @@ class Releases(threading.Thread):
 
     def once(self, kind):
         number = next(self.numbers)
-        release = self.begin(number)
+        release = self.model.begin(number)
         if kind == "live":
-            self.call("POST", f"/rollouts/{release}:promote", {"reason": "measured"})
-            self.wait(release, "live")
+            self.model.call("POST", f"/rollouts/{release}:promote", {"reason": "measured"})
+            self.model.wait(release, "live")
         time.sleep(0.2)
         began = time.perf_counter()
-        self.call("POST", ":rollback", {"reason": "measured"})
+        self.model.call("POST", ":rollback", {"reason": "measured"})
         self.taken[kind].append(1000 * (time.perf_counter() - began))
         # Requests that begin now; the load tester's own may have begun before.
         for _ in range(20):
-            answer = self.server.json("POST", f"/v2/models/{MODEL}/infer", self.question())
+            answer = self.server.json("POST", f"/v2/models/{MODEL}/infer", self.model.question())
             self.taken["late"] += answer["model_version"] != "1"
         if kind == "canary":
-            self.wait(release, "rolled_back")
+            self.model.wait(release, "rolled_back")
         shutil.rmtree(self.folder / str(number))
+
+    def stop(self):
+        self.ending.set()
+        self.join()
+        if self.error:
+            raise self.error
+        return self.taken
+
+
+class Model:
+    """A model whose versions are released: its folder, and its releases over the admin interface."""
+
+    def __init__(self, server, folder):
+        self.server, self.folder, self.name = server, folder, folder.name
+        log = server.process.log.read_text(errors="replace")
+        self.admin = re.search(r"admin=([\w.:\[\]-]+:\d+)", log)[1]
 
     def begin(self, number):
         """Another version of the same arithmetic; its file differs, or it would be known as one that was taken back."""
@@ -116,7 +131,7 @@ class Releases(threading.Thread):
         model = (self.folder / "1" / "model.onnx").read_bytes()
         # A field of ModelProto more: metadata_props.
         (version / "model.onnx").write_bytes(model + b"\x72" + bytes([len(entry)]) + entry)
-        self.server.json("POST", f"/v2/repository/models/{MODEL}/load", {})
+        self.server.json("POST", f"/v2/repository/models/{self.name}/load", {})
         until = time.monotonic() + 60
         while True:
             found = [release for release in self.releases() if release["version"] in (number, str(number))]
@@ -128,7 +143,7 @@ class Releases(threading.Thread):
 
     def question(self):
         inputs = []
-        for spec in self.server.json("GET", f"/v2/models/{MODEL}")["inputs"]:
+        for spec in self.server.json("GET", f"/v2/models/{self.name}")["inputs"]:
             shape = [max(size, 1) for size in spec["shape"]]
             count = 1
             for size in shape:
@@ -150,7 +165,7 @@ class Releases(threading.Thread):
         connection = http.client.HTTPConnection(self.admin, timeout=60)
         try:
             text = None if body is None else json.dumps(body)
-            connection.request(method, f"/crossfade/v1/models/{MODEL}{path}", text)
+            connection.request(method, f"/crossfade/v1/models/{self.name}{path}", text)
             answer = connection.getresponse()
             content = answer.read()
             if answer.status >= 300:
@@ -158,13 +173,6 @@ class Releases(threading.Thread):
             return json.loads(content)
         finally:
             connection.close()
-
-    def stop(self):
-        self.ending.set()
-        self.join()
-        if self.error:
-            raise self.error
-        return self.taken
 
 
 def figures(total):

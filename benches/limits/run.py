@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "peers"))
 import bench  # noqa: E402
 import ceiling  # noqa: E402
 import connections  # noqa: E402
+import equal  # noqa: E402
 import loading  # noqa: E402
 import overload  # noqa: E402
 import rollback  # noqa: E402
@@ -34,6 +35,7 @@ SCENARIOS = {
     "loading": loading.measure,
     "swapping": loading.measure_swaps,
     "shadowing": shadowing.measure,
+    "equal": equal.measure,
     "rollback": rollback.measure,
     "connections": connections.measure,
     "tensors": tensors.measure,

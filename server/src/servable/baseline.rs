@@ -61,7 +61,7 @@ impl Baseline {
         let name = &self.options.name;
         let this = self.clone();
         let started = std::thread::Builder::new()
-            .name(format!("baseline {name}"))
+            .name(name.to_string())
             .spawn(move || this.settle());
         if let Err(error) = started {
             tracing::error!(model = %name, %error, "no thread for a baseline: latencies are not compared");

@@ -195,7 +195,10 @@ impl Loader for ServableLoader {
             warmup: config.warmup.clone(),
             device: config.instances.device,
             directory: request.model_directory.clone(),
-            options,
+            options: BatcherOptions {
+                name: format!("{name}/{version} baseline").into(),
+                ..options
+            },
             observer,
             kept: Kept::default(),
         };

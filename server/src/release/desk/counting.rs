@@ -19,6 +19,9 @@ use crate::release::tally::{Batches, Count, Fault, Tail, Tally};
 use crate::release::world::World;
 use crate::status::Status;
 
+/// Requests of a baseline of which a 99th percentile says something.
+const TAIL: u64 = 100;
+
 /// The counts of the active release.
 pub(super) struct Counting {
     pub(super) ledger: Ledger,
@@ -27,7 +30,7 @@ pub(super) struct Counting {
     batches: Batches,
     window: Window,
     /// Compute times of all requests of the champion …
-    pub(super) control: Tail,
+    control: Tail,
     /// … of those that are compared …
     baseline: Tail,
     /// … and of the candidate's.
@@ -59,6 +62,16 @@ impl Counting {
             series: None,
             given_up: 0,
             silence: Silence::default(),
+        }
+    }
+
+    /// Sets the latency above which a batch counts, once enough has been seen of the champion, and of its baseline: larger batches
+    /// than those would hide what is slow.
+    pub(super) fn freeze(&mut self, policy: &Policy) {
+        let warmup = policy.warmup.max(1);
+        let enough = self.control.requests() >= warmup && self.baseline.requests() >= warmup.min(TAIL);
+        if enough && self.ledger.threshold().is_none() {
+            self.ledger.freeze(policy, self.baseline.quantile(0.99));
         }
     }
 

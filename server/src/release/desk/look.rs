@@ -73,12 +73,7 @@ impl Desk {
         let Some(counting) = &mut self.counting else {
             return;
         };
-        let enough = counting.control.requests() >= self.policy.warmup.max(1);
-        if enough && counting.ledger.threshold().is_none() {
-            counting
-                .ledger
-                .freeze(&self.policy, counting.control.quantile(0.99));
-        }
+        counting.freeze(&self.policy);
         let triggers = std::mem::take(&mut counting.triggers);
         let look = Look {
             served,
