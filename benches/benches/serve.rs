@@ -80,9 +80,9 @@ fn measure(runtime: &tokio::runtime::Runtime) -> Result<()> {
     runtime.block_on(clients::ready(&server.address("http")?))?;
 
     say(
-        "| protocol, body 4 KB | in flight | crossfade µs CPU / request | bare echo µs | ratio | requests/s | p50 µs |",
+        "| protocol, body 4 KB | in flight | crossfade µs CPU / request | bare echo µs | ratio | requests/s | p50 µs | bare p50 µs | ratio |",
     );
-    say("|---|---|---|---|---|---|---|");
+    say("|---|---|---|---|---|---|---|---|---|");
     for (name, client, ours, echo, key) in [
         (
             "gRPC",
@@ -111,11 +111,12 @@ fn measure(runtime: &tokio::runtime::Runtime) -> Result<()> {
                 values[values.len() / 2]
             };
             let (ours, echo) = (median(0, |m| m.0), median(1, |m| m.0));
+            let (p50, bare_p50) = (median(0, |m| m.2), median(1, |m| m.2));
             say(&format!(
-                "| {name} | {in_flight} | {ours:.1} | {echo:.1} | {:.2} | {:.0} | {:.0} |",
+                "| {name} | {in_flight} | {ours:.1} | {echo:.1} | {:.2} | {:.0} | {p50:.0} | {bare_p50:.0} | {:.2} |",
                 ours / echo,
                 median(0, |m| m.1),
-                median(0, |m| m.2),
+                p50 / bare_p50,
             ));
         }
     }

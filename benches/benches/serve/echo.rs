@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
 /// Where the parent reads the address.
@@ -57,9 +57,9 @@ impl GrpcInferenceService for Echo {
 pub(crate) async fn grpc() -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     listening("grpc", &listener)?;
-    let incoming = TcpListenerStream::new(listener);
+    // The builder's own `tcp_nodelay` is for listeners that it opens itself.
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     tonic::transport::Server::builder()
-        .tcp_nodelay(true)
         .add_service(GrpcInferenceServiceServer::new(Echo))
         .serve_with_incoming(incoming)
         .await?;
