@@ -91,9 +91,10 @@ impl Portion {
         u128::from(draw) < self.0
     }
 
-    /// Whether a draw is among the next ones, as many again.
-    pub fn is_next(self, draw: u64) -> bool {
-        !self.holds(draw) && u128::from(draw) < 2 * self.0
+    /// Whether a draw is among the last ones, as many. They stay among the last as the portion grows, as its own stay in it: what was
+    /// seen of keys before is alike on both sides.
+    pub fn mirrors(self, draw: u64) -> bool {
+        u128::from(draw) >= (1 << 64) - self.0
     }
 
     /// Whether it is less than a half, and not nothing.

@@ -172,7 +172,7 @@ impl Release {
                 self.failed += u64::from(canary && failed);
                 self.ledger.request(arm, user, failed);
                 // Times are compared with those of the baseline.
-                if canary || admitted.is_next(draw) || !admitted.is_minority() {
+                if canary || admitted.mirrors(draw) || !admitted.is_minority() {
                     self.ledger.batch(arm, &[user][..usize::from(slow)]);
                 }
             }

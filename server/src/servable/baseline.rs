@@ -41,9 +41,10 @@ pub(super) struct Kept {
 }
 
 impl Servable {
-    /// Where requests of the baseline go, while there is one.
+    /// Where requests of the baseline go, while there is one that can answer.
     pub(crate) fn baseline(&self) -> Option<Arc<Batcher>> {
-        self.baseline.kept.batcher.load_full()
+        let baseline = self.baseline.kept.batcher.load_full();
+        baseline.filter(|batcher| batcher.healthy_instances() > 0)
     }
 
     /// Has a baseline kept, or none. Returns at once: it is made on a thread of its own, and one that cannot be made is logged

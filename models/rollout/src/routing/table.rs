@@ -104,7 +104,7 @@ impl Traffic {
 
     /// Whether a draw that went to the live version is one of its baseline.
     pub fn is_baseline(&self, unit: u64) -> bool {
-        matches!(self, Traffic::Canary { portion, .. } if portion.is_minority() && portion.is_next(unit))
+        matches!(self, Traffic::Canary { portion, .. } if portion.is_minority() && portion.mirrors(unit))
     }
 
     /// Chooses for a request that wishes for nothing.
