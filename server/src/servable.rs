@@ -3,6 +3,8 @@
 mod apart;
 mod baseline;
 mod calibration;
+#[cfg(test)]
+mod fixture;
 mod loader;
 mod priority;
 mod probe;
@@ -108,6 +110,11 @@ impl Servable {
     /// How it runs now. Held for as long as a request is submitted, not for as long as it waits.
     pub fn running(&self) -> impl Deref<Target = Arc<Running>> {
         self.running.load()
+    }
+
+    /// Requests that wait, those for its baseline with them.
+    pub(crate) fn queue_depth(&self) -> usize {
+        self.running.load().batcher.depth() + self.baseline.depth()
     }
 
     /// Has calibration leave it as it is, or look at it again: while two versions are compared, neither changes its way of

@@ -202,7 +202,7 @@ impl Service {
             .iter()
             .map(|version| Loaded {
                 series: version.series().clone(),
-                queue_depth: version.running().batcher.depth(),
+                queue_depth: version.queue_depth(),
                 batch_cap: version.running().batcher.learnt_rows(),
                 memory_bytes: version.memory_bytes(),
             })

@@ -223,21 +223,21 @@ impl Ledger {
         }
     }
 
-    /// The latency above which a batch counts, seconds, once it is frozen for this stage.
+    /// The latency above which a batch counts, seconds, once there is one in this stage.
     pub fn threshold(&self) -> Option<f64> {
         self.checks.iter().find_map(|(_, tally)| tally.threshold())
     }
 
-    /// Freezes the latency threshold of this stage after the policy's warm-up: its slack more than `p99`, the champion's 99th
-    /// percentile, seconds. The first call counts.
-    pub fn freeze(&mut self, policy: &Policy, p99: f64) {
+    /// Sets the latency threshold of the batches that are counted from here on: the policy's slack more than `p99`, the 99th
+    /// percentile of batches of the champion's that were counted before, seconds.
+    pub fn set_threshold(&mut self, policy: &Policy, p99: f64) {
         let threshold = p99 + verdict::slack(policy).as_secs_f64();
         if let Some(tally) = self.tally(Metric::Latency) {
-            tally.freeze(threshold);
+            tally.set_threshold(threshold);
         }
     }
 
-    /// Counts a batch whose requests chance gave to `arm`; nothing before the threshold is frozen.
+    /// Counts a batch whose requests chance gave to `arm`; nothing before there is a threshold.
     ///
     /// * `slow`: units of its requests above the threshold
     pub fn batch(&mut self, arm: Arm, slow: &[u64]) {

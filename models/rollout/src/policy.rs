@@ -182,7 +182,7 @@ pub struct Policy {
     /// A 99th percentile above this is a hard trigger.
     #[serde(with = "duration::option")]
     pub hard_limit: Option<Duration>,
-    /// Requests of the control before the latency threshold is frozen.
+    /// Requests of the control before there is a latency threshold.
     pub warmup: u64,
     /// The shadow stage, if there is one.
     pub shadow: Option<Shadow>,

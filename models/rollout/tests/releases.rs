@@ -118,8 +118,8 @@ impl Release {
         for _ in 0..self.requests {
             self.request();
         }
-        // The threshold is the champion's 99th percentile; what matters here is only that it is frozen.
-        self.ledger.freeze(&self.policy, 0.02);
+        // The threshold is the champion's 99th percentile; what matters here is only that there is one.
+        self.ledger.set_threshold(&self.policy, 0.02);
         let look = Look {
             served: Duration::from_secs(1),
             ..Look::default()
@@ -300,6 +300,33 @@ fn bad_candidates_are_sent_back() {
         Metric::Flips,
         0,
     );
+}
+
+/// Users keep their version over the steps, and a user who met a slow batch counts once; still those that a later step adds
+/// show that a candidate has become slow.
+#[test]
+fn a_candidate_that_turns_slow_in_a_later_step_is_sent_back() {
+    for seed in 700..706 {
+        let sound = Behaviour {
+            errors: 0.0,
+            ..CHAMPION
+        };
+        let mut release = release(seed, sound);
+        release.champion = sound;
+        release.users = 60_000;
+        while release.state != (State::Canary { step: 1 }) {
+            assert!(release.seconds < 7200, "{seed}: {:?}", release.verdicts.last());
+            release.second();
+        }
+        release.candidate.slow = 0.1;
+        release.run();
+        let verdict = release.verdicts.last().map(|report| &report.verdict);
+        assert_eq!(
+            verdict,
+            Some(&Verdict::Fail(Cause::Check(Metric::Latency))),
+            "{seed}"
+        );
+    }
 }
 
 /// Without shadow a candidate that fails five in a hundred costs clients a handful of failures.

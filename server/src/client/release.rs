@@ -28,6 +28,9 @@ pub(super) struct Release {
     pub(super) created: u64,
     #[serde(default)]
     pub(super) lost_counts: u64,
+    /// Why the live version has no baseline, so that latencies are not compared.
+    #[serde(default)]
+    pub(super) baseline_failure: Option<String>,
     /// The last look.
     #[serde(default)]
     pub(super) report: Option<Report>,

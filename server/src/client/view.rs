@@ -101,6 +101,10 @@ pub(super) fn card(release: &Release, now: u64) -> Vec<Line> {
         );
         lines.push(row("lost", &lost, Tone::Warn));
     }
+    if let Some(failure) = &release.baseline_failure {
+        let text = format!("none, so that latencies are not compared: {failure}");
+        lines.push(row("baseline", &text, Tone::Warn));
+    }
     let age = span(now.saturating_sub(release.created) as f64);
     let by = format!("{}, begun by {} {age} ago", release.id, release.actor);
     lines.push(row("release", &by, Tone::Faint));

@@ -358,6 +358,7 @@ fn view(desk: &Desk, run: Option<&Run>) -> Value {
         "created": run.created.at,
         "since": run.since,
         "lost_counts": if last { desk.lost } else { 0 },
+        "baseline_failure": desk.baseline_failure.as_ref().filter(|_| last),
         "shadow": desk.shadow.view(&run.created.id, &desk.policy),
         "gates": gates(run),
         "report_sha256": run.report.is_some().then(|| report_sha256(run).to_string()),

@@ -73,6 +73,8 @@ pub(super) struct Desk {
     resident: u64,
     /// The live version that keeps a baseline.
     baseline: Option<u64>,
+    /// Why it has none nevertheless, at the last look.
+    pub(super) baseline_failure: Option<String>,
     /// Of the last look.
     pub(super) report: Option<Report>,
     epoch: u64,
@@ -131,6 +133,7 @@ impl Desk {
             rehearsals: Rehearsals::default(),
             resident: 0,
             baseline: None,
+            baseline_failure: None,
             report: None,
             epoch: 0,
             unwritten: Vec::new(),

@@ -1,21 +1,25 @@
 //! A baseline: instances of their own for a part of a version's requests.
 //!
-//! A version that gets a tenth of the requests finds colder caches and smaller batches, and nearly always the live version at
-//! work beside it, which the live version itself mostly does not: of two equal versions the one with fewer requests takes
-//! longer. So the time of a version that is being released is compared with that of as many requests of the live version, run
-//! in the same way (rollout.md §5.4; docs/statistics.md).
+//! A version that gets a tenth of the requests has smaller batches than the live version and nearly always finds it at work
+//! beside it, which the live version itself mostly does not: of two equal versions the one with fewer requests takes longer. So
+//! the time of a version that is being released is compared with that of as many requests of the live version, run in the same
+//! way but on the live version's weights, which are there once (rollout.md §5.4; docs/statistics.md).
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use crossfade_batcher::{Batcher, BatcherOptions, Observer};
 use crossfade_models::config::Warmup;
-use crossfade_runtimes_core::{Device, ModelSignature};
+use crossfade_runtimes_core::{Device, Instance, ModelSignature};
 
 use super::loader::{factory, guarded};
-use super::{Running, Servable, drop_alone, warm_up};
+use super::{Running, Servable, drop_alone, priority, warm_up};
+
+/// How long one that could not be made is not tried again.
+const PAUSE: Duration = Duration::from_secs(30);
 
 /// What a version's baseline is made of, and the baseline while there is one.
 pub(super) struct Baseline {
@@ -34,10 +38,18 @@ pub(super) struct Baseline {
 /// Whether there is a baseline.
 #[derive(Default)]
 pub(super) struct Kept {
-    wanted: AtomicBool,
     batcher: ArcSwapOption<Batcher>,
-    /// Held by the thread that makes it or takes it away.
-    turn: Mutex<()>,
+    wish: Mutex<Wish>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Wish {
+    wanted: bool,
+    /// The thread that makes it, and takes it away once it is not wanted any more.
+    keeper: Option<JoinHandle<()>>,
+    /// When there was none to be had, and why.
+    failed: Option<(Instant, String)>,
 }
 
 impl Servable {
@@ -47,16 +59,59 @@ impl Servable {
         baseline.filter(|batcher| batcher.healthy_instances() > 0)
     }
 
-    /// Has a baseline kept, or none. Returns at once: it is made on a thread of its own, and one that cannot be made is logged
-    /// and not tried again while it is wanted.
+    /// Has a baseline kept, or none. Returns at once: it is made on a thread of its own. One that could not be made is tried
+    /// again by later calls, half a minute apart.
     pub(crate) fn keep_baseline(&self, wanted: bool) {
         self.baseline.keep(wanted);
+    }
+
+    /// Why there is no baseline although one is wanted, if it could not be made.
+    pub(crate) fn baseline_failure(&self) -> Option<String> {
+        let wish = self.baseline.kept.wish();
+        let failed = wish.failed.as_ref().filter(|_| wish.wanted);
+        failed.map(|(_, why)| why.clone())
+    }
+}
+
+impl Drop for Servable {
+    /// Waits for the baseline's threads, as for the version's own.
+    fn drop(&mut self) {
+        self.baseline.end();
+    }
+}
+
+impl Kept {
+    fn wish(&self) -> MutexGuard<'_, Wish> {
+        self.wish.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until none is wanted.
+    fn wait(&self) {
+        let wish = self.changed.wait_while(self.wish(), |wish| wish.wanted);
+        drop(wish.unwrap_or_else(PoisonError::into_inner));
     }
 }
 
 impl Baseline {
+    /// Requests that wait for it.
+    pub(super) fn depth(&self) -> usize {
+        self.kept
+            .batcher
+            .load()
+            .as_ref()
+            .map_or(0, |batcher| batcher.depth())
+    }
+
     fn keep(self: &Arc<Self>, wanted: bool) {
-        if self.kept.wanted.swap(wanted, SeqCst) == wanted {
+        let mut wish = self.kept.wish();
+        wish.wanted = wanted;
+        if !wanted {
+            wish.failed = None;
+            self.kept.changed.notify_all();
+            return;
+        }
+        let pauses = |(at, _): &(Instant, String)| at.elapsed() < PAUSE;
+        if wish.keeper.is_some() || wish.failed.as_ref().is_some_and(pauses) {
             return;
         }
         let name = &self.options.name;
@@ -64,39 +119,61 @@ impl Baseline {
         let started = std::thread::Builder::new()
             .name(name.to_string())
             .spawn(move || this.settle());
-        if let Err(error) = started {
-            tracing::error!(model = %name, %error, "no thread for a baseline: latencies are not compared");
+        match started {
+            Ok(keeper) => wish.keeper = Some(keeper),
+            Err(error) => self.fail(&mut wish, format!("cannot start its thread: {error}")),
         }
     }
 
-    /// Makes it or takes it away, until it is as it is wanted.
+    /// Has none kept, for good, and waits for its threads.
+    fn end(self: &Arc<Self>) {
+        self.keep(false);
+        let keeper = self.kept.wish().keeper.take();
+        if keeper.is_some_and(|keeper| keeper.join().is_err()) {
+            tracing::error!(model = %self.options.name, "the thread that keeps a baseline panicked");
+        }
+    }
+
+    /// Makes it and takes it away, until none is wanted or none can be had.
     fn settle(&self) {
-        let _turn = self.kept.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        if !self.kept.wanted.load(SeqCst) {
-            if let Some(batcher) = self.kept.batcher.swap(None) {
-                drop_alone(batcher);
+        loop {
+            let made = self.make();
+            let mut wish = self.kept.wish();
+            match made {
+                Ok(Some(batcher)) if wish.wanted => {
+                    wish.failed = None;
+                    drop(wish);
+                    tracing::debug!(model = %self.options.name, "a baseline for the version that is being released");
+                    self.kept.batcher.store(Some(Arc::new(batcher)));
+                    self.kept.wait();
+                    if let Some(batcher) = self.kept.batcher.swap(None) {
+                        drop_alone(batcher);
+                    }
+                    wish = self.kept.wish();
+                }
+                Err(reason) if wish.wanted => {
+                    wish.keeper = None;
+                    return self.fail(&mut wish, reason);
+                }
+                Ok(_) | Err(_) => {}
             }
-            return;
-        }
-        if self.kept.batcher.load().is_some() {
-            return;
-        }
-        let name = &self.options.name;
-        match self.make() {
-            // Whoever wants none any more waits for its turn.
-            Ok(batcher) => {
-                tracing::debug!(model = %name, "a baseline for the version that is being released");
-                self.kept.batcher.store(Some(Arc::new(batcher)));
+            if !wish.wanted {
+                wish.keeper = None;
+                return;
             }
-            Err(reason) => tracing::warn!(
-                model = %name, reason,
-                "no baseline for the version that is being released: their latencies are not compared"
-            ),
         }
     }
 
-    /// As many instances as the version has, of the same weights, warmed up.
-    fn make(&self) -> Result<Batcher, String> {
+    fn fail(&self, wish: &mut Wish, reason: String) {
+        tracing::warn!(
+            model = %self.options.name, reason,
+            "no baseline for the version that is being released: their latencies are not compared"
+        );
+        wish.failed = Some((Instant::now(), reason));
+    }
+
+    /// As many instances as the version has, of the same weights, warmed up; nothing if it is not wanted any more.
+    fn make(&self) -> Result<Option<Batcher>, String> {
         let running = self.running.upgrade().ok_or("the version was unloaded")?;
         let (model, count) = {
             let running = running.load();
@@ -104,23 +181,29 @@ impl Baseline {
         };
         drop(running);
         let factory = factory(model, self.signature.clone(), self.device);
-        let mut instances = Vec::new();
-        guarded(|| {
-            for _ in 0..count {
-                let mut instance = factory().map_err(|error| error.to_string())?;
-                warm_up::run(&self.signature, &self.warmup, &self.directory, &mut *instance)?;
-                instances.push(instance);
-            }
-            Ok(())
-        })?;
-        Batcher::start(
-            self.signature.clone(),
-            instances,
-            factory,
-            self.options.clone(),
-            self.observer.clone(),
-        )
-        .map_err(|error| error.to_string())
+        let instance = || -> Result<_, String> {
+            let mut instance = factory().map_err(|error| error.to_string())?;
+            warm_up::run(&self.signature, &self.warmup, &self.directory, &mut *instance)?;
+            Ok(instance)
+        };
+        let mut instances: Vec<Box<dyn Instance>> = Vec::new();
+        let make = || {
+            guarded(|| {
+                while instances.len() < count && self.kept.wish().wanted {
+                    instances.push(instance()?);
+                }
+                Ok(())
+            })
+        };
+        priority::lowered(&format!("load {}", self.options.name), make)
+            .map_err(|error| format!("cannot start a load thread: {error}"))??;
+        if instances.len() < count {
+            return Ok(None);
+        }
+        // On this thread, at ordinary priority: instance threads inherit it.
+        let (signature, options) = (self.signature.clone(), self.options.clone());
+        let batcher = Batcher::start(signature, instances, factory, options, self.observer.clone());
+        batcher.map(Some).map_err(|error| error.to_string())
     }
 }
 

@@ -1,4 +1,4 @@
-//! Evidence that the canary is slower: in which arm the batches above a frozen threshold fall.
+//! Evidence that the canary is slower: in which arm the batches above a threshold fall.
 //!
 //! The unit is the batch, because the requests of one batch are slow together. Batches do not divide as requests do,
 //! so every look has a share of its own, and the e-process is a mixture over a fixed grid of ratios

@@ -19,6 +19,7 @@ use crate::harness::{Repository, Server, exchange};
 
 mod boundaries;
 mod faults;
+mod latency;
 mod trail;
 
 pub(crate) const INFER: &str = r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1,2]}]}"#;
@@ -695,40 +696,6 @@ async fn requests_that_match_a_rule_go_to_its_side_and_are_not_counted() {
     server.look();
     assert_eq!(server.release()["report"]["units"], 0, "{}", server.release());
     server.stop().await;
-}
-
-/// A slow version is found by its batches, although every request is answered: beside the live version, and beside its
-/// baseline where most requests go to the live version.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_slow_candidate_is_sent_back() {
-    for percent in [50, 20] {
-        slow_at(percent).await;
-    }
-}
-
-async fn slow_at(percent: u32) {
-    let data = tempfile::tempdir().unwrap();
-    let repository = Repository::new();
-    let rules = rules(0.005, "warmup = 50")
-        .replace("metric = 'latency'\nenabled = false", "metric = 'latency'")
-        .replace("percent = 50", &format!("percent = {percent}"));
-    let batched = "batched\ndelay_ms 1\n";
-    let file = |version| format!("{}{batched}", version_file(version));
-    repository.add("m", 1, &file(1), &rules);
-    let server = Arc::new(serving(repository, data.path()).await);
-    let clients = Clients::start(&server);
-    server
-        .arrive(2, &file(2).replace("delay_ms 1", "delay_ms 20"), &rules)
-        .await;
-    clients.until(&server, "rolled_back").await;
-    assert_eq!(
-        server.release()["state"]["reason"],
-        "check",
-        "{}",
-        server.release()
-    );
-    assert_eq!(clients.stop().await, 0, "at {percent} %");
-    stopped(server).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -331,7 +331,8 @@ async fn a_release_is_sent_back_and_a_server_ends_in_the_middle_of_shadow() {
     stopped(server).await;
 }
 
-fn is_on(run: &Execution, thread: &str) -> bool {
+/// Whether a run was on a thread of such a name.
+pub(crate) fn is_on(run: &Execution, thread: &str) -> bool {
     run.thread.as_deref().is_some_and(|name| name.contains(thread))
 }
 

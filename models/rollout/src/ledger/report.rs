@@ -98,7 +98,7 @@ impl Judge<'_> {
                     report.outcome = Outcome::Failed;
                 }
                 // Nothing was measured in this stage yet, or the tail looks worse than what was shown of it.
-                let open = !exceed.is_frozen() || exceed.tail_is_slow;
+                let open = !exceed.has_threshold() || exceed.tail_is_slow;
                 if open && report.outcome == Outcome::Passed {
                     report.outcome = Outcome::Open;
                 }

@@ -32,7 +32,7 @@ pub(super) struct Events {
 pub(super) struct Exceed {
     pub(super) evidence: Exceedance,
     seen: SeenKeys,
-    /// Seconds; frozen per stage. Its bits, so that no reader rounds it.
+    /// Seconds; of this stage. Its bits, so that no reader rounds it.
     threshold_bits: Option<u64>,
     /// The canary's share of the keys whose batches are compared.
     share: Share,
@@ -146,9 +146,9 @@ impl Tally {
         }
     }
 
-    pub(super) fn freeze(&mut self, threshold: f64) {
+    pub(super) fn set_threshold(&mut self, threshold: f64) {
         if let Tally::Exceed(exceed) = self {
-            exceed.threshold_bits.get_or_insert(threshold.to_bits());
+            exceed.threshold_bits = Some(threshold.to_bits());
         }
     }
 
@@ -212,7 +212,7 @@ impl Window {
 
 impl Exceed {
     /// Whether this stage has its threshold.
-    pub(super) fn is_frozen(&self) -> bool {
+    pub(super) fn has_threshold(&self) -> bool {
         self.threshold_bits.is_some()
     }
 

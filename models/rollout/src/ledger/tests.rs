@@ -211,7 +211,7 @@ const LATENCY: &str = "risk = \"low\"\n\
     [[rollout.check]]\nmetric = \"output\"\nenabled = false\n";
 
 #[test]
-fn slow_batches_fail_once_the_threshold_is_frozen() {
+fn slow_batches_fail_once_there_is_a_threshold() {
     let policy = policy(LATENCY);
     let mut ledger = ledger(&policy);
     let slow = |ledger: &mut Ledger| {
@@ -223,12 +223,12 @@ fn slow_batches_fail_once_the_threshold_is_frozen() {
     slow(&mut ledger);
     let report = ledger.look(&policy, &after(1)).expect("the counts are in order");
     assert_eq!((report.checks[0].units, ledger.threshold()), (0, None));
-    ledger.freeze(&policy, 0.02);
-    ledger.freeze(&policy, 0.05);
+    ledger.set_threshold(&policy, 0.05);
+    ledger.set_threshold(&policy, 0.02);
     assert_eq!(
         ledger.threshold(),
         Some(0.02 + 0.0001),
-        "the first call counts, and its slack"
+        "the last call counts, and its slack"
     );
     slow(&mut ledger);
     let report = ledger.look(&policy, &after(1)).expect("the counts are in order");
@@ -237,7 +237,7 @@ fn slow_batches_fail_once_the_threshold_is_frozen() {
     ledger
         .enter(&policy, Stage::Canary { step: 0 })
         .expect("the step exists");
-    assert_eq!(ledger.threshold(), None, "every stage freezes its own");
+    assert_eq!(ledger.threshold(), None, "every stage has its own");
 }
 
 /// A look at quantiles of the canary, beside 10 ms and 20 ms of the control.
@@ -273,7 +273,7 @@ fn a_slow_median_fails_at_the_second_look_in_a_row() {
 fn a_slow_tail_does_not_pass_and_does_not_fail() {
     let policy = policy(LATENCY);
     let mut ledger = ledger(&policy);
-    ledger.freeze(&policy, 0.020);
+    ledger.set_threshold(&policy, 0.020);
     for _ in 0..2000 {
         ledger.batch(Arm::Canary, &[]);
         ledger.batch(Arm::Control, &[]);
@@ -443,7 +443,7 @@ enum Deed {
     Pair(u64, bool, bool, bool),
     Batch(Arm, Vec<u64>),
     Outputs(Vec<u64>, Vec<u64>),
-    Freeze(f64),
+    Threshold(f64),
     Look(u64),
     Enter(Stage),
     Resume,
@@ -465,7 +465,7 @@ fn deed() -> impl Strategy<Value = Deed> {
         4 => (unit(), any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(unit, a, b, c)| Deed::Pair(unit, a, b, c)),
         4 => (arm(), prop::collection::vec(unit(), 0..3)).prop_map(|(arm, slow)| Deed::Batch(arm, slow)),
         1 => (cells(), cells()).prop_map(|(control, canary)| Deed::Outputs(control, canary)),
-        1 => (0.0_f64..1.0).prop_map(Deed::Freeze),
+        1 => (0.0_f64..1.0).prop_map(Deed::Threshold),
         4 => (0_u64..4000).prop_map(Deed::Look),
         1 => prop::sample::select(stages).prop_map(Deed::Enter),
         1 => Just(Deed::Resume),
@@ -487,7 +487,7 @@ fn do_it(ledger: &mut Ledger, policy: &Policy, deed: &Deed) -> Option<Report> {
         Deed::Batch(arm, slow) => ledger.batch(*arm, slow),
         // A window without outputs of one arm is refused; what was counted stays.
         Deed::Outputs(control, canary) => drop(ledger.outputs(control, canary)),
-        Deed::Freeze(threshold) => ledger.freeze(policy, *threshold),
+        Deed::Threshold(p99) => ledger.set_threshold(policy, *p99),
         Deed::Look(seconds) => {
             return Some(
                 ledger

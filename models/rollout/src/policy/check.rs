@@ -50,7 +50,7 @@ pub struct Margins {
 pub enum Method {
     /// Events of units, by the e-process (rollout.md §5.2).
     Events(Margins),
-    /// Batches above a frozen threshold (rollout.md §5.4).
+    /// Batches above a threshold that comes from earlier ones (rollout.md §5.4).
     Exceed {
         /// How many more of them are acceptable.
         #[serde(flatten)]

@@ -49,7 +49,7 @@ pub(super) const ALPHA: f64 = 0.01;
 pub(super) const ALPHA_PASS: f64 = 0.05;
 /// Earlier versions that stay loaded.
 pub(super) const KEEP_WARM: usize = 1;
-/// Requests of the control that freeze the latency threshold; as many as the guard of §5.4 asks for.
+/// Requests of the control before there is a latency threshold; as many as the guard of §5.4 asks for.
 pub(super) const WARMUP: u64 = 1000;
 
 const LOW: Preset = Preset {

@@ -95,8 +95,8 @@ pub struct Drawn {
 
 impl Traffic {
     /// Whether the live version has a baseline: instances of their own for as many of its requests as the candidate gets. Only
-    /// with these is the time that the candidate takes compared, because a version with few requests finds colder caches,
-    /// smaller batches and more often the other version beside it. A live version that gets no more than the candidate is its
+    /// with these is the time that the candidate takes compared, because a version with few requests has smaller batches and
+    /// more often the other version beside it. A live version that gets no more than the candidate is its
     /// own baseline.
     pub fn has_baseline(&self) -> bool {
         matches!(self, Traffic::Canary { portion, .. } if portion.is_minority())

@@ -51,6 +51,16 @@ fn a_card_says_where_it_stands_and_what_is_missing() {
     ] {
         assert!(shown.contains(part), "{part}\nis not in\n{shown}");
     }
+    assert!(!shown.contains("baseline"), "{shown}");
+}
+
+#[test]
+fn what_is_not_compared_is_said() {
+    let mut running = release(json!({ "state": "canary", "step": 0 }), look("open", 2.65));
+    running.baseline_failure = Some("no memory".to_owned());
+    let shown = text(&running);
+    let said = "baseline none, so that latencies are not compared: no memory\n";
+    assert!(shown.contains(said), "{shown}");
 }
 
 #[test]

@@ -75,7 +75,7 @@ const KEYS: &[ModelKey] = &[
     key("[rollout]", "invalid_output", "\"fail\"", "", "A number in an answer of the new version that is NaN or infinite, where its request had none: `fail` sends the version back, `allow` does not"),
     key("[rollout]", "strict", "false", "", "Whether warnings keep a step from passing"),
     key("[rollout]", "hard_limit_ms", "500", "", "A 99th percentile of compute time above this sends the version back; by default none"),
-    key("[rollout]", "warmup", "1000", "", "Requests of the live version, a hundred at most of its baseline, before a step's latency threshold is set"),
+    key("[rollout]", "warmup", "1000", "", "Requests of the live version before a step has a latency threshold; of its baseline a hundred batches at most, the first twenty not counted"),
     key("[[rollout.step]]", "percent", "10", "", "Share of the requests; steps grow, and all of them replace the preset's"),
     key("[[rollout.step]]", "min", "\"1m\"", "", "The least time of the step"),
     key("[[rollout.step]]", "max", "\"30m\"", "", "When `on_inconclusive` holds; by default 12 × `min`, at least 30m"),

@@ -19,8 +19,11 @@ use crate::release::tally::{Batches, Count, Fault, Tail, Tally};
 use crate::release::world::World;
 use crate::status::Status;
 
-/// Requests of a baseline of which a 99th percentile says something.
-const TAIL: u64 = 100;
+/// Batches of a baseline that was just made, of which nothing is taken …
+const FIRST: u64 = 20;
+
+/// … and those after them of which a 99th percentile says something.
+const ENOUGH: u64 = 100;
 
 /// The counts of the active release.
 pub(super) struct Counting {
@@ -35,6 +38,10 @@ pub(super) struct Counting {
     baseline: Tail,
     /// … and of the candidate's.
     canary: Tail,
+    /// Compute times of the baseline's batches that were counted …
+    past: Tail,
+    /// … but for the first ones, of which there were so many.
+    first: u64,
     pub(super) triggers: Vec<HardTrigger>,
     /// Looks until the counts are kept again.
     unkept: usize,
@@ -57,6 +64,8 @@ impl Counting {
             control: Tail::default(),
             baseline: Tail::default(),
             canary: Tail::default(),
+            past: Tail::default(),
+            first: 0,
             triggers: Vec::new(),
             unkept: 0,
             series: None,
@@ -65,13 +74,14 @@ impl Counting {
         }
     }
 
-    /// Sets the latency above which a batch counts, once enough has been seen of the champion, and of its baseline: larger batches
-    /// than those would hide what is slow.
-    pub(super) fn freeze(&mut self, policy: &Policy) {
+    /// Sets the latency above which a batch is slow from here on, once enough has been seen of the champion and of its baseline.
+    ///
+    /// It follows what was counted before, so that some slow seconds at its beginning do not make a stage blind; a batch is
+    /// never held against a limit that it has a part in.
+    pub(super) fn limit(&mut self, policy: &Policy) {
         let warmup = policy.warmup.max(1);
-        let enough = self.control.requests() >= warmup && self.baseline.requests() >= warmup.min(TAIL);
-        if enough && self.ledger.threshold().is_none() {
-            self.ledger.freeze(policy, self.baseline.quantile(0.99));
+        if self.control.requests() >= warmup && self.past.requests() >= warmup.min(ENOUGH) {
+            self.ledger.set_threshold(policy, self.past.quantile(0.99));
         }
     }
 
@@ -108,6 +118,8 @@ impl Counting {
         self.control = Tail::default();
         self.baseline = Tail::default();
         self.canary = Tail::default();
+        self.past = Tail::default();
+        self.first = 0;
         self.triggers.clear();
     }
 
@@ -150,6 +162,11 @@ impl Counting {
             let slow = threshold.is_some_and(|limit| batch.compute.as_secs_f64() > limit);
             let units = if slow { batch.units.as_slice() } else { &[] };
             self.ledger.batch(batch.arm, units);
+            match batch.arm {
+                Arm::Control if self.first < FIRST => self.first += 1,
+                Arm::Control => self.past.add(batch.compute),
+                Arm::Canary => {}
+            }
         }
         if let Some(cells) = self.window.close(policy.compares_classes())
             && let Err(error) = self.ledger.outputs(&cells.control, &cells.canary)
@@ -225,3 +242,6 @@ pub(super) fn stage_of(state: &State) -> Option<Stage> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,13 +42,14 @@ impl Desk {
 
     /// Has the live version keep a baseline while the time of a candidate is held against its own; it may have been loaded
     /// anew meanwhile.
-    pub(super) fn keep_baseline(&self, world: &World) {
-        if let Some(servable) = self
+    pub(super) fn keep_baseline(&mut self, world: &World) {
+        let servable = self
             .baseline
-            .and_then(|version| world.servable(&self.model, version))
-        {
+            .and_then(|version| world.servable(&self.model, version));
+        self.baseline_failure = servable.and_then(|servable| {
             servable.keep_baseline(true);
-        }
+            servable.baseline_failure()
+        });
     }
 
     /// Has answers read while two versions are compared by them.

@@ -73,7 +73,7 @@ impl Desk {
         let Some(counting) = &mut self.counting else {
             return;
         };
-        counting.freeze(&self.policy);
+        counting.limit(&self.policy);
         let triggers = std::mem::take(&mut counting.triggers);
         let look = Look {
             served,

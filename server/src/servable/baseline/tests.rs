@@ -1,115 +1,110 @@
 //! A baseline comes and goes beside the instances of its version.
 
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use crossfade_batcher::Job;
-use crossfade_runtimes_core::{Model, ModelSource, Runtime};
-use crossfade_runtimes_fake::{FakeRuntime, Probe};
-use tempfile::TempDir;
+use crossfade_runtimes_core::{Datatype, InstanceOptions, RuntimeError, ShapeSpec, TensorSpec};
+use crossfade_runtimes_fake::{FakeModel, Gate, Probe};
 
-use super::super::calibration::Meter;
+use super::super::fixture;
 use super::super::sample::{self, Fill};
 use super::*;
 
-const MODEL: &str = "input x FP32 -1,2\noutput y FP32 -1,2\nop add 1\nbatched\n";
+/// Instances of the version.
+const OWN: usize = 2;
 
-/// A version of two instances.
+/// A version and its baseline.
 struct Version {
     baseline: Arc<Baseline>,
     running: Option<Arc<ArcSwap<Running>>>,
     probe: Probe,
-    _folder: TempDir,
 }
 
-fn version() -> Version {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model.fake");
-    std::fs::write(&path, MODEL).unwrap();
-    let runtime = FakeRuntime::new();
-    let source = ModelSource {
-        path,
-        ..ModelSource::default()
-    };
-    let model: Arc<dyn Model> = runtime.load(&source).unwrap().into();
-    let signature = Arc::new(model.signature().clone());
-    let factory = factory(model.clone(), signature.clone(), Device::Cpu);
-    let options = BatcherOptions::new("m/1", 8);
-    let observer: Arc<dyn Observer> = Arc::new(());
-    let meter = Arc::new(Meter::new(observer.clone()));
-    let instances = vec![factory().unwrap(), factory().unwrap()];
-    let batcher = Batcher::start(
-        signature.clone(),
-        instances,
-        factory,
-        options.clone(),
-        meter.clone(),
-    );
-    let running = Running::new(batcher.unwrap(), model, meter, 2);
-    let running = Arc::new(ArcSwap::from_pointee(running));
+fn model() -> FakeModel {
+    let spec = TensorSpec::new("x", Datatype::Fp32, ShapeSpec::from(&[-1, 2][..]));
+    FakeModel::identity(ModelSignature {
+        inputs: vec![spec.clone()],
+        outputs: vec![spec],
+        batched: true,
+        max_rows: None,
+    })
+}
+
+fn version(model: FakeModel) -> Version {
+    let probe = model.probe();
+    let version = fixture::version(Arc::new(model), OWN);
     let baseline = Baseline {
-        running: Arc::downgrade(&running),
-        signature,
+        running: Arc::downgrade(&version.running),
+        signature: version.signature,
         warmup: Vec::new(),
         device: Device::Cpu,
-        directory: folder.path().to_owned(),
-        options,
-        observer,
+        directory: PathBuf::new(),
+        options: version.options,
+        observer: version.observer,
         kept: Kept::default(),
     };
     Version {
         baseline: Arc::new(baseline),
-        running: Some(running),
-        probe: runtime.probe(&source.path),
-        _folder: folder,
+        running: Some(version.running),
+        probe,
+    }
+}
+
+/// Waits for other threads.
+fn until(what: &str, done: impl Fn() -> bool) {
+    let patience = Instant::now() + Duration::from_secs(60);
+    while !done() {
+        assert!(Instant::now() < patience, "{what}");
+        std::thread::park_timeout(Duration::from_millis(1));
     }
 }
 
 impl Version {
-    /// Waits for the threads that make it and take it away.
-    fn until(&self, instances: usize) {
-        let patience = Instant::now() + Duration::from_secs(60);
-        while self.probe.instances_alive() != instances {
-            assert!(
-                Instant::now() < patience,
-                "{} instances",
-                self.probe.instances_alive()
-            );
-            std::thread::park_timeout(Duration::from_millis(1));
-        }
+    /// Waits until there is a baseline, or none and nothing left of it.
+    fn until_kept(&self, kept: bool) {
+        let instances = if kept { 2 * OWN } else { OWN };
+        until("a baseline comes or goes", || {
+            let wish = self.baseline.kept.wish();
+            self.baseline.kept.batcher.load().is_some() == kept
+                && wish.keeper.is_some() == kept
+                && self.probe.instances_alive() == instances
+        });
+    }
+
+    fn failure(&self) -> Option<String> {
+        let wish = self.baseline.kept.wish();
+        wish.failed.as_ref().map(|(_, why)| why.clone())
     }
 }
 
 #[test]
 fn as_many_instances_as_the_version_has_while_it_is_wanted() {
-    let version = version();
+    let version = version(model());
     let baseline = &version.baseline;
     for _ in 0..3 {
         baseline.keep(true);
         baseline.keep(true);
-        version.until(4);
+        version.until_kept(true);
         baseline.keep(false);
-        version.until(2);
-        assert!(baseline.kept.batcher.load().is_none());
+        version.until_kept(false);
     }
-    // Whatever the order in which their threads run, the last wish counts.
-    for _ in 0..20 {
-        baseline.keep(true);
-        baseline.keep(false);
+    // Whatever its thread is about, the last wish counts.
+    for last in [true, false] {
+        for _ in 0..20 {
+            baseline.keep(!last);
+            baseline.keep(last);
+        }
+        version.until_kept(last);
     }
-    version.until(2);
 }
 
 #[test]
 fn requests_that_it_has_are_answered_before_it_goes() {
-    let version = version();
+    let gate = Gate::closed();
+    let version = version(model().with_gate(gate.clone()));
     version.baseline.keep(true);
-    version.until(4);
-    let batcher = loop {
-        if let Some(batcher) = version.baseline.kept.batcher.load_full() {
-            break batcher;
-        }
-        std::thread::yield_now();
-    };
+    version.until_kept(true);
+    let batcher = version.baseline.kept.batcher.load_full().unwrap();
     let row = sample::tensor(&version.baseline.signature.inputs[0], true, 1, 1, Fill::Zero);
     let job = Job {
         inputs: vec![Some(row)],
@@ -120,18 +115,97 @@ fn requests_that_it_has_are_answered_before_it_goes() {
         arrived: Instant::now(),
     };
     let pending = batcher.submit(job).unwrap();
-    version.baseline.keep(false);
     drop(batcher);
+    gate.wait_for_arrivals(1);
+    version.baseline.keep(false);
+    until("no more requests go to it", || {
+        version.baseline.kept.batcher.load().is_none()
+    });
+    assert!(
+        version.baseline.kept.wish().keeper.is_some(),
+        "it has a request yet"
+    );
+    gate.open();
     let answer = pending.wait().unwrap();
     assert_eq!(answer.outputs.len(), 1);
-    version.until(2);
+    version.until_kept(false);
 }
 
 #[test]
-fn none_of_a_version_that_is_gone() {
-    let mut version = version();
+fn one_that_cannot_be_made_is_tried_again_after_a_pause() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    // The version's own are made; then the memory is full, twice.
+    let full = move |_: &InstanceOptions| match count.fetch_add(1, SeqCst) {
+        OWN => Err(RuntimeError::Run {
+            reason: "no memory".to_owned(),
+        }),
+        3 => panic!("no memory at all"),
+        _ => Ok(()),
+    };
+    let version = version(model().with_instantiate(full));
+    let baseline = &version.baseline;
+    let tries = || asked.load(SeqCst) - OWN;
+    baseline.keep(true);
+    until("it fails", || version.failure().is_some());
+    assert!(
+        version.failure().unwrap().contains("no memory"),
+        "{:?}",
+        version.failure()
+    );
+    baseline.keep(true);
+    assert!(baseline.kept.wish().keeper.is_none() && tries() == 1, "not yet");
+    let pass = || {
+        let mut wish = baseline.kept.wish();
+        let (at, _) = wish.failed.as_mut().unwrap();
+        *at = at.checked_sub(PAUSE).unwrap();
+    };
+    pass();
+    baseline.keep(true);
+    until("it panics", || {
+        tries() == 2 && baseline.kept.wish().keeper.is_none()
+    });
+    assert!(version.failure().unwrap().contains("no memory at all"));
+    // Another stage does not wait for the pause of the one before.
+    baseline.keep(false);
+    assert_eq!(version.failure(), None);
+    baseline.keep(true);
+    version.until_kept(true);
+    assert_eq!((tries(), version.failure()), (2 + OWN, None));
+    baseline.end();
+}
+
+#[test]
+fn none_is_left_of_a_version_that_is_dropped() {
+    let gate = Gate::closed();
+    let waits = gate.clone();
+    let asked = AtomicUsize::new(0);
+    let slow = move |_: &InstanceOptions| {
+        if asked.fetch_add(1, SeqCst) == OWN {
+            waits.enter();
+        }
+        Ok(())
+    };
+    let mut version = version(model().with_instantiate(slow));
+    version.baseline.keep(true);
+    version.baseline.keep(true);
+    // It is being made, one instance after the other.
+    gate.wait_for_arrivals(1);
+    let baseline = version.baseline.clone();
+    let dropped = std::thread::spawn(move || baseline.end());
+    until("it is not wanted", || !version.baseline.kept.wish().wanted);
+    assert!(!dropped.is_finished(), "its thread is at work");
+    gate.open();
+    dropped.join().unwrap();
+    assert_eq!(version.probe.instances_alive(), OWN);
+    assert_eq!(
+        version.probe.instances_made(),
+        OWN + 1,
+        "nobody wanted the second one"
+    );
+
     drop(version.running.take());
-    version.until(0);
+    assert_eq!(version.probe.instances_alive(), 0);
     let reason = version.baseline.make().map(drop).unwrap_err();
     assert_eq!(reason, "the version was unloaded");
 }

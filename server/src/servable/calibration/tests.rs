@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use crossfade_runtimes_fake::FakeRuntime;
 use tempfile::TempDir;
 
+use super::super::fixture::version;
 use super::*;
 
 const MODEL: &str = "input x FP32 -1,2\noutput y FP32 -1,2\nop add 1\nbatched\n";
@@ -30,21 +31,8 @@ fn bench() -> Bench {
     };
     let runtime = FakeRuntime::new();
     let model: Arc<dyn Model> = runtime.load(&source).unwrap().into();
-    let signature = Arc::new(model.signature().clone());
-    let factory = factory(model.clone(), signature.clone(), Device::Cpu);
-    let options = BatcherOptions::new("m/1", 8);
-    let observer: Arc<dyn Observer> = Arc::new(());
-    let meter = Arc::new(Meter::new(observer.clone()));
-    let instances = vec![factory().unwrap()];
-    let batcher = Batcher::start(
-        signature.clone(),
-        instances,
-        factory,
-        options.clone(),
-        meter.clone(),
-    );
-    let running = Running::new(batcher.unwrap(), model, meter, 1);
-    let running = Arc::new(ArcSwap::from_pointee(running));
+    let version = version(model, 1);
+    let running = version.running;
     let candidate = Candidate {
         name: "m".into(),
         version: 1,
@@ -55,11 +43,11 @@ fn bench() -> Bench {
         known: None,
         begins: Way::Shared,
         rests: Arc::default(),
-        signature,
+        signature: version.signature,
         warmup: Vec::new(),
         directory: folder.path().to_owned(),
-        options,
-        observer,
+        options: version.options,
+        observer: version.observer,
         cores: CORES,
         loaded: Instant::now().checked_sub(SETTLED).unwrap(),
         artifact,
