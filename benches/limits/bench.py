@@ -15,7 +15,7 @@ from process import Server
 
 START_TIMEOUT_S = 60
 # Calibration begins two seconds after a version is ready, and takes a second or so; not to be measured by accident.
-CALIBRATED_S = 60
+CALIBRATED_S = 300
 LISTENING = re.compile(r'\b(grpc|http|metrics)["\']?[=:]\s*"?([\w.:\[\]-]+:\d+)')
 
 
@@ -74,12 +74,12 @@ class Serving:
                 return found
         return None
 
-    def _wait(self, condition, seconds=START_TIMEOUT_S):
+    def _wait(self, condition, seconds=START_TIMEOUT_S, pause_s=0.001):
         until = time.monotonic() + seconds
         while time.monotonic() < until and self.process.is_alive():
             if found := condition():
                 return found
-            time.sleep(0.001)
+            time.sleep(pause_s)
         raise RuntimeError(f"the server is not as expected:\n{self.process.last_words()}")
 
     def wait_calibrated(self, models):
@@ -88,7 +88,8 @@ class Serving:
         def chosen(model):
             return "crossfade.instances" in self.json("GET", f"/v2/models/{model}/config").get("parameters", {})
 
-        self._wait(lambda: all(chosen(model) for model in models), CALIBRATED_S)
+        # Whoever asks all the time leaves no quiet moment to measure in.
+        self._wait(lambda: all(chosen(model) for model in models), CALIBRATED_S, pause_s=0.5)
         time.sleep(0.5)
 
     def request(self, method, path, body=None, timeout=60):

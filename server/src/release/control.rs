@@ -31,8 +31,12 @@ impl Releases {
         let reason = request.reason.as_deref().unwrap_or_default();
         allowed(Action::Create, call, reason)?;
         let desk = self.known(model)?;
-        let mut desk = lock(&desk);
         let version = request.version;
+        // Gigabytes may have to be read, and someone may want to go back meanwhile.
+        let unread = lock(&desk).unread_new(version);
+        let read = unread.read();
+        let mut desk = lock(&desk);
+        desk.learn(read);
         let folder = desk.directory.join(version.to_string());
         // It may have been put there since the last scan.
         let filled = || {

@@ -38,7 +38,7 @@ pub(super) struct Unread(Vec<(u64, PathBuf, Fingerprint)>);
 pub(super) struct WasRead(Vec<(u64, Fingerprint, io::Result<String>)>);
 
 impl Unread {
-    /// Reads the files. Blocks: for load threads.
+    /// Reads the files. Blocks: for load threads and calls of people.
     pub(super) fn read(self) -> WasRead {
         let read = self.0.into_iter();
         WasRead(
@@ -75,6 +75,13 @@ impl Desk {
     /// The versions to read after they were loaded.
     pub(super) fn unread_after(&self, live: &BTreeSet<u64>) -> Unread {
         self.unread(&self.directory, live)
+    }
+
+    /// A version to read before a release of it is begun.
+    pub(super) fn unread_new(&self, version: u64) -> Unread {
+        let is_there = self.directory.join(version.to_string()).is_dir();
+        let versions = is_there.then_some(version).into_iter().collect();
+        self.unread(&self.directory, &versions)
     }
 
     fn unread(&self, directory: &Path, versions: &BTreeSet<u64>) -> Unread {
@@ -114,7 +121,7 @@ impl Desk {
         }
     }
 
-    /// The digest of a version's files as they are now.
+    /// The digest of a version's files as they are now; they are read again only if they have changed since they were.
     pub(super) fn digest_of(&mut self, folder: &Path, version: u64) -> io::Result<String> {
         let now = fingerprint(folder, DEPTH);
         if let Some((seen, digest)) = self.artifacts.read.get(&version)

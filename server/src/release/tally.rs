@@ -164,7 +164,10 @@ impl Tail {
     pub(super) fn add(&mut self, compute: Duration) {
         let steps = (compute.as_secs_f64().max(1e-9).log2() * STEPS).ceil();
         #[expect(clippy::cast_possible_truncation, reason = "durations are below 2^64 seconds")]
-        let step = steps as i32;
+        self.add_step(steps as i32);
+    }
+
+    fn add_step(&mut self, step: i32) {
         *self.counts.entry(step).or_default() += 1;
         self.requests += 1;
     }
@@ -176,15 +179,20 @@ impl Tail {
 
     /// The upper edge of the step that holds a quantile, seconds.
     pub(super) fn quantile(&self, share: f64) -> f64 {
+        self.step(share)
+            .map_or(0.0, |step| (f64::from(step) / STEPS).exp2())
+    }
+
+    /// The step that holds a quantile.
+    fn step(&self, share: f64) -> Option<i32> {
         let wanted = share * self.requests as f64;
         let mut below = 0;
-        for (step, count) in &self.counts {
-            below += count;
-            if below as f64 >= wanted {
-                return (f64::from(*step) / STEPS).exp2();
-            }
-        }
-        0.0
+        let mut steps = self.counts.iter();
+        let found = steps.find(|(_, count)| {
+            below += **count;
+            below as f64 >= wanted
+        });
+        found.map(|(step, _)| *step)
     }
 
     /// As the ledger wants them.
@@ -197,9 +205,55 @@ impl Tail {
     }
 }
 
+/// What is slow for a version, by what its batches took so far: of every hundred of them the 99th percentile, and of those the
+/// median. A few slow seconds fill some hundreds and leave the median alone; in a percentile of all of them they would be seen
+/// for a hundred times as long.
+#[derive(Debug, Default)]
+pub(super) struct Limit {
+    block: Tail,
+    tails: Tail,
+}
+
+impl Limit {
+    /// A batch took this long; `size` of them make a block.
+    pub(super) fn add(&mut self, compute: Duration, size: u64) {
+        self.block.add(compute);
+        if self.block.requests() >= size {
+            let tail = std::mem::take(&mut self.block).step(0.99);
+            tail.into_iter().for_each(|tail| self.tails.add_step(tail));
+        }
+    }
+
+    /// Seconds; nothing before the first block is full.
+    pub(super) fn seconds(&self) -> Option<f64> {
+        (self.tails.requests() > 0).then(|| self.tails.quantile(0.5))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_limit_is_the_median_of_the_tails_of_blocks() {
+        let mut limit = Limit::default();
+        let mut block = |slow, fast| {
+            (0..slow).for_each(|_| limit.add(Duration::from_millis(50), 100));
+            (0..fast).for_each(|_| limit.add(Duration::from_millis(1), 100));
+            limit.seconds()
+        };
+        assert_eq!(block(0, 99), None);
+        let is = |found: Option<f64>, seconds: f64| {
+            assert!(
+                found.is_some_and(|found| found >= seconds && found < seconds * 1.1),
+                "{found:?}"
+            );
+        };
+        is(block(1, 0), 0.001);
+        is(block(2, 98), 0.001);
+        is(block(100, 0), 0.05);
+        is(block(0, 100), 0.001);
+    }
 
     #[test]
     fn quantiles_are_upper_edges() {

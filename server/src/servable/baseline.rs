@@ -18,8 +18,9 @@ use crossfade_runtimes_core::{Device, Instance, ModelSignature};
 use super::loader::{factory, guarded};
 use super::{Running, Servable, drop_alone, priority, warm_up};
 
-/// How long one that could not be made is not tried again.
+/// How long one that could not be made is not tried again; twice as long after each further time, up to [`LONGEST`].
 const PAUSE: Duration = Duration::from_secs(30);
+const LONGEST: Duration = Duration::from_secs(480);
 
 /// What a version's baseline is made of, and the baseline while there is one.
 pub(super) struct Baseline {
@@ -48,8 +49,16 @@ struct Wish {
     wanted: bool,
     /// The thread that makes it, and takes it away once it is not wanted any more.
     keeper: Option<JoinHandle<()>>,
-    /// When there was none to be had, and why.
-    failed: Option<(Instant, String)>,
+    /// Whether that thread looks at no wish any more.
+    is_over: bool,
+    /// Why there was none to be had.
+    failed: Option<Failed>,
+}
+
+struct Failed {
+    why: String,
+    times: u32,
+    again: Instant,
 }
 
 impl Servable {
@@ -60,7 +69,7 @@ impl Servable {
     }
 
     /// Has a baseline kept, or none. Returns at once: it is made on a thread of its own. One that could not be made is tried
-    /// again by later calls, half a minute apart.
+    /// again by later calls, half a minute apart and then ever longer.
     pub(crate) fn keep_baseline(&self, wanted: bool) {
         self.baseline.keep(wanted);
     }
@@ -69,7 +78,7 @@ impl Servable {
     pub(crate) fn baseline_failure(&self) -> Option<String> {
         let wish = self.baseline.kept.wish();
         let failed = wish.failed.as_ref().filter(|_| wish.wanted);
-        failed.map(|(_, why)| why.clone())
+        failed.map(|failed| failed.why.clone())
     }
 }
 
@@ -110,17 +119,30 @@ impl Baseline {
             self.kept.changed.notify_all();
             return;
         }
-        let pauses = |(at, _): &(Instant, String)| at.elapsed() < PAUSE;
-        if wish.keeper.is_some() || wish.failed.as_ref().is_some_and(pauses) {
+        if wish
+            .keeper
+            .as_ref()
+            .is_some_and(|keeper| !wish.is_over && !keeper.is_finished())
+        {
             return;
         }
-        let name = &self.options.name;
+        // It holds no lock any more and is about to end, or has.
+        if wish.keeper.take().is_some_and(|keeper| keeper.join().is_err()) {
+            self.fail(&mut wish, "its thread panicked".to_owned());
+        }
+        if wish
+            .failed
+            .as_ref()
+            .is_some_and(|failed| Instant::now() < failed.again)
+        {
+            return;
+        }
         let this = self.clone();
         let started = std::thread::Builder::new()
-            .name(name.to_string())
+            .name(self.options.name.to_string())
             .spawn(move || this.settle());
         match started {
-            Ok(keeper) => wish.keeper = Some(keeper),
+            Ok(keeper) => (wish.keeper, wish.is_over) = (Some(keeper), false),
             Err(error) => self.fail(&mut wish, format!("cannot start its thread: {error}")),
         }
     }
@@ -134,42 +156,49 @@ impl Baseline {
         }
     }
 
-    /// Makes it and takes it away, until none is wanted or none can be had.
+    /// Makes it and takes it away, until none is wanted or none can be had. Nothing is dropped under the lock.
     fn settle(&self) {
         loop {
-            let made = self.make();
-            let mut wish = self.kept.wish();
-            match made {
-                Ok(Some(batcher)) if wish.wanted => {
-                    wish.failed = None;
-                    drop(wish);
+            match self.make() {
+                Ok(Some(batcher)) if self.kept.wish().wanted => {
                     tracing::debug!(model = %self.options.name, "a baseline for the version that is being released");
+                    self.kept.wish().failed = None;
                     self.kept.batcher.store(Some(Arc::new(batcher)));
                     self.kept.wait();
                     if let Some(batcher) = self.kept.batcher.swap(None) {
                         drop_alone(batcher);
                     }
-                    wish = self.kept.wish();
                 }
-                Err(reason) if wish.wanted => {
-                    wish.keeper = None;
-                    return self.fail(&mut wish, reason);
+                Err(reason) => {
+                    let mut wish = self.kept.wish();
+                    if wish.wanted {
+                        wish.is_over = true;
+                        return self.fail(&mut wish, reason);
+                    }
                 }
-                Ok(_) | Err(_) => {}
+                // Nobody wants it any more.
+                Ok(_) => {}
             }
-            if !wish.wanted {
-                wish.keeper = None;
+            let mut wish = self.kept.wish();
+            wish.is_over = !wish.wanted;
+            if wish.is_over {
                 return;
             }
         }
     }
 
-    fn fail(&self, wish: &mut Wish, reason: String) {
+    fn fail(&self, wish: &mut Wish, why: String) {
+        let times = wish
+            .failed
+            .as_ref()
+            .map_or(1, |failed| failed.times.saturating_add(1));
+        let pause = PAUSE.saturating_mul(1 << (times - 1).min(10)).min(LONGEST);
         tracing::warn!(
-            model = %self.options.name, reason,
+            model = %self.options.name, reason = why, again_s = pause.as_secs(),
             "no baseline for the version that is being released: their latencies are not compared"
         );
-        wish.failed = Some((Instant::now(), reason));
+        let again = Instant::now() + pause;
+        wish.failed = Some(Failed { why, times, again });
     }
 
     /// As many instances as the version has, of the same weights, warmed up; nothing if it is not wanted any more.
@@ -181,16 +210,16 @@ impl Baseline {
         };
         drop(running);
         let factory = factory(model, self.signature.clone(), self.device);
-        let instance = || -> Result<_, String> {
-            let mut instance = factory().map_err(|error| error.to_string())?;
-            warm_up::run(&self.signature, &self.warmup, &self.directory, &mut *instance)?;
-            Ok(instance)
-        };
         let mut instances: Vec<Box<dyn Instance>> = Vec::new();
+        let is_wanted = || self.kept.wish().wanted;
         let make = || {
             guarded(|| {
-                while instances.len() < count && self.kept.wish().wanted {
-                    instances.push(instance()?);
+                while instances.len() < count && is_wanted() {
+                    let mut instance = factory().map_err(|error| error.to_string())?;
+                    if is_wanted() {
+                        warm_up::run(&self.signature, &self.warmup, &self.directory, &mut *instance)?;
+                        instances.push(instance);
+                    }
                 }
                 Ok(())
             })

@@ -15,14 +15,14 @@ use crate::release::log::Counts;
 use crate::release::outputs::Window;
 use crate::release::record::Run;
 use crate::release::silence::Silence;
-use crate::release::tally::{Batches, Count, Fault, Tail, Tally};
+use crate::release::tally::{Batches, Count, Fault, Limit, Tail, Tally};
 use crate::release::world::World;
 use crate::status::Status;
 
-/// Batches of a baseline that was just made, of which nothing is taken …
+/// Batches at the beginning of a stage that say nothing of what is slow: its baseline may have been made for it.
 const FIRST: u64 = 20;
 
-/// … and those after them of which a 99th percentile says something.
+/// Batches of which a 99th percentile says something.
 const ENOUGH: u64 = 100;
 
 /// The counts of the active release.
@@ -38,9 +38,9 @@ pub(super) struct Counting {
     baseline: Tail,
     /// … and of the candidate's.
     canary: Tail,
-    /// Compute times of the baseline's batches that were counted …
-    past: Tail,
-    /// … but for the first ones, of which there were so many.
+    /// What is slow, by the baseline's batches that were counted.
+    limit: Limit,
+    /// The first ones, which say nothing of it.
     first: u64,
     pub(super) triggers: Vec<HardTrigger>,
     /// Looks until the counts are kept again.
@@ -64,7 +64,7 @@ impl Counting {
             control: Tail::default(),
             baseline: Tail::default(),
             canary: Tail::default(),
-            past: Tail::default(),
+            limit: Limit::default(),
             first: 0,
             triggers: Vec::new(),
             unkept: 0,
@@ -76,12 +76,12 @@ impl Counting {
 
     /// Sets the latency above which a batch is slow from here on, once enough has been seen of the champion and of its baseline.
     ///
-    /// It follows what was counted before, so that some slow seconds at its beginning do not make a stage blind; a batch is
-    /// never held against a limit that it has a part in.
+    /// It follows what was counted before, so that some slow seconds do not make a stage blind; a batch is never held against a
+    /// limit that it has a part in.
     pub(super) fn limit(&mut self, policy: &Policy) {
-        let warmup = policy.warmup.max(1);
-        if self.control.requests() >= warmup && self.past.requests() >= warmup.min(ENOUGH) {
-            self.ledger.set_threshold(policy, self.past.quantile(0.99));
+        let limit = self.limit.seconds();
+        if let Some(limit) = limit.filter(|_| self.control.requests() >= policy.warmup.max(1)) {
+            self.ledger.set_threshold(policy, limit);
         }
     }
 
@@ -118,7 +118,7 @@ impl Counting {
         self.control = Tail::default();
         self.baseline = Tail::default();
         self.canary = Tail::default();
-        self.past = Tail::default();
+        self.limit = Limit::default();
         self.first = 0;
         self.triggers.clear();
     }
@@ -164,7 +164,7 @@ impl Counting {
             self.ledger.batch(batch.arm, units);
             match batch.arm {
                 Arm::Control if self.first < FIRST => self.first += 1,
-                Arm::Control => self.past.add(batch.compute),
+                Arm::Control => self.limit.add(batch.compute, policy.warmup.clamp(1, ENOUGH)),
                 Arm::Canary => {}
             }
         }

@@ -50,6 +50,13 @@ fn version(model: FakeModel) -> Version {
     }
 }
 
+impl Wish {
+    /// Whether a thread sees to it.
+    fn is_kept(&self) -> bool {
+        self.keeper.is_some() && !self.is_over
+    }
+}
+
 /// Waits for other threads.
 fn until(what: &str, done: impl Fn() -> bool) {
     let patience = Instant::now() + Duration::from_secs(60);
@@ -66,14 +73,14 @@ impl Version {
         until("a baseline comes or goes", || {
             let wish = self.baseline.kept.wish();
             self.baseline.kept.batcher.load().is_some() == kept
-                && wish.keeper.is_some() == kept
+                && wish.is_kept() == kept
                 && self.probe.instances_alive() == instances
         });
     }
 
     fn failure(&self) -> Option<String> {
         let wish = self.baseline.kept.wish();
-        wish.failed.as_ref().map(|(_, why)| why.clone())
+        wish.failed.as_ref().map(|failed| failed.why.clone())
     }
 }
 
@@ -121,10 +128,7 @@ fn requests_that_it_has_are_answered_before_it_goes() {
     until("no more requests go to it", || {
         version.baseline.kept.batcher.load().is_none()
     });
-    assert!(
-        version.baseline.kept.wish().keeper.is_some(),
-        "it has a request yet"
-    );
+    assert!(version.baseline.kept.wish().is_kept(), "it has a request yet");
     gate.open();
     let answer = pending.wait().unwrap();
     assert_eq!(answer.outputs.len(), 1);
@@ -154,19 +158,19 @@ fn one_that_cannot_be_made_is_tried_again_after_a_pause() {
         version.failure()
     );
     baseline.keep(true);
-    assert!(baseline.kept.wish().keeper.is_none() && tries() == 1, "not yet");
-    let pass = || {
-        let mut wish = baseline.kept.wish();
-        let (at, _) = wish.failed.as_mut().unwrap();
-        *at = at.checked_sub(PAUSE).unwrap();
-    };
-    pass();
+    assert!(!baseline.kept.wish().is_kept() && tries() == 1, "not yet");
+    baseline.kept.wish().failed.as_mut().unwrap().again -= PAUSE;
     baseline.keep(true);
-    until("it panics", || {
-        tries() == 2 && baseline.kept.wish().keeper.is_none()
-    });
+    until("it panics", || tries() == 2 && !baseline.kept.wish().is_kept());
     assert!(version.failure().unwrap().contains("no memory at all"));
-    // Another stage does not wait for the pause of the one before.
+    let failed = baseline
+        .kept
+        .wish()
+        .failed
+        .as_ref()
+        .map(|failed| failed.again - Instant::now());
+    assert!(failed.unwrap() > PAUSE, "it waits longer each time");
+    // Another release does not wait for the pauses of the one before.
     baseline.keep(false);
     assert_eq!(version.failure(), None);
     baseline.keep(true);

@@ -1,6 +1,10 @@
 //! How long a version takes, beside the baseline of the live one.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use crossfade_runtimes_fake::Probe;
+use serde_json::Value;
 
 use super::{Clients, INFER, rules, serving, stopped, version_file};
 use crate::harness::{Repository, Server, exchange};
@@ -42,6 +46,15 @@ async fn slow_at(percent: u32) {
         server.release()
     );
     assert_eq!(clients.stop().await, 0, "at {percent} %");
+    // By its batches, before the medians of a thousand requests say anything.
+    let release = server.release();
+    let checks = release["report"]["checks"].as_array().unwrap();
+    let latency = checks.iter().find(|check| check["metric"] == "latency").unwrap();
+    assert!(
+        latency["log_e"].as_f64() >= latency["fails_at"].as_f64(),
+        "{latency}"
+    );
+    assert_eq!(release["baseline_failure"], Value::Null);
     let (baseline, all) = runs(&server);
     match percent {
         50 => assert_eq!(baseline, 0, "the live version is its own"),
@@ -70,9 +83,7 @@ async fn only_requests_that_were_drawn_run_on_the_baseline() {
     let path = server.repository.path().join("m/1/model.fake");
     let live = server.fake.probe(&path);
     // As many instances as the version has.
-    while live.instances_alive() < 2 {
-        tokio::task::yield_now().await;
-    }
+    alive(&live, 2).await;
     let ask = async |headers: &[(&str, &str)]| {
         let answer = server
             .post_with("/v2/models/m/infer", headers, INFER.as_bytes())
@@ -98,8 +109,41 @@ async fn only_requests_that_were_drawn_run_on_the_baseline() {
     let line = format!("POST {path}/{}:abort HTTP/1.1", id.as_str().unwrap());
     let aborted = exchange(server.app.admin, &line, &[], br#"{"reason":"enough"}"#).await;
     assert_eq!(aborted.status, 200, "{aborted:?}");
-    while live.instances_alive() > 1 {
-        tokio::task::yield_now().await;
-    }
+    alive(&live, 1).await;
     stopped(server).await;
+}
+
+/// Waits until a version has so many instances.
+async fn alive(version: &Probe, instances: usize) {
+    let wait = async {
+        while version.instances_alive() != instances {
+            tokio::task::yield_now().await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(60), wait).await;
+    assert!(waited.is_ok(), "{} instances", version.instances_alive());
+}
+
+/// A server that ends, or unloads the version, joins the threads of its baseline.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_left_of_a_baseline_when_its_version_goes() {
+    let data = tempfile::tempdir().unwrap();
+    let repository = Repository::new();
+    let rules = timed(20);
+    repository.add("m", 1, &version_file(1), &rules);
+    let server = Arc::new(serving(repository, data.path()).await);
+    server.arrive(2, &version_file(2), &rules).await;
+    let path = server.repository.path().join("m/1/model.fake");
+    let live = server.fake.probe(&path);
+    alive(&live, 2).await;
+    let unloaded = server.post("/v2/repository/models/m/unload", "").await;
+    assert_eq!(unloaded.status, 200, "{unloaded:?}");
+    alive(&live, 0).await;
+    let loaded = server.post("/v2/repository/models/m/load", "").await;
+    assert_eq!(loaded.status, 200, "{loaded:?}");
+    // A look finds it without one.
+    server.look();
+    alive(&live, 2).await;
+    stopped(server).await;
+    assert_eq!(live.instances_alive(), 0);
 }
