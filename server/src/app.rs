@@ -214,7 +214,7 @@ impl App {
             counters,
             options,
             releases.clone(),
-            loader.examined_by(releases.clone()),
+            loader.knowing(releases.digests()).examined_by(releases.clone()),
             changes,
         );
         if let Some(every) = config.release_looks {

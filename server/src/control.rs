@@ -163,7 +163,7 @@ impl Service {
     pub fn model_config(&self, model: &str, version: &str) -> Result<serde_json::Value, Refusal> {
         let servable = self.registry().route(model, version)?;
         let mut config = servable.config_json();
-        if let Some(sha256) = self.releases().artifact(model, servable.version()) {
+        if let Some(sha256) = servable.artifact_sha256() {
             config["parameters"][ARTIFACT] = serde_json::json!({ "string_value": sha256 });
         }
         Ok(config)

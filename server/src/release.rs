@@ -63,6 +63,7 @@ mod world;
 
 pub(crate) use decision::Reading;
 use desk::Desk;
+pub(crate) use digest::Digests;
 use forecast::Traced;
 pub use news::{News, NewsKind};
 pub(crate) use outputs::Watch;
@@ -105,6 +106,11 @@ impl Releases {
             stage: Mutex::default(),
             stop: Arc::default(),
         })
+    }
+
+    /// The digests of files, for whoever loads them.
+    pub(crate) fn digests(&self) -> Arc<Digests> {
+        self.world.digests.clone()
     }
 
     /// Makes the registry known; before it starts.
@@ -260,11 +266,6 @@ impl Releases {
         shown.values().cloned().collect()
     }
 
-    /// sha256 of the files of a version, hexadecimal, where its model is released and they were read. Never waits.
-    pub(crate) fn artifact(&self, model: &str, version: u64) -> Option<String> {
-        self.world.artifact(model, version)
-    }
-
     fn desk(&self, model: &str) -> Option<Arc<Mutex<Desk>>> {
         lock(&self.desks).get(model).cloned()
     }
@@ -332,7 +333,7 @@ impl Conductor for Releases {
             desk.take_rules(found);
             desk.unread_before(found)
         };
-        let read = unread.read();
+        let read = unread.read(&self.world.digests);
         let mut desk = lock(&desk);
         desk.learn(read);
         let pinned = desk.pin(&self.world, found, now())?;
@@ -343,7 +344,6 @@ impl Conductor for Releases {
         };
         let versions = desk.plan(&self.world, &usable, now())?;
         desk.on_disk.clone_from(found.on_disk);
-        self.world.publish(found.model, &desk.book.digests);
         Ok(Some(Directed {
             versions,
             held: pinned.held,
@@ -355,13 +355,12 @@ impl Conductor for Releases {
             return;
         };
         let unread = lock(&desk).unread_after(live);
-        let read = unread.read();
+        let read = unread.read(&self.world.digests);
         {
             let mut desk = lock(&desk);
             desk.learn(read);
             desk.record_digests(&self.world, live, now());
             desk.settled(&self.world, live, now());
-            self.world.publish(model, &desk.book.digests);
         }
         // The desk stays free while the gates run, which may take long.
         let gating = lock(&desk).gating();

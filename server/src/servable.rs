@@ -41,6 +41,7 @@ pub struct Servable {
     platform: &'static str,
     /// Why requests are not merged, for a model whose configuration was completed.
     unmerged: Option<String>,
+    artifact_sha256: Option<String>,
     labels: Vec<Vec<String>>,
     /// Whether calibration leaves it as it is.
     rests: Arc<AtomicBool>,
@@ -126,6 +127,11 @@ impl Servable {
     /// Such as `onnxruntime_onnx`.
     pub fn platform(&self) -> &'static str {
         self.platform
+    }
+
+    /// sha256 of its files as they were loaded, hexadecimal; `None` where it was not taken.
+    pub fn artifact_sha256(&self) -> Option<&str> {
+        self.artifact_sha256.as_deref()
     }
 
     /// Labels of output `index`, empty where it has none.

@@ -34,7 +34,7 @@ impl Releases {
         let version = request.version;
         // Gigabytes may have to be read, and someone may want to go back meanwhile.
         let unread = lock(&desk).unread_new(version);
-        let read = unread.read();
+        let read = unread.read(&self.world.digests);
         let mut desk = lock(&desk);
         desk.learn(read);
         let folder = desk.directory.join(version.to_string());

@@ -1,10 +1,13 @@
 //! The digest of an artifact: what a version's folder holds, by names and bytes (mlflow.md, "Content hashing").
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use crossfade_journal::audit::canonical::text;
+use crossfade_models::scan::{Fingerprint, fingerprint};
 use sha2::{Digest, Sha256};
 
 /// Signs the others, and is none of them.
@@ -16,6 +19,34 @@ struct Entry {
     path: String,
     size: u64,
     sha256: String,
+}
+
+/// How deep folders below a version are followed to see whether anything has changed.
+pub(super) const DEPTH: usize = 16;
+
+/// Digests of versions' folders, of which each is read once.
+#[derive(Debug, Default)]
+pub(crate) struct Digests(Mutex<HashMap<PathBuf, (Fingerprint, String)>>);
+
+impl Digests {
+    /// The digest of a folder; it is read only if names, sizes or times have changed since it was. Blocks: for load threads.
+    ///
+    /// Errors: as [`of`].
+    pub(crate) fn of(&self, folder: &Path) -> io::Result<String> {
+        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = fingerprint(folder, DEPTH);
+        if let Some((seen, digest)) = lock().get(folder)
+            && *seen == now
+        {
+            return Ok(digest.clone());
+        }
+        let digest = of(folder)?;
+        let mut known = lock();
+        // Of versions that are gone nothing stays.
+        known.retain(|folder, _| folder.is_dir());
+        known.insert(folder.to_owned(), (now, digest.clone()));
+        Ok(digest)
+    }
 }
 
 /// sha256 of the manifest of a version's folder, hexadecimal: the canonical JSON (RFC 8785) of
@@ -112,6 +143,28 @@ mod tests {
         )
         .unwrap();
         assert_ne!(before, digest("2"));
+    }
+
+    #[test]
+    fn a_folder_is_read_again_once_it_has_changed() {
+        let root = tempfile::tempdir().unwrap();
+        let (one, two) = (root.path().join("1"), root.path().join("2"));
+        for folder in [&one, &two] {
+            fs::create_dir(folder).unwrap();
+            fs::write(folder.join("a"), "").unwrap();
+        }
+        let digests = Digests::default();
+        assert_eq!(digests.of(&one).unwrap(), digests.of(&two).unwrap());
+        // What is remembered is told, not what lies there.
+        digests.0.lock().unwrap().get_mut(&one).unwrap().1 = "remembered".to_owned();
+        assert_eq!(digests.of(&one).unwrap(), "remembered");
+        fs::write(one.join("a"), "b").unwrap();
+        assert_eq!(digests.of(&one).unwrap(), of(&one).unwrap());
+        fs::remove_dir_all(&one).unwrap();
+        assert!(digests.of(&one).is_err());
+        fs::write(two.join("b"), "").unwrap();
+        digests.of(&two).unwrap();
+        assert_eq!(digests.0.lock().unwrap().len(), 1);
     }
 
     #[test]

@@ -14,12 +14,9 @@ use crossfade_rollout::policy::Trust;
 use crossfade_rollout::state::{Event, Reason};
 
 use super::desk::{Desk, SERVER};
-use super::digest;
+use super::digest::{self, DEPTH, Digests};
 use super::record::Record;
 use super::world::World;
-
-/// How deep folders below a version are followed to see whether anything has changed.
-const DEPTH: usize = 16;
 
 /// What is known of the files of a model's versions.
 #[derive(Default)]
@@ -39,10 +36,10 @@ pub(super) struct WasRead(Vec<(u64, Fingerprint, io::Result<String>)>);
 
 impl Unread {
     /// Reads the files. Blocks: for load threads and calls of people.
-    pub(super) fn read(self) -> WasRead {
+    pub(super) fn read(self, digests: &Digests) -> WasRead {
         let read = self.0.into_iter();
         WasRead(
-            read.map(|(version, folder, seen)| (version, seen, digest::of(&folder)))
+            read.map(|(version, folder, seen)| (version, seen, digests.of(&folder)))
                 .collect(),
         )
     }

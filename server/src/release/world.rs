@@ -1,6 +1,6 @@
 //! What a release acts on: the registry's routes, the counters of its requests, the folder of its logs.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock, Weak};
@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use crossfade_journal::Hash;
 use crossfade_models::{Division, Registry, RouteError, Routed, State as Life};
 
+use super::digest::Digests;
 use super::forecast::Counters;
 use super::news::Teller;
 use super::outputs::Watch;
@@ -22,9 +23,6 @@ use crate::status::Status;
 
 /// Tallies by release.
 type Tallies = HashMap<Box<str>, Arc<Tally>>;
-
-/// Digests of versions, by model.
-type Artifacts = HashMap<Box<str>, BTreeMap<u64, String>>;
 
 /// The server around a release.
 pub(super) struct World {
@@ -41,7 +39,8 @@ pub(super) struct World {
     registry: OnceLock<Weak<Registry<ServableLoader>>>,
     tallies: ArcSwap<Tallies>,
     news: Teller,
-    artifacts: ArcSwap<Artifacts>,
+    /// What versions' files are.
+    pub(super) digests: Arc<Digests>,
     /// The server ends: nothing is started any more.
     ends: AtomicBool,
 }
@@ -57,7 +56,7 @@ impl World {
             registry: OnceLock::new(),
             tallies: ArcSwap::default(),
             news: Teller::default(),
-            artifacts: ArcSwap::default(),
+            digests: Arc::default(),
             ends: AtomicBool::new(false),
         }
     }
@@ -148,23 +147,6 @@ impl World {
             .filter(|series| &*series.model == model)
             .filter_map(|series| Some((series.version?, of(series))))
             .collect()
-    }
-
-    /// Makes known what the files of a model's versions are.
-    pub(super) fn publish(&self, model: &str, digests: &BTreeMap<u64, String>) {
-        if self.artifacts.load().get(model) == Some(digests) {
-            return;
-        }
-        self.artifacts.rcu(|artifacts| {
-            let mut artifacts = Artifacts::clone(artifacts);
-            artifacts.insert(model.into(), digests.clone());
-            artifacts
-        });
-    }
-
-    /// sha256 of a version's files, hexadecimal, if it is known. Never waits.
-    pub(super) fn artifact(&self, model: &str, version: u64) -> Option<String> {
-        self.artifacts.load().get(model)?.get(&version).cloned()
     }
 
     /// Requests of a release are counted from here on.

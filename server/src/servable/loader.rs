@@ -22,6 +22,7 @@ use super::baseline::{Baseline, Kept};
 use super::calibration::{Artifact, Calibrator, Candidate, Known, Meter, Way};
 use super::{Counter, Running, Servable, priority, probe, warm_up};
 use crate::metrics::Metrics;
+use crate::release::Digests;
 use crate::service::Limits;
 
 /// Says whether a version may serve, once it is loaded and before anyone can reach it.
@@ -46,6 +47,7 @@ pub struct ServableLoader {
     calibrator: Option<Calibrator>,
     /// Without one every version that loads may serve.
     examiner: Option<Arc<dyn Examiner>>,
+    digests: Option<Arc<Digests>>,
 }
 
 impl ServableLoader {
@@ -72,6 +74,15 @@ impl ServableLoader {
             cores,
             calibrator,
             examiner: None,
+            digests: None,
+        }
+    }
+
+    /// Has the digests of what is loaded told.
+    pub(crate) fn knowing(self, digests: Arc<Digests>) -> Self {
+        Self {
+            digests: Some(digests),
+            ..self
         }
     }
 
@@ -97,6 +108,8 @@ struct Prepared {
     unmerged: Option<String>,
     /// Where the way it runs is to be found out, or is known.
     calibration: Option<Calibrated>,
+    /// Of its files.
+    artifact_sha256: Option<String>,
 }
 
 /// What calibration needs of a load.
@@ -137,6 +150,7 @@ impl Loader for ServableLoader {
             instances,
             unmerged,
             calibration,
+            artifact_sha256,
         } = prepared;
         for warning in &config.warnings {
             tracing::warn!(model = %name, version, warning, "model configuration");
@@ -211,6 +225,7 @@ impl Loader for ServableLoader {
             config: config.clone(),
             platform: runtime.platform(),
             unmerged,
+            artifact_sha256,
             rests,
             baseline: Arc::new(baseline),
             loaded_at: series.snapshot(),
@@ -234,6 +249,13 @@ impl ServableLoader {
             parameters: raw.parameters(),
             graph_level: raw.graph_level(),
         };
+        // What is loaded lies there now; a file that is changed meanwhile is loaded again.
+        let artifact_sha256 = self.digests.as_ref().and_then(|digests| {
+            let digest = digests.of(&request.version_directory);
+            digest
+                .inspect_err(|error| tracing::warn!(model = %request.name, version = request.version, %error, "no digest of its files"))
+                .ok()
+        });
         let calibration = self.calibration(&*runtime, &source);
         let known = calibration.as_ref().and_then(Calibrated::begins_single);
         let mut model: Arc<dyn Model> = runtime.load(known.unwrap_or(&source))?.into();
@@ -281,6 +303,7 @@ impl ServableLoader {
             factory,
             instances,
             unmerged,
+            artifact_sha256,
         })
     }
 

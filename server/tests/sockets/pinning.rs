@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crossfade_server::config::ControlMode;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::harness::{Repository, Server, exchange};
 
@@ -177,5 +178,33 @@ async fn recorded_files_that_change_are_loaded_and_their_digest_written_down() {
     server.wait_ready().await;
     let again = ask(&server, &get, &json!({})).await.1;
     assert_eq!(again["champion_sha256"], after["champion_sha256"]);
+    server.stop().await;
+}
+
+/// Who has no policy at all still sees what answers: the files as they were loaded.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_version_shows_the_digest_of_its_files() {
+    let repository = Repository::new();
+    repository.add("m", 1, &file(1), "");
+    let server = Server::start(repository).await;
+    let digest = async || {
+        let config = server.get("/v2/models/m/config").await.json();
+        let shown = &config["parameters"]["crossfade.artifact_sha256"]["string_value"];
+        shown.as_str().unwrap().to_owned()
+    };
+    let first = digest().await;
+    assert_eq!(first.len(), 64);
+    let own = Sha256::digest(file(1));
+    let own: String = own.iter().map(|byte| format!("{byte:02x}")).collect();
+    let manifest = format!(
+        r#"[{{"path":"model.fake","sha256":"{own}","size":{}}}]"#,
+        file(1).len()
+    );
+    let expected = Sha256::digest(manifest);
+    let expected: String = expected.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(first, expected);
+    server.repository.add("m", 1, &file(2), "");
+    assert_eq!(server.post(LOAD, "").await.status, 200);
+    assert_ne!(digest().await, first);
     server.stop().await;
 }
