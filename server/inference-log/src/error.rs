@@ -1,4 +1,4 @@
-//! Why a segment cannot be used.
+//! Why a segment, or the log made of them, cannot be used.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -34,6 +34,43 @@ pub enum SegmentError {
 }
 
 impl SegmentError {
+    pub(crate) fn io(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { path, doing, source }
+    }
+}
+
+/// Why the log cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The file system refused.
+    #[error("`{path}`: {doing}: {source}")]
+    Io {
+        /// Which file or folder.
+        path: PathBuf,
+        /// What was tried.
+        doing: &'static str,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A segment.
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
+    /// The manifest's chain.
+    #[error("the manifest: {0}")]
+    Journal(#[from] crossfade_journal::Error),
+    /// An entry of the manifest.
+    #[error("the manifest: {0}; use the release that wrote it")]
+    Manifest(String),
+    /// Columns that do not become a table.
+    #[error("a table of the log: {0}")]
+    Table(#[from] arrow_schema::ArrowError),
+    /// A file that is not written.
+    #[error("a file of the log: {0}")]
+    Parquet(#[from] parquet::errors::ParquetError),
+}
+
+impl LogError {
     pub(crate) fn io(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, doing, source }

@@ -54,27 +54,31 @@ impl Kind {
 /// How many requests there were since the server started: what the records are held against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Mark {
+    /// Which start of which server.
+    pub run: Uuid,
     /// Requests that have finished.
     pub received: u64,
     /// Of them, those that sampling left out.
     pub sampled_out: u64,
     /// Of them, those that could not be recorded.
     pub lost: u64,
+    /// Whether it is the last one of the run, and nothing was under way any more.
+    pub last: bool,
 }
 
 impl Mark {
     /// Bytes of a mark.
-    pub const BYTES: usize = 24;
+    pub const BYTES: usize = 41;
 
     /// The payload.
     pub fn encode(&self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
-        for (place, number) in bytes
-            .chunks_exact_mut(8)
-            .zip([self.received, self.sampled_out, self.lost])
-        {
+        bytes[..16].copy_from_slice(self.run.as_bytes());
+        let numbers = [self.received, self.sampled_out, self.lost];
+        for (place, number) in bytes[16..40].chunks_exact_mut(8).zip(numbers) {
             place.copy_from_slice(&number.to_le_bytes());
         }
+        bytes[40] = u8::from(self.last);
         bytes
     }
 
@@ -83,9 +87,11 @@ impl Mark {
         let bytes: &[u8; Self::BYTES] = bytes.try_into().ok()?;
         let number = |at| u64::from_le_bytes(field(bytes, at));
         Some(Self {
-            received: number(0),
-            sampled_out: number(8),
-            lost: number(16),
+            run: Uuid::from_bytes(field(bytes, 0)),
+            received: number(16),
+            sampled_out: number(24),
+            lost: number(32),
+            last: bytes[40] != 0,
         })
     }
 }

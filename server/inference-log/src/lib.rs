@@ -2,9 +2,10 @@
 //!
 //! A [`Segment`] is a preallocated file of framed records that many threads append to without a lock. What
 //! [`Segment::append`] has returned for is in pages of the kernel's: a killed process does not lose it. [`scan`] reads a
-//! segment back, and says which records were begun and never finished.
+//! segment back, and says which records were begun and never finished. A [`Writer`] goes from one segment to the next, and a
+//! [`Sealer`] makes Parquet files of those that are full, which the [`Manifest`] names.
 //!
-//! What is absent: no server, no protocol, no model. Times and identities are arguments.
+//! What is absent: no server, no protocol, no model, no clock but in the ids of segments. Times and identities are arguments.
 
 mod error;
 
@@ -13,11 +14,27 @@ mod header;
 
 mod mapping;
 mod segment;
+mod writer;
 
 pub mod scan;
 
-pub use error::SegmentError;
+mod gap;
+mod record;
+mod schema;
+
+mod columns;
+mod manifest;
+mod seal;
+mod table;
+
+pub use error::{LogError, SegmentError};
 pub use frame::{FRAME_HEAD_BYTES, Kind, MAX_PAYLOAD_BYTES, Mark};
+pub use gap::Gap;
 pub use header::{HEADER_BYTES, Header, HeaderProblem};
+pub use manifest::{Content, Entry, Manifest, RunMark, Sealed, SealedFile, manifest_in};
+pub use record::{Batch, LoggedTensor, Origin, Record, RecordProblem, STAGES, Side};
 pub use scan::{Frame, Hole, Scan};
+pub use schema::{Column, NO_SCHEMA, Schema, Schemas};
+pub use seal::{Outcome, Sealer, schemas_in, segments_in};
 pub use segment::{Appended, Segment};
+pub use writer::{EXTENSION, Writer, Written};

@@ -1,0 +1,160 @@
+//! Which files make up the log: written down, in a hash chain, before a segment goes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use crossfade_journal::audit::canonical::canonical;
+use crossfade_journal::{Hash, Journal, Purpose, Reader};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::error::LogError;
+
+/// One entry.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "entry", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Entry {
+    /// A segment became files.
+    Sealed(Sealed),
+    /// Files are gone: too old, or too many.
+    Removed {
+        /// Their places in the data folder.
+        files: Vec<String>,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A segment that became files.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sealed {
+    /// Its id.
+    pub segment: Uuid,
+    /// Of all its bytes.
+    pub sha256: Hash,
+    /// The records of inferences that it had.
+    pub records: u64,
+    /// Requests that are missing, by its gap records and its holes.
+    pub missing: u64,
+    /// What the process had counted, run by run, as the last mark of each in this segment says.
+    pub marks: Vec<RunMark>,
+    /// What it became.
+    pub files: Vec<SealedFile>,
+}
+
+/// The last mark of a run of the server in a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunMark {
+    /// The run.
+    pub run: Uuid,
+    /// Requests that had finished since it began.
+    pub received: u64,
+    /// Of them, left out by sampling.
+    pub sampled_out: u64,
+    /// Of them, lost.
+    pub lost: u64,
+    /// Whether it is the last one, written when nothing was under way any more.
+    pub last: bool,
+}
+
+/// A file of the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SealedFile {
+    /// Its place in the data folder.
+    pub path: String,
+    /// Of its bytes.
+    pub sha256: Hash,
+    /// Its length.
+    pub bytes: u64,
+    /// Its rows.
+    pub rows: u64,
+}
+
+/// The manifest of a data folder, open for writing.
+#[derive(Debug)]
+pub struct Manifest {
+    journal: Journal,
+    content: Content,
+}
+
+/// What a manifest says.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Content {
+    /// Segments that were sealed.
+    pub segments: BTreeSet<Uuid>,
+    /// The files there are, by place.
+    pub files: BTreeMap<String, SealedFile>,
+    /// Every sealing, oldest first.
+    pub sealed: Vec<Sealed>,
+}
+
+/// Where the manifest lies in a data folder.
+pub fn manifest_in(data_dir: &Path) -> PathBuf {
+    data_dir.join("state").join("log.manifest")
+}
+
+impl Manifest {
+    /// Opens it, or begins one; its folder has to be there.
+    ///
+    /// Errors: [`LogError::Journal`], or `Manifest` for an entry that this release cannot read.
+    pub fn open(data_dir: &Path) -> Result<Self, LogError> {
+        let path = manifest_in(data_dir);
+        let (journal, cut) = Journal::open(&path, Purpose::Manifest)?;
+        if let Some(cut) = cut {
+            tracing::warn!(file = %path.display(), bytes = cut.bytes, kept = %cut.kept.display(), "the torn end of the manifest");
+        }
+        let content = Content::read(data_dir)?;
+        Ok(Self { journal, content })
+    }
+
+    /// Writes an entry down; it is on disk when this returns.
+    ///
+    /// Errors: [`LogError::Journal`].
+    pub fn append(&mut self, entry: Entry) -> Result<(), LogError> {
+        let value = serde_json::to_value(&entry).map_err(|error| LogError::Manifest(error.to_string()))?;
+        let text = canonical(&value).map_err(|error| LogError::Manifest(error.to_string()))?;
+        self.journal.append(text.as_bytes())?;
+        self.content.note(entry);
+        Ok(())
+    }
+
+    /// What it says.
+    pub fn content(&self) -> &Content {
+        &self.content
+    }
+}
+
+impl Content {
+    /// Reads the manifest of a data folder; a folder without one has an empty log.
+    ///
+    /// Errors: [`LogError::Journal`] for a chain that is broken, `Manifest` for an entry that this release cannot read.
+    pub fn read(data_dir: &Path) -> Result<Self, LogError> {
+        let path = manifest_in(data_dir);
+        let mut content = Self::default();
+        if !path.exists() {
+            return Ok(content);
+        }
+        for record in Reader::open(&path)? {
+            let record = record?;
+            let entry = serde_json::from_slice(&record.payload)
+                .map_err(|error| LogError::Manifest(format!("entry {}: {error}", record.seq)))?;
+            content.note(entry);
+        }
+        Ok(content)
+    }
+
+    fn note(&mut self, entry: Entry) {
+        match entry {
+            Entry::Sealed(sealed) => {
+                self.segments.insert(sealed.segment);
+                let files = sealed.files.iter().map(|file| (file.path.clone(), file.clone()));
+                self.files.extend(files);
+                self.sealed.push(sealed);
+            }
+            Entry::Removed { files, .. } => files.iter().for_each(|file| drop(self.files.remove(file))),
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! From segments to Parquet files: each file is whole and synced, then in the manifest, and only then its segment goes.
+//!
+//! Names come from the segment's id, so that whatever a crash interrupts is done again in the same way.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crossfade_journal::Hash;
+use crossfade_journal::audit::Timestamp;
+use crossfade_journal::storage::create_folder;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
+use parquet::schema::types::ColumnPath;
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::error::LogError;
+use crate::frame::{Kind, Mark};
+use crate::gap::Gap;
+use crate::manifest::{Entry, Manifest, RunMark, Sealed, SealedFile};
+use crate::record::Record;
+use crate::scan::{Frame, Scan, scan};
+use crate::schema::{NO_SCHEMA, Schema, Schemas};
+use crate::table::{Row, Rows, gaps};
+use crate::writer::EXTENSION;
+
+/// Rows of a row group: what a reader has to hold at once.
+const GROUP_ROWS: usize = 64 * 1024;
+/// Levels beyond it take much longer and save little.
+const ZSTD_LEVEL: i32 = 3;
+/// Stands for a model or version that is not known, where a folder needs a name; readers of such folders take it for NULL.
+const NOBODY: &str = "__HIVE_DEFAULT_PARTITION__";
+
+/// Where segments are in a data folder.
+pub fn segments_in(data_dir: &Path) -> PathBuf {
+    data_dir.join("segments")
+}
+
+/// Where the definitions of schemas are in a data folder.
+pub fn schemas_in(data_dir: &Path) -> PathBuf {
+    data_dir.join("state").join("schema")
+}
+
+/// Seals the segments of a data folder.
+#[derive(Debug)]
+pub struct Sealer {
+    data_dir: PathBuf,
+    manifest: Manifest,
+}
+
+/// What came of a segment.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// It became files.
+    Sealed(Sealed),
+    /// It had been sealed before, and was still there.
+    Again,
+    /// It is damaged from its first bytes on, and was put aside under this name.
+    Aside(PathBuf),
+    /// There was nothing in it.
+    Empty,
+}
+
+impl Sealer {
+    /// Opens the manifest of a data folder.
+    ///
+    /// Errors: as [`Manifest::open`], and the system's.
+    pub fn open(data_dir: &Path) -> Result<Self, LogError> {
+        for folder in [
+            segments_in(data_dir),
+            data_dir.join("state"),
+            data_dir.join("log"),
+            data_dir.join("gap"),
+        ] {
+            create_folder(&folder).map_err(LogError::io(&folder, "creating it"))?;
+        }
+        Ok(Self {
+            data_dir: data_dir.to_owned(),
+            manifest: Manifest::open(data_dir)?,
+        })
+    }
+
+    /// The manifest.
+    pub fn manifest(&mut self) -> &mut Manifest {
+        &mut self.manifest
+    }
+
+    /// The segments that lie there, oldest first.
+    ///
+    /// Errors: the system's.
+    pub fn found(&self) -> Result<Vec<PathBuf>, LogError> {
+        let folder = segments_in(&self.data_dir);
+        let read = || -> io::Result<Vec<PathBuf>> {
+            let mut found = Vec::new();
+            for entry in fs::read_dir(&folder)? {
+                let path = entry?.path();
+                if path.extension().is_some_and(|extension| extension == EXTENSION) {
+                    found.push(path);
+                }
+            }
+            found.sort();
+            Ok(found)
+        };
+        read().map_err(LogError::io(&folder, "reading it"))
+    }
+
+    /// Seals a segment that nobody writes to, and removes it.
+    ///
+    /// Errors: the system's; the segment stays, and sealing may be tried again.
+    pub fn seal(&mut self, path: &Path) -> Result<Outcome, LogError> {
+        let bytes = fs::read(path).map_err(LogError::io(path, "reading it"))?;
+        let found = match scan(&bytes) {
+            Ok(found) => found,
+            Err(problem) => return self.put_aside(path, &bytes, &problem.to_string()),
+        };
+        let id = found.header.id;
+        if self.manifest.content().segments.contains(&id) {
+            remove(path)?;
+            return Ok(Outcome::Again);
+        }
+        if found.frames.is_empty() && found.holes.is_empty() {
+            remove(path)?;
+            return Ok(Outcome::Empty);
+        }
+        let sealed = self.files(&found, Hash(Sha256::digest(&bytes).into()))?;
+        self.manifest.append(Entry::Sealed(sealed.clone()))?;
+        remove(path)?;
+        Ok(Outcome::Sealed(sealed))
+    }
+
+    /// A segment whose beginning is not readable: never begun, if it is all zeros; else it is kept for whoever can tell.
+    fn put_aside(&self, path: &Path, bytes: &[u8], problem: &str) -> Result<Outcome, LogError> {
+        if bytes.iter().all(|byte| *byte == 0) {
+            remove(path)?;
+            return Ok(Outcome::Empty);
+        }
+        let aside = path.with_extension("damaged");
+        tracing::error!(file = %path.display(), problem, kept = %aside.display(), "a segment of the log that cannot be read");
+        fs::rename(path, &aside).map_err(LogError::io(path, "putting it aside"))?;
+        sync_folder_of(path)?;
+        Ok(Outcome::Aside(aside))
+    }
+
+    fn files(&self, found: &Scan<'_>, sha256: Hash) -> Result<Sealed, LogError> {
+        let schemas = Schemas::open(&schemas_in(&self.data_dir))
+            .map_err(LogError::io(&schemas_in(&self.data_dir), "reading the schemas"))?;
+        let read = Read::of(found);
+        let replica = String::from_utf8_lossy(&found.header.replica);
+        let replica = replica.trim_end_matches('\0');
+        let mut files = Vec::new();
+        let records = read.rows.len();
+        let mut groups: BTreeMap<(String, String, String), Vec<Row<'_>>> = BTreeMap::new();
+        for row in read.rows {
+            let origin = row.record.origin;
+            let key = (
+                origin.model.to_owned(),
+                origin.version.to_owned(),
+                date(row.record.ts_us),
+            );
+            groups.entry(key).or_default().push(row);
+        }
+        for (part, ((model, version, date), mut rows)) in groups.into_iter().enumerate() {
+            rows.sort_by_key(|row| (row.record.ts_us, row.seq));
+            let used: BTreeMap<u16, Schema> = rows
+                .iter()
+                .filter(|row| row.schema != NO_SCHEMA)
+                .filter_map(|row| Some((row.schema, schemas.get(row.schema)?.clone())))
+                .collect();
+            let table = Rows {
+                rows: &rows,
+                schemas: &used,
+                replica,
+            };
+            let place = format!(
+                "log/model={}/version={}/date={date}/{}-{part}.parquet",
+                named(&model),
+                named(&version),
+                found.header.id
+            );
+            files.push(self.write(&place, &table.table()?)?);
+        }
+        if !read.gaps.is_empty() {
+            files.push(self.write(&format!("gap/{}.parquet", found.header.id), &gaps(&read.gaps)?)?);
+        }
+        Ok(Sealed {
+            segment: found.header.id,
+            sha256,
+            records: u64::try_from(records).unwrap_or(u64::MAX),
+            missing: read.gaps.iter().map(|gap| gap.count).sum(),
+            marks: read.marks,
+            files,
+        })
+    }
+
+    /// Writes a file beside its place, syncs it, and puts it there.
+    fn write(&self, place: &str, table: &arrow_array::RecordBatch) -> Result<SealedFile, LogError> {
+        let path = self.data_dir.join(place);
+        let folder = path.parent().unwrap_or(&self.data_dir);
+        create_folder(folder).map_err(LogError::io(folder, "creating it"))?;
+        let new = path.with_extension("new");
+        let file = File::create(&new).map_err(LogError::io(&new, "creating it"))?;
+        let mut writer = ArrowWriter::try_new(file, table.schema(), Some(properties()?))?;
+        writer.write(table)?;
+        let file = writer.into_inner()?;
+        file.sync_all().map_err(LogError::io(&new, "syncing it"))?;
+        let bytes = fs::read(&new).map_err(LogError::io(&new, "reading it back"))?;
+        fs::rename(&new, &path).map_err(LogError::io(&path, "putting it in its place"))?;
+        sync_folder_of(&path)?;
+        Ok(SealedFile {
+            path: place.to_owned(),
+            sha256: Hash(Sha256::digest(&bytes).into()),
+            bytes: bytes.len() as u64,
+            rows: table.num_rows() as u64,
+        })
+    }
+}
+
+/// What a segment holds, by kind.
+struct Read<'a> {
+    rows: Vec<Row<'a>>,
+    gaps: Vec<Gap>,
+    marks: Vec<RunMark>,
+}
+
+impl<'a> Read<'a> {
+    fn of(found: &Scan<'a>) -> Self {
+        let mut read = Self {
+            rows: Vec::new(),
+            gaps: Vec::new(),
+            marks: Vec::new(),
+        };
+        for frame in &found.frames {
+            read.frame(found.header.id, frame);
+        }
+        for hole in &found.holes {
+            // When that was can be told by its neighbours only.
+            let before = read.rows.iter().rev().find(|row| row.seq < hole.seq);
+            let after = read.rows.iter().find(|row| row.seq >= hole.seq);
+            let time = |row: Option<&Row<'_>>| row.map(|row| row.record.ts_us);
+            let began = found.header.began_us;
+            let from_us = time(before).unwrap_or(began);
+            read.gaps.push(Gap {
+                from_us,
+                to_us: time(after).unwrap_or(from_us),
+                count: hole.records.unwrap_or(1),
+                reason: "unfinished".to_owned(),
+                model: None,
+            });
+        }
+        read
+    }
+
+    fn frame(&mut self, segment: Uuid, frame: &Frame<'a>) {
+        match frame.kind {
+            Kind::Inference => match Record::decode(frame.payload) {
+                Ok(record) => self.rows.push(Row {
+                    record,
+                    segment,
+                    seq: frame.seq,
+                    schema: frame.schema,
+                }),
+                Err(problem) => {
+                    tracing::error!(%segment, seq = frame.seq, %problem, "a record of the log that cannot be read");
+                    self.unreadable(segment_time(segment));
+                }
+            },
+            Kind::Gap => match Gap::decode(frame.payload) {
+                Some(gap) => self.gaps.push(gap),
+                None => self.unreadable(segment_time(segment)),
+            },
+            Kind::Mark => {
+                if let Some(mark) = Mark::decode(frame.payload) {
+                    let mark = RunMark {
+                        run: mark.run,
+                        received: mark.received,
+                        sampled_out: mark.sampled_out,
+                        lost: mark.lost,
+                        last: mark.last,
+                    };
+                    self.marks.retain(|other| other.run != mark.run);
+                    self.marks.push(mark);
+                }
+            }
+            Kind::StreamOpen => {}
+        }
+    }
+
+    fn unreadable(&mut self, at_us: i64) {
+        self.gaps.push(Gap {
+            from_us: at_us,
+            to_us: at_us,
+            count: 1,
+            reason: "unreadable".to_owned(),
+            model: None,
+        });
+    }
+}
+
+/// When a segment was begun, by its id; microseconds since 1970.
+fn segment_time(id: Uuid) -> i64 {
+    let seconds = id.get_timestamp().map_or(0, |time| time.to_unix().0);
+    i64::try_from(seconds)
+        .unwrap_or_default()
+        .saturating_mul(1_000_000)
+}
+
+fn properties() -> Result<WriterProperties, LogError> {
+    let level = ZstdLevel::try_new(ZSTD_LEVEL)?;
+    let unique = ColumnPath::from("request_id");
+    Ok(WriterProperties::builder()
+        .set_compression(Compression::ZSTD(level))
+        .set_max_row_group_row_count(Some(GROUP_ROWS))
+        .set_column_dictionary_enabled(unique.clone(), false)
+        .set_column_bloom_filter_enabled(unique, true)
+        .build())
+}
+
+/// The day of a point in time, as folders are named by it.
+fn date(us: i64) -> String {
+    let time = Timestamp::from_unix_micros(us).map(|time| time.to_string());
+    time.map_or_else(|_| "0000-01-01".to_owned(), |text| text[..10].to_owned())
+}
+
+/// A name as a part of a path: what could end it, or mean another folder, is escaped, and a long one is cut (the number of the part
+/// tells files apart).
+fn named(name: &str) -> String {
+    if name.is_empty() {
+        return NOBODY.to_owned();
+    }
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let dots = name.bytes().all(|byte| byte == b'.');
+    let escaped = name.bytes().take(80).map(|byte| match byte {
+        byte if plain(byte) => char::from(byte).to_string(),
+        b'.' if !dots => ".".to_owned(),
+        byte => format!("%{byte:02X}"),
+    });
+    escaped.collect()
+}
+
+fn remove(path: &Path) -> Result<(), LogError> {
+    fs::remove_file(path).map_err(LogError::io(path, "removing it"))?;
+    sync_folder_of(path)
+}
+
+fn sync_folder_of(path: &Path) -> Result<(), LogError> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let sync = || File::open(folder)?.sync_all();
+    sync().map_err(LogError::io(folder, "syncing it"))
+}
+
+#[cfg(test)]
+mod tests;

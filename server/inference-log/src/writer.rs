@@ -1,0 +1,189 @@
+//! The segments that records go to, one after the other.
+//!
+//! Requests append; one keeper, a thread of the server's, has the next segment ready, and takes those that are full.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use uuid::Uuid;
+
+use crate::error::SegmentError;
+use crate::frame::Kind;
+use crate::header::Header;
+use crate::segment::{Appended, Segment};
+
+/// How the file of a segment ends.
+pub const EXTENSION: &str = "seg";
+
+/// Where records are appended.
+pub struct Writer {
+    folder: PathBuf,
+    bytes: u32,
+    replica: [u8; 32],
+    current: ArcSwap<Segment>,
+    turn: Mutex<Turn>,
+}
+
+/// What the keeper has prepared, and what it has to take.
+struct Turn {
+    next: Option<Arc<Segment>>,
+    full: Vec<Arc<Segment>>,
+}
+
+/// What became of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// It is in a segment.
+    Done,
+    /// The segment is full and the next one is not there yet.
+    Full,
+    /// No record may be as large.
+    Size,
+}
+
+impl Writer {
+    /// Begins the first segment in `folder`, which has to be there.
+    ///
+    /// * `bytes`: of a segment; a multiple of 4096, and more than two times the largest record
+    /// * `replica`: which server this is; cut after 32 bytes
+    ///
+    /// Errors: as [`Segment::create`].
+    pub fn open(folder: &Path, bytes: u32, replica: &str) -> Result<Self, SegmentError> {
+        let mut name = [0; 32];
+        let fits = replica.floor_char_boundary(name.len());
+        name[..fits].copy_from_slice(&replica.as_bytes()[..fits]);
+        let first = segment(folder, bytes, name)?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            bytes,
+            replica: name,
+            current: ArcSwap::from_pointee(first),
+            turn: Mutex::new(Turn {
+                next: None,
+                full: Vec::new(),
+            }),
+        })
+    }
+
+    /// Appends a record whose payload is `parts`. Never waits for a disk.
+    ///
+    /// Cost: one atomic load, one reservation, one copy of each part, a checksum.
+    pub fn append(&self, kind: Kind, schema: u16, parts: &[&[u8]]) -> Written {
+        loop {
+            let current = self.current.load();
+            match current.append(kind, 0, schema, parts) {
+                Appended::At(_) => return Written::Done,
+                Appended::Size => return Written::Size,
+                Appended::Full if self.advance(&current) => {}
+                Appended::Full => return Written::Full,
+            }
+        }
+    }
+
+    /// Goes on to the next segment, if `full` is still the current one. Returns whether there is another now.
+    fn advance(&self, full: &Arc<Segment>) -> bool {
+        let mut turn = self.turn();
+        if !Arc::ptr_eq(&self.current.load(), full) {
+            return true;
+        }
+        let Some(next) = turn.next.take() else {
+            return false;
+        };
+        self.current.store(next);
+        full.close();
+        turn.full.push(full.clone());
+        true
+    }
+
+    /// Has the next segment ready. Blocks for the disk: for the keeper.
+    ///
+    /// Errors: as [`Segment::create`]; records are refused once the current segment is full, until this succeeds.
+    pub fn prepare(&self) -> Result<(), SegmentError> {
+        if self.turn().next.is_some() {
+            return Ok(());
+        }
+        let next = Arc::new(segment(&self.folder, self.bytes, self.replica)?);
+        self.turn().next = Some(next);
+        Ok(())
+    }
+
+    /// Closes the current segment although it has room, unless there is nothing in it; does nothing while the next one is missing.
+    pub fn rotate(&self) {
+        let current = self.current.load_full();
+        if current.records() > 0 {
+            self.advance(&current);
+        }
+    }
+
+    /// The segments that take no more records and in which every one that was begun is written: to be sealed.
+    pub fn take_full(&self) -> Vec<Arc<Segment>> {
+        let mut turn = self.turn();
+        let (done, left) = std::mem::take(&mut turn.full)
+            .into_iter()
+            .partition(|segment| segment.is_finished());
+        turn.full = left;
+        done
+    }
+
+    /// Has everything that was appended before on disk when it returns. Blocks for the disk.
+    ///
+    /// Errors: the system's; the segment takes no more records then, and what is in it is in the kernel's hands.
+    pub fn sync(&self) -> Result<(), SegmentError> {
+        let mut segments = self.turn().full.clone();
+        segments.push(self.current.load_full());
+        for segment in segments {
+            if let Err(error) = segment.sync() {
+                self.advance(&segment);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends: closes the current segment, gives back what was only prepared, and returns the segments that are left to seal.
+    pub fn end(&self) -> Vec<Arc<Segment>> {
+        let current = self.current.load_full();
+        current.close();
+        let mut turn = self.turn();
+        if let Some(next) = turn.next.take() {
+            // Nothing was ever in it; what stays is found at the next start.
+            drop(std::fs::remove_file(next.path()));
+        }
+        let mut left = std::mem::take(&mut turn.full);
+        left.push(current);
+        left
+    }
+
+    /// Bytes on disk that segments take which are not sealed yet.
+    pub fn unsealed_bytes(&self) -> u64 {
+        let turn = self.turn();
+        let segments = turn.full.len() + 1 + usize::from(turn.next.is_some());
+        u64::from(self.bytes).saturating_mul(u64::try_from(segments).unwrap_or(u64::MAX))
+    }
+
+    fn turn(&self) -> MutexGuard<'_, Turn> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A segment with an id of its own; ids are in the order of time.
+fn segment(folder: &Path, bytes: u32, replica: [u8; 32]) -> Result<Segment, SegmentError> {
+    let id = Uuid::now_v7();
+    let (seconds, nanos) = id.get_timestamp().map_or((0, 0), |time| time.to_unix());
+    let began_us = i64::try_from(seconds)
+        .unwrap_or(i64::MAX)
+        .saturating_mul(1_000_000);
+    let header = Header {
+        id,
+        bytes,
+        began_us: began_us.saturating_add(i64::from(nanos / 1000)),
+        previous: [0; 32],
+        key: [0; 16],
+        replica,
+    };
+    Segment::create(&folder.join(format!("{id}.{EXTENSION}")), header)
+}
+
+#[cfg(test)]
+mod tests;
