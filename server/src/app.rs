@@ -3,6 +3,7 @@
 mod audit;
 mod check;
 mod effective;
+mod log;
 mod test;
 
 use std::future::Future;
@@ -12,7 +13,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use crossfade_models::{AtStart, ControlMode as Mode, RegistryOptions};
 use crossfade_runtimes::{Runtimes, RuntimesOptions};
 use tokio::net::{TcpListener, TcpSocket};
@@ -29,10 +30,11 @@ use crate::control::Changes;
 use crate::control::settings::LogSettings;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::metrics::{self, Metrics};
+use crate::recorder::Recorder;
 use crate::release::Releases;
 use crate::release::audited::Audited;
 use crate::servable::ServableLoader;
-use crate::service::Service;
+use crate::service::{Service, Written};
 use crate::telemetry::{self, LogControl};
 use crate::webhook::Webhook;
 use crate::{grpc, http};
@@ -53,6 +55,7 @@ pub fn main(command: Command) -> ExitCode {
         Command::Test(args) => test::run(&args),
         Command::Config(ConfigCommand::Effective(args)) => effective::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Audit(command) => audit::run(&command),
+        Command::Log(command) => log::run(&command),
         Command::Client(command) => return client::run(command),
         Command::Serve(flags) => serve(*flags),
     };
@@ -199,6 +202,21 @@ impl App {
             audit: audit.clone(),
             only_at: config.admin.v2_control.then_some(admin_at),
         };
+        let recorder = match &config.recorder {
+            None => None,
+            // Whoever wants every request recorded does not want them answered without.
+            Some(_) if data.is_none() => bail!(
+                "the inference log needs a data folder that can be written: choose one with --data-dir, or set log.enabled = false"
+            ),
+            Some(options) => {
+                let opened = Recorder::open(&config.data_dir, options);
+                Some(
+                    opened.context(
+                        "the inference log cannot be written; mend that, or set log.enabled = false",
+                    )?,
+                )
+            }
+        };
         let options = registry_options(&config)?;
         let approvers = Approvers::new(config.admin.approvers.clone(), &config.admin.tokens);
         let releases = Releases::new(&config.data_dir, audit, approvers, config.revision());
@@ -210,11 +228,17 @@ impl App {
         }
         let service = Service::new(
             config.limits,
-            config.log.access,
+            Written {
+                access_log: config.log.access,
+                recorder: recorder.clone(),
+            },
             counters,
             options,
             releases.clone(),
-            loader.knowing(releases.digests()).examined_by(releases.clone()),
+            loader
+                .knowing(releases.digests())
+                .recorded_by(recorder)
+                .examined_by(releases.clone()),
             changes,
         );
         if let Some(every) = config.release_looks {
@@ -277,6 +301,7 @@ impl App {
         self.webhooks.shutdown().await;
         let registry = self.service.registry().clone();
         let releases = self.service.releases().clone();
+        let recorder = self.service.recorder().cloned();
         let down = move || {
             releases.interrupt();
             // What was counted is kept before anything is waited for.
@@ -285,6 +310,8 @@ impl App {
             releases.end_copies();
             registry.shutdown();
         };
+        // No request comes any more; what is sealed now need not be at the next start.
+        let sealed = tokio::task::spawn_blocking(move || recorder.map(|recorder| recorder.close()));
         let joined = tokio::task::spawn_blocking(down);
         match tokio::time::timeout(JOINING, joined).await {
             Ok(Ok(())) => {}
@@ -293,6 +320,9 @@ impl App {
                 waited = ?JOINING,
                 "a model's run does not end; the process ends without it"
             ),
+        }
+        if let Err(error) = sealed.await {
+            tracing::error!(%error, "the inference log did not end");
         }
         tracing::info!("stopped");
         complete
@@ -385,4 +415,9 @@ fn raise_open_files() {
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::debug!(%error, "the limit of open files stays as it is");
     }
+}
+
+#[expect(clippy::print_stdout, reason = "the findings are the command's output")]
+fn say(line: &str) {
+    println!("{line}");
 }

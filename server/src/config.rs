@@ -22,6 +22,7 @@ use sha2::{Digest, Sha256};
 
 use crate::admin::{Approver, Token};
 use crate::outgoing::Target;
+use crate::recorder::RecorderConfig;
 use crate::release::NewsKind;
 use crate::service::Limits;
 use crate::webhook::Patience;
@@ -31,7 +32,7 @@ pub use client_args::{
 };
 pub use flags::{
     AuditCommand, CheckArgs, Cli, Command, ConfigCommand, DEFAULT_DATA_DIR, EffectiveArgs, ExportArgs, Flags,
-    TestArgs, VerifyArgs,
+    LogArgs, LogCommand, TestArgs, VerifyArgs,
 };
 
 /// What the code may rely on.
@@ -59,6 +60,8 @@ pub struct ServerConfig {
     pub limits: Limits,
     /// Logs.
     pub log: LogConfig,
+    /// The inference log, if it is kept.
+    pub recorder: Option<RecorderConfig>,
     /// From the first SIGTERM: not ready, but still accepting, so that load balancers notice.
     pub drain_grace: Duration,
     /// After the grace: how long in-flight requests may take.
@@ -290,6 +293,7 @@ impl ServerConfig {
                 filter: flags.log_filter.unwrap_or(file.logging.filter),
                 access: flags.access_log.unwrap_or(file.logging.access),
             },
+            recorder: file.log.resolve()?,
             drain_grace: flags
                 .drain_grace_secs
                 .map_or(file.drain_grace.0, Duration::from_secs),

@@ -129,6 +129,7 @@ pub async fn infer(
     let outputs = signature.resolve_outputs(names)?;
 
     scope.copy(headers, signature, &inputs, &outputs);
+    scope.asked(&routed, &inputs, rows);
     // Of a version that is being released: an answer is held against what was asked.
     let asked = match scope.is_canary() {
         true => inputs.clone(),
@@ -168,6 +169,7 @@ pub async fn infer(
     } = answer?;
     scope.answered(timings, rows);
     scope.read(signature, &outputs, &tensors, rows);
+    scope.told(&outputs, &tensors);
 
     let mut answers = Vec::with_capacity(tensors.len());
     for (index, tensor) in outputs.into_iter().zip(tensors) {

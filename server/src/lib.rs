@@ -33,6 +33,7 @@ pub mod control;
 pub mod admin;
 pub mod audit;
 pub mod data_dir;
+pub mod recorder;
 
 mod outgoing;
 pub mod webhook;

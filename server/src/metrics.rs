@@ -94,12 +94,20 @@ impl Metrics {
     }
 
     /// Everything, in Prometheus' text format. `loaded` are the versions that serve now; only their series, and
-    /// that of unknown models, are shown. `released` are the models whose versions are released.
-    pub fn render(&self, loaded: &[Loaded], released: &[Released]) -> String {
+    /// that of unknown models, are shown. `released` are the models whose versions are released, `log` the inference log.
+    pub fn render(
+        &self,
+        loaded: &[Loaded],
+        released: &[Released],
+        log: Option<&crate::recorder::Recorder>,
+    ) -> String {
         self.gauge(names::RESIDENT_BYTES).set(resident_bytes() as f64);
         let mut out = self.handle.render();
         render::versions(&mut out, loaded, &self.unknown);
         render::releases(&mut out, released);
+        if let Some(log) = log {
+            render::log(&mut out, log);
+        }
         out
     }
 }

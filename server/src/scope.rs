@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossfade_batcher::{Answer, Batcher, JobError, Timings};
+use crossfade_inference_log::{Batch, NO_SCHEMA, Origin, Record};
 use crossfade_models::Division;
 use crossfade_rollout::ledger::HardTrigger;
 use crossfade_rollout::routing::{RouteReason, Traffic};
@@ -13,6 +14,7 @@ use http::{HeaderMap, HeaderValue};
 
 pub use self::id::RequestId;
 use crate::metrics::Series;
+use crate::recorder::{Kept, Recorder};
 use crate::release::{Count, Fault, Reading, RequestCopy, Shadow};
 use crate::servable::Servable;
 use crate::service::Service;
@@ -41,6 +43,25 @@ impl Protocol {
             Protocol::Grpc => "grpc",
             Protocol::GrpcStream => "grpc_stream",
             Protocol::Http => "http",
+        }
+    }
+
+    /// The name in the inference log, which tells protocols apart and not their transports.
+    const fn logged(self) -> &'static str {
+        match self {
+            Protocol::Grpc | Protocol::GrpcStream => "grpc_v2",
+            Protocol::Http => "http_v2",
+        }
+    }
+
+    /// The code of a status in this protocol; of success where there is none.
+    fn code(self, status: Option<Status>) -> u16 {
+        match self {
+            Protocol::Grpc | Protocol::GrpcStream => {
+                let code = status.map_or(0, |status| i32::from(status.grpc()));
+                u16::try_from(code).unwrap_or_default()
+            }
+            Protocol::Http => status.map_or(200, |status| status.http().as_u16()),
         }
     }
 }
@@ -104,6 +125,8 @@ pub struct RequestScope {
     /// Whether its time is compared.
     is_timed: bool,
     answered: Option<(Timings, usize)>,
+    /// What the inference log keeps, where there is one.
+    kept: Option<Box<Kept>>,
     finished: bool,
 }
 
@@ -126,6 +149,7 @@ impl RequestScope {
             submitted: None,
             is_timed: false,
             answered: None,
+            kept: service.recorder().map(|_| Box::default()),
             finished: false,
         }
     }
@@ -314,6 +338,28 @@ impl RequestScope {
         self.service.releases().count(release, count);
     }
 
+    /// Notes why the request is not answered, for the inference log.
+    pub(crate) fn note_error(&mut self, message: &str) {
+        if let Some(kept) = &mut self.kept {
+            kept.error = Some(message.into());
+        }
+    }
+
+    /// Keeps what was asked of a version, once it fits the signature.
+    pub(crate) fn asked(&mut self, servable: &Servable, inputs: &[Option<Tensor>], rows: usize) {
+        if let Some(kept) = &mut self.kept {
+            kept.provenance = servable.provenance().cloned();
+            kept.asked(inputs, rows);
+        }
+    }
+
+    /// Keeps what was answered.
+    pub(crate) fn told(&mut self, outputs: &[usize], tensors: &[Tensor]) {
+        if let Some(kept) = &mut self.kept {
+            kept.answered(outputs, tensors);
+        }
+    }
+
     /// Notes that the request goes to the batcher now: the `decode` stage ends.
     pub(crate) fn submitted(&mut self, at: Instant) {
         self.submitted = Some(at);
@@ -327,6 +373,9 @@ impl RequestScope {
     /// Ends the request: after encoding, before the first response byte.
     pub async fn finish(mut self, outcome: Outcome) {
         self.end(outcome);
+        if let Some(recorder) = self.service.recorder() {
+            recorder.acknowledged().await;
+        }
     }
 
     fn end(&mut self, outcome: Outcome) {
@@ -368,8 +417,94 @@ impl RequestScope {
             (Outcome::Ok, ..) => series.success(self.protocol, 0, &[Duration::ZERO; 7]),
             (Outcome::Refused(status), ..) => series.failure(self.protocol, status, total),
         }
+        if let (Some(recorder), Some(kept)) = (self.service.recorder(), &self.kept) {
+            self.record(recorder, kept, outcome, &series, total);
+        }
         if self.service.access_log() {
             self.log(outcome, &series, total);
+        }
+    }
+
+    /// Writes the request's record.
+    fn record(&self, recorder: &Recorder, kept: &Kept, outcome: Outcome, series: &Series, total: Duration) {
+        let (status, status_code) = match outcome {
+            Outcome::Ok => ("ok", self.protocol.code(None)),
+            Outcome::Refused(status) => (status.name(), self.protocol.code(Some(status))),
+        };
+        let (ts_us, ts_mono_ns) = recorder.times(self.arrived);
+        let timings = self.answered.as_ref().map(|(timings, _)| timings);
+        let decode = self
+            .submitted
+            .map(|submitted| submitted.duration_since(self.arrived));
+        let encode = timings.zip(decode).map(|(timings, decode)| {
+            total.saturating_sub(decode + timings.queue + timings.gather + timings.compute + timings.scatter)
+        });
+        let times = [
+            decode,
+            timings.map(|timings| timings.queue),
+            timings.map(|timings| timings.gather),
+            timings.map(|timings| timings.compute),
+            timings.map(|timings| timings.scatter),
+            encode,
+            Some(total),
+        ];
+        let provenance = kept.provenance.as_deref();
+        // As in the registry: what clients make up would become folders of the log.
+        let model = series.version.map_or("", |_| &*series.model);
+        let version = series.version.map(|version| version.to_string());
+        let chosen = self.chosen.as_ref();
+        let release = chosen.and_then(|chosen| chosen.division.as_ref()?.release.as_deref());
+        let record = Record {
+            request_id: *self.id.as_bytes(),
+            ts_us,
+            ts_mono_ns,
+            outcome: status,
+            status_code,
+            protocol: self.protocol.logged(),
+            stage: self.stage(series.version),
+            rows: kept.rows,
+            times_us: times.map(|time| time.map(|time| u32::try_from(time.as_micros()).unwrap_or(u32::MAX))),
+            batch: timings.and_then(|timings| {
+                Some(Batch {
+                    id: recorder.batch_id(timings.started?),
+                    rows: u16::try_from(timings.batch_rows).unwrap_or(u16::MAX),
+                    index: 0,
+                })
+            }),
+            sampling_p: 1.0,
+            in_digest: kept.digest(),
+            trace_id: kept.trace_id,
+            shadow_of: None,
+            route_key_hash: chosen
+                .filter(|chosen| chosen.reason.is_randomised())
+                .map(|chosen| chosen.unit),
+            route_reason: chosen.map(|chosen| chosen.reason.name()),
+            release_id: release,
+            client_request_id: self.client_id.as_deref(),
+            error: kept.error.as_deref(),
+            caller: None,
+            origin: Origin {
+                model,
+                version: version.as_deref().unwrap_or_default(),
+                artifact_sha256: provenance.and_then(|provenance| provenance.artifact_sha256),
+                config_rev: provenance.and_then(|provenance| provenance.config_rev),
+                runtime: provenance.map(|provenance| provenance.runtime),
+                device: provenance.map(|provenance| provenance.device.as_str()),
+            },
+            tensors: kept.tensors(recorder.payload_max_bytes()),
+        };
+        recorder.record(
+            provenance.map_or(NO_SCHEMA, |provenance| provenance.schema),
+            &record,
+        );
+    }
+
+    /// What its version was when it was routed.
+    fn stage(&self, version: Option<u64>) -> &'static str {
+        let division = self.chosen.as_ref().and_then(|chosen| chosen.division.as_ref());
+        match division.map(|division| &division.traffic) {
+            Some(Traffic::Canary { candidate, .. }) if version == Some(*candidate) => "canary",
+            _ => "stable",
         }
     }
 

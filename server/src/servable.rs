@@ -23,6 +23,7 @@ use crossfade_models::config::finding;
 use crossfade_runtimes_core::{Model, ModelSignature, Tensor, TensorSpec};
 
 use crate::metrics::{Series, Snapshot};
+use crate::recorder::Provenance;
 use baseline::Baseline;
 use calibration::Meter;
 pub(crate) use loader::runtime_choice;
@@ -42,6 +43,8 @@ pub struct Servable {
     /// Why requests are not merged, for a model whose configuration was completed.
     unmerged: Option<String>,
     artifact_sha256: Option<String>,
+    /// What its records in the inference log say of it, if that is kept.
+    provenance: Option<Arc<Provenance>>,
     labels: Vec<Vec<String>>,
     /// Whether calibration leaves it as it is.
     rests: Arc<AtomicBool>,
@@ -127,6 +130,11 @@ impl Servable {
     /// Such as `onnxruntime_onnx`.
     pub fn platform(&self) -> &'static str {
         self.platform
+    }
+
+    /// What its records in the inference log say of it.
+    pub(crate) fn provenance(&self) -> Option<&Arc<Provenance>> {
+        self.provenance.as_ref()
     }
 
     /// sha256 of its files as they were loaded, hexadecimal; `None` where it was not taken.

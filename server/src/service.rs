@@ -12,6 +12,7 @@ use crate::arriving::Arriving;
 use crate::audit::AuditLog;
 use crate::control::Changes;
 use crate::metrics::{self, Loaded, Metrics, Series};
+use crate::recorder::Recorder;
 use crate::release::Releases;
 use crate::servable::ServableLoader;
 
@@ -23,10 +24,20 @@ pub struct Service {
     metrics: Arc<Metrics>,
     registry: Arc<Registry<ServableLoader>>,
     releases: Arc<Releases>,
+    recorder: Option<Arc<Recorder>>,
     pub(crate) changes: Changes,
     access_log: bool,
     draining: AtomicBool,
     ready: watch::Sender<bool>,
+}
+
+/// What is written of every request.
+#[derive(Default)]
+pub struct Written {
+    /// A line in the server's log.
+    pub access_log: bool,
+    /// A record in the inference log.
+    pub recorder: Option<Arc<Recorder>>,
 }
 
 /// Bounds that protect the process from its clients.
@@ -74,7 +85,7 @@ impl Service {
     /// A service over a registry that is made here but not started.
     pub fn new(
         limits: Limits,
-        access_log: bool,
+        written: Written,
         metrics: Arc<Metrics>,
         mut options: RegistryOptions,
         releases: Arc<Releases>,
@@ -91,8 +102,9 @@ impl Service {
             metrics,
             registry,
             releases,
+            recorder: written.recorder,
             changes,
-            access_log,
+            access_log: written.access_log,
             draining: AtomicBool::new(false),
             ready: watch::Sender::new(false),
         });
@@ -103,6 +115,11 @@ impl Service {
             }
         });
         service
+    }
+
+    /// The inference log, if it is kept.
+    pub(crate) fn recorder(&self) -> Option<&Arc<Recorder>> {
+        self.recorder.as_ref()
     }
 
     /// The bounds in force.
@@ -207,6 +224,7 @@ impl Service {
                 memory_bytes: version.memory_bytes(),
             })
             .collect();
-        self.metrics.render(&loaded, &self.releases.values())
+        self.metrics
+            .render(&loaded, &self.releases.values(), self.recorder.as_deref())
     }
 }

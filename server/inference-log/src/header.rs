@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! magic [8] | format u32 | bytes of the file u32 | segment id [16] | began, microseconds since 1970 i64 |
-//! digest of the segment before [32] | key id [16] | replica [32] | crc32 of all before u32 | zeros
+//! run [16] | key id [16] | replica [32] | crc32 of all before u32 | zeros
 //! ```
 //!
 //! Numbers are little-endian here and in the frames. No schema: the segment serves all models, and each record names its own.
@@ -13,7 +13,7 @@ use uuid::Uuid;
 pub const HEADER_BYTES: usize = 4096;
 const MAGIC: [u8; 8] = *b"xfsegm\r\n";
 const FORMAT: u32 = 1;
-const CRC_AT: usize = 120;
+const CRC_AT: usize = 104;
 
 /// What a segment says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,8 +24,8 @@ pub struct Header {
     pub bytes: u32,
     /// When it was begun, microseconds since 1970.
     pub began_us: i64,
-    /// sha256 of the segment before it, or zeros.
-    pub previous: [u8; 32],
+    /// Which start of the server wrote it.
+    pub run: Uuid,
     /// The key that its records are encrypted with, or zeros.
     pub key: [u8; 16],
     /// The server that wrote it: UTF-8, filled up with zeros.
@@ -65,7 +65,7 @@ impl Header {
         put(&self.bytes.to_le_bytes());
         put(self.id.as_bytes());
         put(&self.began_us.to_le_bytes());
-        put(&self.previous);
+        put(self.run.as_bytes());
         put(&self.key);
         put(&self.replica);
         let crc = crc32fast::hash(&page[..CRC_AT]);
@@ -92,9 +92,9 @@ impl Header {
             bytes: u32::from_le_bytes(field(page, 12)),
             id: Uuid::from_bytes(field(page, 16)),
             began_us: i64::from_le_bytes(field(page, 32)),
-            previous: field(page, 40),
-            key: field(page, 72),
-            replica: field(page, 88),
+            run: Uuid::from_bytes(field(page, 40)),
+            key: field(page, 56),
+            replica: field(page, 72),
         })
     }
 }
@@ -115,7 +115,7 @@ mod tests {
             id: Uuid::from_u128(7),
             bytes: 1 << 20,
             began_us: -5,
-            previous: [1; 32],
+            run: Uuid::from_u128(1),
             key: [2; 16],
             replica: *b"replica-of-the-first-test-here!!",
         }

@@ -26,6 +26,7 @@ mod columns;
 mod manifest;
 mod seal;
 mod table;
+mod verify;
 
 pub use error::{LogError, SegmentError};
 pub use frame::{FRAME_HEAD_BYTES, Kind, MAX_PAYLOAD_BYTES, Mark};
@@ -37,4 +38,5 @@ pub use scan::{Frame, Hole, Scan};
 pub use schema::{Column, NO_SCHEMA, Schema, Schemas};
 pub use seal::{Outcome, Sealer, schemas_in, segments_in};
 pub use segment::{Appended, Segment};
+pub use verify::{Verified, verify};
 pub use writer::{EXTENSION, Writer, Written};

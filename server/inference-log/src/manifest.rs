@@ -31,6 +31,8 @@ pub enum Entry {
 pub struct Sealed {
     /// Its id.
     pub segment: Uuid,
+    /// Which start of the server wrote it.
+    pub run: Uuid,
     /// Of all its bytes.
     pub sha256: Hash,
     /// The records of inferences that it had.

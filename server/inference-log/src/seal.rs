@@ -92,19 +92,7 @@ impl Sealer {
     ///
     /// Errors: the system's.
     pub fn found(&self) -> Result<Vec<PathBuf>, LogError> {
-        let folder = segments_in(&self.data_dir);
-        let read = || -> io::Result<Vec<PathBuf>> {
-            let mut found = Vec::new();
-            for entry in fs::read_dir(&folder)? {
-                let path = entry?.path();
-                if path.extension().is_some_and(|extension| extension == EXTENSION) {
-                    found.push(path);
-                }
-            }
-            found.sort();
-            Ok(found)
-        };
-        read().map_err(LogError::io(&folder, "reading it"))
+        found_in(&self.data_dir)
     }
 
     /// Seals a segment that nobody writes to, and removes it.
@@ -187,6 +175,7 @@ impl Sealer {
         }
         Ok(Sealed {
             segment: found.header.id,
+            run: found.header.run,
             sha256,
             records: u64::try_from(records).unwrap_or(u64::MAX),
             missing: read.gaps.iter().map(|gap| gap.count).sum(),
@@ -218,15 +207,32 @@ impl Sealer {
     }
 }
 
+/// The segments of a data folder, oldest first.
+pub(crate) fn found_in(data_dir: &Path) -> Result<Vec<PathBuf>, LogError> {
+    let folder = segments_in(data_dir);
+    let read = || -> io::Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&folder)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == EXTENSION) {
+                found.push(path);
+            }
+        }
+        found.sort();
+        Ok(found)
+    };
+    read().map_err(LogError::io(&folder, "reading it"))
+}
+
 /// What a segment holds, by kind.
-struct Read<'a> {
-    rows: Vec<Row<'a>>,
-    gaps: Vec<Gap>,
-    marks: Vec<RunMark>,
+pub(crate) struct Read<'a> {
+    pub(crate) rows: Vec<Row<'a>>,
+    pub(crate) gaps: Vec<Gap>,
+    pub(crate) marks: Vec<RunMark>,
 }
 
 impl<'a> Read<'a> {
-    fn of(found: &Scan<'a>) -> Self {
+    pub(crate) fn of(found: &Scan<'a>) -> Self {
         let mut read = Self {
             rows: Vec::new(),
             gaps: Vec::new(),

@@ -21,6 +21,7 @@ pub struct Writer {
     folder: PathBuf,
     bytes: u32,
     replica: [u8; 32],
+    run: Uuid,
     current: ArcSwap<Segment>,
     turn: Mutex<Turn>,
 }
@@ -47,17 +48,19 @@ impl Writer {
     ///
     /// * `bytes`: of a segment; a multiple of 4096, and more than two times the largest record
     /// * `replica`: which server this is; cut after 32 bytes
+    /// * `run`: which start of it
     ///
     /// Errors: as [`Segment::create`].
-    pub fn open(folder: &Path, bytes: u32, replica: &str) -> Result<Self, SegmentError> {
+    pub fn open(folder: &Path, bytes: u32, replica: &str, run: Uuid) -> Result<Self, SegmentError> {
         let mut name = [0; 32];
         let fits = replica.floor_char_boundary(name.len());
         name[..fits].copy_from_slice(&replica.as_bytes()[..fits]);
-        let first = segment(folder, bytes, name)?;
+        let first = segment(folder, bytes, name, run)?;
         Ok(Self {
             folder: folder.to_owned(),
             bytes,
             replica: name,
+            run,
             current: ArcSwap::from_pointee(first),
             turn: Mutex::new(Turn {
                 next: None,
@@ -103,7 +106,7 @@ impl Writer {
         if self.turn().next.is_some() {
             return Ok(());
         }
-        let next = Arc::new(segment(&self.folder, self.bytes, self.replica)?);
+        let next = Arc::new(segment(&self.folder, self.bytes, self.replica, self.run)?);
         self.turn().next = Some(next);
         Ok(())
     }
@@ -168,7 +171,7 @@ impl Writer {
 }
 
 /// A segment with an id of its own; ids are in the order of time.
-fn segment(folder: &Path, bytes: u32, replica: [u8; 32]) -> Result<Segment, SegmentError> {
+fn segment(folder: &Path, bytes: u32, replica: [u8; 32], run: Uuid) -> Result<Segment, SegmentError> {
     let id = Uuid::now_v7();
     let (seconds, nanos) = id.get_timestamp().map_or((0, 0), |time| time.to_unix());
     let began_us = i64::try_from(seconds)
@@ -178,7 +181,7 @@ fn segment(folder: &Path, bytes: u32, replica: [u8; 32]) -> Result<Segment, Segm
         id,
         bytes,
         began_us: began_us.saturating_add(i64::from(nanos / 1000)),
-        previous: [0; 32],
+        run,
         key: [0; 16],
         replica,
     };

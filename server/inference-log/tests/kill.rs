@@ -35,7 +35,7 @@ fn child() {
         id: Uuid::from_u128(0x5e67),
         bytes: BYTES,
         began_us: 0,
-        previous: [0; 32],
+        run: Uuid::nil(),
         key: [0; 16],
         replica: [0; 32],
     };

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use crossfade_journal::Head;
 use crossfade_journal::audit;
 
+use super::say;
 use crate::config::{AuditCommand, ExportArgs, VerifyArgs};
 use crate::data_dir::audit_in;
 
@@ -78,9 +79,4 @@ fn folder(data_dir: &Path) -> Result<PathBuf> {
         );
     }
     Ok(folder)
-}
-
-#[expect(clippy::print_stdout, reason = "the findings are the command's output")]
-fn say(line: &str) {
-    println!("{line}");
 }

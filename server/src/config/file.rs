@@ -12,14 +12,12 @@ use serde::de::{self, Visitor};
 use super::flags::DEFAULT_DATA_DIR;
 use super::{ConfigError, ControlMode, LOOPBACK, LogFormat};
 use crate::admin::Role;
+use crate::recorder::{Ack, RecorderConfig};
 use crate::release::NewsKind;
 use crate::service::Limits;
 
 /// Read if it is there and no other file is named.
 const DEFAULT_FILE: &str = "crossfade.toml";
-
-/// Tables that later milestones bring; naming one is an error that says so, never ignored.
-const NOT_YET: [&str; 1] = ["log"];
 
 /// The whole file. Every key is optional; the defaults stand in the `Default` of each table.
 #[derive(Debug, Clone, Deserialize)]
@@ -47,6 +45,8 @@ pub struct RawConfig {
     pub repository: RawRepository,
     /// Bounds.
     pub limits: RawLimits,
+    /// The inference log.
+    pub log: RawLog,
     /// The server's own log.
     pub logging: RawLogging,
     /// The audit.
@@ -73,6 +73,7 @@ impl Default for RawConfig {
             ort: RawOrt::default(),
             repository: RawRepository::default(),
             limits: RawLimits::default(),
+            log: RawLog::default(),
             logging: RawLogging::default(),
             audit: RawAudit::default(),
             webhook: Vec::new(),
@@ -292,6 +293,95 @@ impl Default for RawLogging {
     }
 }
 
+/// `[log]`: the inference log.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawLog {
+    /// Whether it is kept.
+    pub enabled: bool,
+    /// What an answer waits for.
+    pub ack: Ack,
+    /// What becomes of requests whose records do not fit.
+    pub on_full: OnFull,
+    /// The longest time until records are on disk.
+    pub sync: RawDuration,
+    /// The longest time until records are in a Parquet file.
+    pub seal_after: RawDuration,
+    /// How long files stay.
+    pub retention: RawDuration,
+    /// Bytes of all files.
+    pub max_bytes: u64,
+    /// Inputs and outputs.
+    pub payload: RawPayload,
+}
+
+/// `[log.payload]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawPayload {
+    /// Larger tensors are not kept, but in the digest of the inputs.
+    pub max_bytes: usize,
+}
+
+/// What becomes of requests whose records do not fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFull {
+    /// They are served, counted, and a gap in the log.
+    Drop,
+    /// They are refused.
+    Block,
+    /// Fewer of them are recorded.
+    Sample,
+}
+
+impl Default for RawLog {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            ack: Ack::Kernel,
+            on_full: OnFull::Drop,
+            sync: RawDuration(Duration::from_millis(100)),
+            seal_after: RawDuration(Duration::from_secs(60)),
+            retention: RawDuration(Duration::from_secs(7 * 86_400)),
+            max_bytes: 20_000_000_000,
+            payload: RawPayload::default(),
+        }
+    }
+}
+
+impl Default for RawPayload {
+    fn default() -> Self {
+        Self { max_bytes: 64 << 10 }
+    }
+}
+
+impl RawLog {
+    /// What the code may rely on; nothing where no log is kept.
+    ///
+    /// Errors: [`ConfigError::Value`].
+    pub(super) fn resolve(self) -> Result<Option<RecorderConfig>, ConfigError> {
+        let value = |key, reason: &str| ConfigError::Value {
+            key,
+            reason: reason.to_owned(),
+        };
+        if self.on_full != OnFull::Drop {
+            return Err(value("log.on_full", "only `drop` is built yet"));
+        }
+        if self.sync.0.is_zero() || self.seal_after.0.is_zero() {
+            return Err(value("log.sync, log.seal_after", "must be longer than zero"));
+        }
+        Ok(self.enabled.then_some(RecorderConfig {
+            ack: self.ack,
+            sync: self.sync.0,
+            seal_after: self.seal_after.0,
+            retention: self.retention.0,
+            max_bytes: self.max_bytes,
+            payload_max_bytes: self.payload.max_bytes,
+        }))
+    }
+}
+
 /// `[audit]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -399,11 +489,6 @@ impl RawConfig {
     ///
     /// Errors: what is wrong, with line and column; an unknown key with the nearest known one.
     pub fn parse(text: &str) -> Result<Self, String> {
-        if let Ok(table) = text.parse::<toml::Table>()
-            && let Some(key) = NOT_YET.into_iter().find(|key| table.contains_key(*key))
-        {
-            return Err(format!("`{key}` is not supported yet; remove it"));
-        }
         if let Ok(table) = text.parse::<toml::Table>()
             && table.get("admin").is_some_and(|admin| admin.get("jwt").is_some())
         {

@@ -33,6 +33,9 @@ pub enum Command {
     /// Check or print the record of every call that changed something
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// The record of every inference
+    #[command(subcommand)]
+    Log(LogCommand),
     /// Those that talk to a running server
     #[command(flatten)]
     Client(ClientCommand),
@@ -92,6 +95,28 @@ pub struct VerifyArgs {
     /// The head that the first line of an export follows, if it is not a whole audit
     #[arg(long, value_name = "SEQ:HASH", value_parser = head, requires = "export")]
     pub after: Option<Head>,
+}
+
+/// What to do with the inference log.
+#[derive(Debug, Subcommand)]
+pub enum LogCommand {
+    /// Check every file and count; the exit code is 1 where something was changed or lost, 2 where the log says what is missing
+    Verify(LogArgs),
+    /// Make Parquet files of what is not in one yet; no server may use the data folder
+    Seal(LogArgs),
+}
+
+/// Flags of `crossfade log`.
+#[derive(Debug, Args)]
+pub struct LogArgs {
+    /// The server's data folder
+    #[arg(
+        long,
+        env = "CROSSFADE_DATA_DIR",
+        value_name = "DIR",
+        default_value = DEFAULT_DATA_DIR
+    )]
+    pub data_dir: PathBuf,
 }
 
 /// Flags of `crossfade audit export`.

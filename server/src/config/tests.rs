@@ -9,6 +9,7 @@ fn flags(args: &[&str]) -> Flags {
         Command::Check(_)
         | Command::Test(_)
         | Command::Audit(_)
+        | Command::Log(_)
         | Command::Config(_)
         | Command::Client(_) => {
             unreachable!("the test asked for serve")
@@ -79,7 +80,7 @@ fn a_wrong_key_is_refused_with_the_nearest_name() {
     refused("[http]\nlisten_on = \"127.0.0.1:1\"", "did you mean `listen`?");
     refused("exit_timeuot = \"1s\"", "did you mean `exit_timeout`?");
     refused("exit_timeout = \"1\"", "such as \"5ms\"");
-    refused("[log]\nenabled = true", "`log` is not supported yet");
+    refused("[log]\nenable = true", "did you mean `enabled`?");
 }
 
 #[test]

@@ -44,6 +44,11 @@ impl Failure {
         self.oversize
     }
 
+    /// What the client is told.
+    pub(super) fn message(&self) -> &str {
+        &self.refusal.message
+    }
+
     /// How the request is recorded.
     pub(super) fn outcome(&self) -> Outcome {
         Outcome::Refused(self.refusal.status)

@@ -224,7 +224,13 @@ async fn answer(call: Arc<Call>, message: Received, arrived: Instant) -> Answer 
     }
     let mut asked = Asked::default();
     let answer = answer_in_scope(&call, &mut scope, message, &mut asked).await;
-    let outcome = answer.as_ref().map_or_else(Failure::outcome, |_| Outcome::Ok);
+    let outcome = match &answer {
+        Ok(_) => Outcome::Ok,
+        Err(failure) => {
+            scope.note_error(failure.message());
+            failure.outcome()
+        }
+    };
     let served = scope.served();
     scope.finish(outcome).await;
     match answer {

@@ -36,7 +36,13 @@ where
     let mut scope = RequestScope::open(&service, Protocol::Grpc, arrived);
     let id = scope.id();
     let answer = answer(&service, &mut scope, &head.headers, body).await;
-    let outcome = answer.as_ref().map_or_else(Failure::outcome, |_| Outcome::Ok);
+    let outcome = match &answer {
+        Ok(_) => Outcome::Ok,
+        Err(failure) => {
+            scope.note_error(failure.message());
+            failure.outcome()
+        }
+    };
     let served = scope.served();
     scope.finish(outcome).await;
     // The permit is held until the answer is on its way.

@@ -42,6 +42,7 @@ pub(super) async fn answer(
         Ok(_) => Outcome::Ok,
         Err(failure) => {
             scope.note_target(&model.name, &model.version);
+            scope.note_error(&failure.message());
             failure.outcome()
         }
     };

@@ -211,6 +211,47 @@ pub(super) const RELEASES: [&Name; 17] = [
     &WARM_VERSIONS,
 ];
 
+pub(super) const LOG_RECORDS: Name = name(
+    "crossfade_log_records_total",
+    "counter",
+    "Requests with a record in the inference log",
+);
+pub(super) const LOG_LOST: Name = name(
+    "crossfade_log_lost_records_total",
+    "counter",
+    "Requests without one, by reason; each is in a gap record",
+);
+pub(super) const LOG_BYTES: Name = name(
+    "crossfade_log_bytes_total",
+    "counter",
+    "Bytes of records in segments",
+);
+pub(super) const LOG_SEALED: Name = name(
+    "crossfade_log_sealed_rows_total",
+    "counter",
+    "Records in Parquet files",
+);
+pub(super) const LOG_BUFFER: Name = name(
+    "crossfade_log_buffer_bytes",
+    "gauge",
+    "Bytes on disk of segments that are not sealed",
+);
+pub(super) const LOG_FAILURES: Name = name(
+    "crossfade_log_failures_total",
+    "counter",
+    "Times that the disk refused the inference log: the server's log says what",
+);
+
+/// Every series of the inference log.
+pub(super) const LOG: [&Name; 6] = [
+    &LOG_RECORDS,
+    &LOG_LOST,
+    &LOG_BYTES,
+    &LOG_SEALED,
+    &LOG_BUFFER,
+    &LOG_FAILURES,
+];
+
 /// Whether the server is ready.
 pub const READY: &str = "crossfade_ready";
 /// Open connections of all listeners.

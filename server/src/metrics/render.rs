@@ -2,11 +2,12 @@
 
 use std::fmt::Write;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::names::{self, Name};
 use super::series::{Series, Stage};
 use super::{Loaded, Released};
+use crate::recorder::Recorder;
 use crate::scope::Protocol;
 use crate::status::Status;
 
@@ -100,6 +101,30 @@ pub(super) fn releases(out: &mut String, released: &[Released]) {
                 text.sample(name.name, &format!("{model}{comma}{label}"), value);
             };
             release.samples(name, &mut sample);
+        }
+    }
+}
+
+/// Appends the series of the inference log.
+pub(super) fn log(out: &mut String, recorder: &Recorder) {
+    let mut text = Text { out };
+    let counts = recorder.counts();
+    let of = |count: &AtomicU64| count.load(Relaxed) as f64;
+    let lost = [("full", of(&counts.lost_full)), ("size", of(&counts.lost_size))];
+    let plain = |value| vec![(String::new(), value)];
+    let values = [
+        plain(of(&counts.recorded)),
+        lost.map(|(reason, count)| (format!("reason=\"{reason}\""), count))
+            .into(),
+        plain(of(&counts.bytes)),
+        plain(of(&counts.sealed)),
+        plain(recorder.unsealed_bytes() as f64),
+        plain(of(&counts.failures)),
+    ];
+    for (name, values) in names::LOG.into_iter().zip(values) {
+        text.head(name);
+        for (labels, value) in values {
+            text.sample(name.name, &labels, value);
         }
     }
 }
@@ -269,7 +294,11 @@ impl Text<'_> {
     }
 
     fn sample(&mut self, name: &str, labels: &str, value: f64) {
-        writeln!(self.out, "{name}{{{labels}}} {value}").expect("a String takes any text");
+        let written = match labels {
+            "" => writeln!(self.out, "{name} {value}"),
+            _ => writeln!(self.out, "{name}{{{labels}}} {value}"),
+        };
+        written.expect("a String takes any text");
     }
 
     fn each(&mut self, name: &Name, loaded: &[Loaded], value: impl Fn(&Loaded) -> f64) {
@@ -303,7 +332,7 @@ pub(super) fn markdown() -> String {
     for Name { name, kind, help } in names::versioned() {
         writeln!(out, "| `{name}` | {kind} | {help} |").expect("a String takes any text");
     }
-    for Name { name, kind, help } in names::RELEASES {
+    for Name { name, kind, help } in names::RELEASES.into_iter().chain(names::LOG) {
         writeln!(out, "| `{name}` | {kind} | {help} |").expect("a String takes any text");
     }
     for Name { name, kind, help } in [names::AUDIT_RECORDS, names::WEBHOOK_DELIVERIES] {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 
 use crossfade_batcher::{Batcher, BatcherOptions, InstanceFactory, QueuePolicy, TimeoutAction};
+use crossfade_journal::Hash;
 use crossfade_models::config::{self, ModelConfig, RuntimeChoice};
 use crossfade_models::{LoadError, LoadRequest, Loaded, Loader, State};
 use crossfade_runtimes::Runtimes;
@@ -22,6 +23,7 @@ use super::baseline::{Baseline, Kept};
 use super::calibration::{Artifact, Calibrator, Candidate, Known, Meter, Way};
 use super::{Counter, Running, Servable, priority, probe, warm_up};
 use crate::metrics::Metrics;
+use crate::recorder::{Provenance, Recorder};
 use crate::release::Digests;
 use crate::service::Limits;
 
@@ -48,6 +50,7 @@ pub struct ServableLoader {
     /// Without one every version that loads may serve.
     examiner: Option<Arc<dyn Examiner>>,
     digests: Option<Arc<Digests>>,
+    recorder: Option<Arc<Recorder>>,
 }
 
 impl ServableLoader {
@@ -75,7 +78,13 @@ impl ServableLoader {
             calibrator,
             examiner: None,
             digests: None,
+            recorder: None,
         }
+    }
+
+    /// Has requests of what is loaded recorded.
+    pub(crate) fn recorded_by(self, recorder: Option<Arc<Recorder>>) -> Self {
+        Self { recorder, ..self }
     }
 
     /// Has the digests of what is loaded told.
@@ -216,8 +225,22 @@ impl Loader for ServableLoader {
             observer,
             kept: Kept::default(),
         };
+        let provenance = self.recorder.as_ref().map(|recorder| {
+            // Before the version is routed: a record never names a schema that is not on disk.
+            Arc::new(Provenance {
+                schema: recorder.schema(&signature),
+                artifact_sha256: artifact_sha256.as_deref().and_then(hash),
+                config_rev: hash(&config.config_rev),
+                runtime: runtime.name(),
+                device: match config.instances.device {
+                    Device::Cpu => "cpu".to_owned(),
+                    Device::Cuda(index) => format!("cuda:{index}"),
+                },
+            })
+        });
         let servable = Servable {
             name,
+            provenance,
             version,
             labels: labels(&signature, &config),
             signature,
@@ -357,6 +380,11 @@ impl ServableLoader {
             lend_within: Some(self.lend_within).filter(|within| !within.is_zero()),
         }
     }
+}
+
+/// The bytes of a sha256 in hexadecimal digits.
+fn hash(digits: &str) -> Option<[u8; 32]> {
+    digits.parse().ok().map(|Hash(bytes)| bytes)
 }
 
 fn level(level: u64) -> u32 {

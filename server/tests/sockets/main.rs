@@ -15,6 +15,7 @@ mod gates;
 mod grpc;
 mod harness;
 mod http_transport;
+mod inference_log;
 mod life;
 mod listing;
 mod outputs;

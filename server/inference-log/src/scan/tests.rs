@@ -14,7 +14,7 @@ fn written(payloads: &[Vec<u8>]) -> Vec<u8> {
         id: Uuid::from_u128(0x0102_0304),
         bytes: BYTES,
         began_us: 1,
-        previous: [0; 32],
+        run: Uuid::nil(),
         key: [0; 16],
         replica: [0; 32],
     };

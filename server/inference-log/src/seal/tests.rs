@@ -45,7 +45,7 @@ fn data() -> Data {
     let number = schemas.number(&schema).unwrap();
     assert_eq!(schemas.number(&schema).unwrap(), number, "the same one");
     Data {
-        writer: Writer::open(&segments_in(folder.path()), BYTES, "here").unwrap(),
+        writer: Writer::open(&segments_in(folder.path()), BYTES, "here", Uuid::from_u128(6)).unwrap(),
         folder,
         schema: number,
     }

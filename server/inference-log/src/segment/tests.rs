@@ -11,7 +11,7 @@ pub(crate) fn header(id: u128) -> Header {
         id: Uuid::from_u128(id),
         bytes: BYTES,
         began_us: 0,
-        previous: [0; 32],
+        run: Uuid::nil(),
         key: [0; 16],
         replica: [0; 32],
     }

@@ -13,6 +13,7 @@ fn writer(folder: &Path) -> Writer {
         folder,
         BYTES,
         "a replica whose name is much too long for a header",
+        Uuid::nil(),
     )
     .unwrap()
 }

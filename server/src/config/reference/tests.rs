@@ -59,7 +59,8 @@ fn every_flag_has_a_variable_and_a_meaning() {
 fn every_key_of_the_file_is_in_the_reference() {
     let top = accepted("nonsense = 1");
     assert!(top.len() > 5, "the refusal lists the keys: {top:?}");
-    for key in top.iter().filter(|key| *key != "model") {
+    let mut left: Vec<String> = top.into_iter().filter(|key| key != "model").collect();
+    while let Some(key) = left.pop() {
         if SERVER.iter().any(|known| known.key == key) {
             continue;
         }
@@ -67,13 +68,7 @@ fn every_key_of_the_file_is_in_the_reference() {
         let mut inner = accepted(&format!("[{key}]\nnonsense = 1"));
         inner.extend(accepted(&format!("[[{key}]]\nnonsense = 1")));
         assert!(!inner.is_empty(), "`{key}`: add it to SERVER");
-        for inner in inner {
-            let full = format!("{key}.{inner}");
-            assert!(
-                SERVER.iter().any(|known| known.key == full),
-                "`{full}`: add it to SERVER"
-            );
-        }
+        left.extend(inner.into_iter().map(|inner| format!("{key}.{inner}")));
     }
 }
 

@@ -1,0 +1,71 @@
+//! `crossfade log`: checks and seals the inference log, without a server.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use crossfade_inference_log::{segments_in, verify};
+
+use super::say;
+use crate::config::LogCommand;
+use crate::data_dir::DataDir;
+use crate::recorder::seal_all;
+
+/// More than is shown of anything.
+const SHOWN: usize = 20;
+
+/// Runs `verify` or `seal`.
+///
+/// Errors: a log that cannot be read, a data folder that a server uses.
+pub(super) fn run(command: &LogCommand) -> Result<ExitCode> {
+    match command {
+        LogCommand::Verify(args) => verified(&args.data_dir),
+        LogCommand::Seal(args) => seal(&args.data_dir),
+    }
+}
+
+fn verified(data_dir: &Path) -> Result<ExitCode> {
+    exists(data_dir)?;
+    let found = verify(data_dir)?;
+    say(&format!(
+        "{} records, {} files as they were written",
+        found.records, found.files
+    ));
+    list("missing", &found.gaps);
+    list("damaged", &found.damaged);
+    Ok(match (found.damaged.is_empty(), found.missing) {
+        (false, _) => ExitCode::from(1),
+        (true, 0) => ExitCode::SUCCESS,
+        (true, missing) => {
+            say(&format!("{missing} requests are missing, and the log says so"));
+            ExitCode::from(2)
+        }
+    })
+}
+
+fn list(what: &str, lines: &[String]) {
+    for line in lines.iter().take(SHOWN) {
+        say(&format!("{what}: {line}"));
+    }
+    if let Some(more) = lines.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+        say(&format!("{what}: and {more} more"));
+    }
+}
+
+fn seal(data_dir: &Path) -> Result<ExitCode> {
+    exists(data_dir)?;
+    let _held = DataDir::open(data_dir)?;
+    let rows = seal_all(data_dir)?;
+    say(&format!("{rows} records are in Parquet files now"));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn exists(data_dir: &Path) -> Result<()> {
+    if segments_in(data_dir).is_dir() {
+        return Ok(());
+    }
+    bail!(
+        "there is no inference log in the data folder `{}`; name the server's with --data-dir",
+        data_dir.display()
+    )
+}

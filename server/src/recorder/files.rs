@@ -1,0 +1,157 @@
+//! The files of the log: segments sealed, old ones removed.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crossfade_inference_log::{Entry, LogError, Outcome, Sealer};
+use crossfade_journal::audit::Timestamp;
+use uuid::Uuid;
+
+use super::RecorderConfig;
+
+/// Between two attempts to seal a segment.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// The files, and how long they stay.
+pub(super) struct Held {
+    data_dir: PathBuf,
+    sealer: Sealer,
+    retention: Duration,
+    max_bytes: u64,
+}
+
+/// What came of a segment.
+#[derive(Debug, Default)]
+pub(super) struct Tried {
+    pub(super) rows: u64,
+    pub(super) failures: u64,
+}
+
+impl Held {
+    pub(super) fn new(data_dir: &Path, sealer: Sealer, config: &RecorderConfig) -> Self {
+        Self {
+            data_dir: data_dir.to_owned(),
+            sealer,
+            retention: config.retention,
+            max_bytes: config.max_bytes,
+        }
+    }
+
+    /// Removes files of days that are too long ago, and the oldest until the others are small enough.
+    ///
+    /// Errors: the manifest's; the files stay then, or are removed the next time.
+    pub(super) fn sweep(&mut self) -> Result<(), LogError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let oldest = day(now.saturating_sub(self.retention));
+        let files = &self.sealer.manifest().content().files;
+        let mut dated: Vec<(String, String, u64)> = files
+            .values()
+            .map(|file| (date_of(&file.path), file.path.clone(), file.bytes))
+            .collect();
+        dated.sort();
+        let mut left: u64 = dated.iter().map(|(.., bytes)| bytes).sum();
+        let mut removed = Vec::new();
+        let mut reason = "retention";
+        for (date, path, bytes) in dated {
+            let is_old = !date.is_empty() && date < oldest;
+            if !is_old && left <= self.max_bytes {
+                continue;
+            }
+            if !is_old {
+                reason = "max_bytes";
+            }
+            left -= bytes;
+            removed.push(path);
+        }
+        if removed.is_empty() {
+            return Ok(());
+        }
+        tracing::info!(
+            files = removed.len(),
+            reason,
+            "files of the inference log are removed"
+        );
+        // Said first: a file that nobody names is no harm, one that is named and gone looks like damage.
+        let entry = Entry::Removed {
+            files: removed.clone(),
+            reason: reason.to_owned(),
+        };
+        self.sealer.manifest().append(entry)?;
+        for path in &removed {
+            let path = self.data_dir.join(path);
+            match std::fs::remove_file(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(source) => {
+                    return Err(LogError::Io {
+                        path,
+                        doing: "removing it",
+                        source,
+                    });
+                }
+            }
+            // The folder of a day, version or model goes with its last file.
+            for folder in path.ancestors().skip(1).take(3) {
+                if std::fs::remove_dir(folder).is_err() {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Seals a segment, again and again until it is done or the log ends; what is not done then is sealed at the next start.
+///
+/// * `rests`: waits so long, and says whether the log ends
+pub(super) fn seal(held: &mut Held, path: &Path, rests: impl Fn(Duration) -> bool) -> Tried {
+    let mut tried = Tried::default();
+    loop {
+        match held.sealer.seal(path) {
+            Ok(Outcome::Sealed(sealed)) => {
+                tracing::debug!(segment = %sealed.segment, records = sealed.records, files = sealed.files.len(), "sealed");
+                tried.rows = sealed.records;
+                return tried;
+            }
+            Ok(Outcome::Again | Outcome::Aside(_) | Outcome::Empty) => return tried,
+            Err(error) => {
+                tried.failures += 1;
+                tracing::error!(%error, "a segment of the inference log that is not sealed");
+                if rests(AGAIN) {
+                    return tried;
+                }
+            }
+        }
+    }
+}
+
+/// Seals every segment of a data folder that no server uses. Returns the rows that became files.
+///
+/// Errors: as [`Sealer::open`] and [`Sealer::seal`].
+pub(crate) fn seal_all(data_dir: &Path) -> Result<u64, LogError> {
+    let mut sealer = Sealer::open(data_dir)?;
+    let mut rows = 0;
+    for path in sealer.found()? {
+        if let Outcome::Sealed(sealed) = sealer.seal(&path)? {
+            rows += sealed.records;
+        }
+    }
+    Ok(rows)
+}
+
+/// The day that a file is of: by its folder, or by the id of its segment.
+fn date_of(path: &str) -> String {
+    let folder = path.split('/').find_map(|part| part.strip_prefix("date="));
+    let segment = || {
+        let name = path.rsplit('/').next()?.strip_suffix(".parquet")?;
+        let (seconds, _) = Uuid::parse_str(name).ok()?.get_timestamp()?.to_unix();
+        Some(day(Duration::from_secs(seconds)))
+    };
+    folder.map(str::to_owned).or_else(segment).unwrap_or_default()
+}
+
+fn day(since: Duration) -> String {
+    let micros = i64::try_from(since.as_micros()).unwrap_or(i64::MAX);
+    let text = Timestamp::from_unix_micros(micros).map(|time| time.to_string());
+    text.map_or_else(|_| String::new(), |text| text[..10].to_owned())
+}

@@ -1,0 +1,276 @@
+//! Every request is one record of the inference log, whatever became of it.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path;
+use std::time::Duration;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float32Type, UInt16Type, UInt32Type};
+use arrow_array::{Array, RecordBatch};
+use crossfade_inference_log::{Content, verify};
+use crossfade_server::recorder::{Ack, RecorderConfig};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use tonic::{Code, Request};
+
+use crate::harness::{Repository, Server};
+use crate::release::{INFER, message, version_file};
+
+fn config(ack: Ack) -> RecorderConfig {
+    RecorderConfig {
+        ack,
+        sync: Duration::from_millis(10),
+        seal_after: Duration::from_secs(3600),
+        retention: Duration::from_secs(86_400),
+        max_bytes: 1 << 30,
+        payload_max_bytes: 1 << 10,
+    }
+}
+
+async fn serving(repository: Repository, data: &Path, ack: Ack) -> Server {
+    let data = data.to_owned();
+    let server = Server::start_with(repository, |options| {
+        options.data_dir = data;
+        options.recorder = Some(config(ack));
+    });
+    let server = server.await;
+    server.wait_ready().await;
+    server
+}
+
+/// Every row of the log.
+fn tables(data: &Path) -> Vec<RecordBatch> {
+    let content = Content::read(data).unwrap();
+    let paths = content.files.keys().filter(|path| path.starts_with("log/"));
+    let tables = paths.map(|path| {
+        let file = File::open(data.join(path)).unwrap();
+        let mut reader = ParquetRecordBatchReaderBuilder::try_new(file)
+            .unwrap()
+            .build()
+            .unwrap();
+        reader.next().unwrap().unwrap()
+    });
+    tables.collect()
+}
+
+fn text<'a>(table: &'a RecordBatch, column: &str, row: usize) -> Option<&'a str> {
+    let column = table.column_by_name(column).unwrap().as_string::<i32>();
+    column.is_valid(row).then(|| column.value(row))
+}
+
+fn ids(tables: &[RecordBatch]) -> Vec<String> {
+    let ids = tables.iter().flat_map(|table| {
+        let ids = table.column_by_name("request_id").unwrap().as_fixed_size_binary();
+        (0..table.num_rows()).map(|row| {
+            let bytes: [u8; 16] = ids.value(row).try_into().unwrap();
+            uuid::Uuid::from_bytes(bytes).to_string()
+        })
+    });
+    ids.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_outcome_of_both_protocols_is_one_record() {
+    for ack in [Ack::Kernel, Ack::Disk] {
+        every_outcome(ack).await;
+    }
+}
+
+async fn every_outcome(ack: Ack) {
+    let data = tempfile::tempdir().unwrap();
+    let repository = Repository::new();
+    repository.add("m", 1, &format!("{}fail_on 13\n", version_file(1)), "");
+    repository.add("slow", 1, &format!("{}delay_ms 200\n", version_file(1)), "");
+    let server = serving(repository, data.path(), ack).await;
+    let mut seen = Vec::new();
+    let bad = INFER.replace("[1,2]}", "[1]}");
+    let broken = "{";
+    let failing = INFER.replace("\"data\":[1,2]", "\"data\":[13,2]");
+    let posts: [(&str, &str, (&str, &str), u16); 6] = [
+        ("/v2/models/m/infer", INFER, ("x-request-id", "mine"), 200),
+        ("/v2/models/m/infer", &bad, ("x-nothing", ""), 400),
+        ("/v2/models/m/infer", broken, ("x-nothing", ""), 400),
+        ("/v2/models/nobody/infer", INFER, ("x-nothing", ""), 404),
+        ("/v2/models/m/infer", &failing, ("x-nothing", ""), 500),
+        (
+            "/v2/models/slow/infer",
+            INFER,
+            ("x-request-timeout-ms", "20"),
+            504,
+        ),
+    ];
+    for (path, body, header, status) in posts {
+        let answer = server.post_with(path, &[header], body.as_bytes()).await;
+        assert_eq!(answer.status, status, "{path} {body}: {answer:?}");
+        seen.push(answer.headers["x-request-id"].clone());
+    }
+    let mut grpc = server.grpc().await;
+    let mut wrong = message();
+    wrong.inputs[0].datatype = "INT8".into();
+    for (message, code) in [(message(), Code::Ok), (wrong, Code::InvalidArgument)] {
+        let (got, metadata) = match grpc.model_infer(Request::new(message)).await {
+            Ok(answer) => (Code::Ok, answer.metadata().clone()),
+            Err(refusal) => (refusal.code(), refusal.metadata().clone()),
+        };
+        assert_eq!(got, code);
+        seen.push(metadata.get("x-request-id").unwrap().to_str().unwrap().to_owned());
+    }
+    let streamed = tokio_stream::iter([message(), message()]);
+    let mut answers = grpc.model_stream_infer(streamed).await.unwrap().into_inner();
+    let mut answered = 0;
+    while answers.message().await.unwrap().is_some() {
+        answered += 1;
+    }
+    assert_eq!(answered, 2);
+    // One that goes away.
+    let mut other = server.grpc().await;
+    let mut gone = message();
+    gone.model_name = "slow".into();
+    let cut = tokio::time::timeout(Duration::from_millis(50), other.model_infer(gone)).await;
+    assert!(cut.is_err());
+    drop(other);
+    while server.app.service.permits().requests() > 0 {
+        tokio::task::yield_now().await;
+    }
+    let scrape = server.scrape().await;
+    server.stop().await;
+
+    let tables = tables(data.path());
+    let mut outcomes: BTreeMap<(String, String, u16), usize> = BTreeMap::new();
+    for table in &tables {
+        let codes = table
+            .column_by_name("status_code")
+            .unwrap()
+            .as_primitive::<UInt16Type>();
+        for row in 0..table.num_rows() {
+            let of = |column| text(table, column, row).unwrap().to_owned();
+            *outcomes
+                .entry((of("protocol"), of("outcome"), codes.value(row)))
+                .or_default() += 1;
+        }
+    }
+    let found: Vec<(&str, &str, u16, usize)> = outcomes
+        .iter()
+        .map(|((protocol, outcome, code), count)| (protocol.as_str(), outcome.as_str(), *code, *count))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("grpc_v2", "cancelled", 1, 1),
+            ("grpc_v2", "invalid_input", 3, 1),
+            ("grpc_v2", "ok", 0, 3),
+            ("http_v2", "deadline_exceeded", 504, 1),
+            ("http_v2", "internal", 500, 1),
+            ("http_v2", "invalid_input", 400, 2),
+            ("http_v2", "not_found", 404, 1),
+            ("http_v2", "ok", 200, 1),
+        ]
+    );
+    let recorded = ids(&tables);
+    for id in &seen {
+        assert_eq!(recorded.iter().filter(|other| *other == id).count(), 1, "{id}");
+    }
+    let total = recorded.len();
+    assert!(
+        scrape.contains(&format!("crossfade_log_records_total {total}\n")),
+        "{scrape}"
+    );
+    assert!(
+        scrape.contains("crossfade_log_lost_records_total{reason=\"full\"} 0\n"),
+        "{scrape}"
+    );
+    let verified = verify(data.path()).unwrap();
+    assert_eq!((verified.records as usize, verified.missing), (total, 0));
+    assert_eq!(
+        (verified.damaged.len(), verified.gaps.len()),
+        (0, 0),
+        "{verified:?}"
+    );
+}
+
+/// What was sent, what was answered, by which files, and how long it took.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_holds_what_was_asked_and_answered() {
+    let data = tempfile::tempdir().unwrap();
+    let repository = Repository::new();
+    repository.add("m", 1, &version_file(1), "");
+    let server = serving(repository, data.path(), Ack::Kernel).await;
+    let answer = server
+        .post_with(
+            "/v2/models/m/infer",
+            &[("x-request-id", "mine")],
+            INFER.as_bytes(),
+        )
+        .await;
+    assert_eq!(answer.status, 200);
+    let digest = server.get("/v2/models/m/config").await.json();
+    let digest = digest["parameters"]["crossfade.artifact_sha256"]["string_value"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    // Larger than is kept.
+    let long: Vec<String> = (0..600).map(|value| value.to_string()).collect();
+    let long = format!(
+        r#"{{"inputs":[{{"name":"x","datatype":"FP32","shape":[300,2],"data":[{}]}}]}}"#,
+        long.join(",")
+    );
+    assert_eq!(server.post("/v2/models/m/infer", long).await.status, 200);
+    server.stop().await;
+    let tables = tables(data.path());
+    let [table] = tables.as_slice() else {
+        panic!("{} tables", tables.len())
+    };
+    assert_eq!(text(table, "client_request_id", 0), Some("mine"));
+    assert_eq!(
+        (text(table, "model", 0), text(table, "version", 0)),
+        (Some("m"), Some("1"))
+    );
+    assert_eq!(
+        (text(table, "route_reason", 0), text(table, "stage", 0)),
+        (Some("only"), Some("stable"))
+    );
+    assert_eq!(
+        (text(table, "runtime", 0), text(table, "device", 0)),
+        (Some("fake"), Some("cpu"))
+    );
+    assert_eq!(text(table, "error", 0), None);
+    let artifact = table
+        .column_by_name("artifact_sha256")
+        .unwrap()
+        .as_fixed_size_binary();
+    let artifact: String = artifact
+        .value(0)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    assert_eq!(artifact, digest);
+    // `x` is [-1, 2]: a column per element of the row.
+    for (column, value) in [
+        ("in.x.0", 1.0),
+        ("in.x.1", 2.0),
+        ("out.y.0", 2.0),
+        ("out.y.1", 3.0),
+    ] {
+        let column = table
+            .column_by_name(column)
+            .unwrap()
+            .as_primitive::<Float32Type>();
+        assert_eq!((column.value(0), column.is_null(1)), (value, true));
+    }
+    let rows = table
+        .column_by_name("n_rows")
+        .unwrap()
+        .as_primitive::<UInt32Type>();
+    assert_eq!(rows.values(), &[1, 300]);
+    let digests = table.column_by_name("in_digest").unwrap().as_fixed_size_binary();
+    assert!(
+        digests.is_valid(1) && digests.value(0) != digests.value(1),
+        "also of what is not kept"
+    );
+    for stage in [
+        "decode", "queue", "gather", "compute", "scatter", "encode", "total",
+    ] {
+        let took = table.column_by_name(&format!("{stage}_us")).unwrap();
+        assert_eq!(took.null_count(), 0, "{stage}");
+    }
+}
