@@ -8,6 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
+use crossfade_inference_log::Record;
+use crossfade_inference_log::scan::scan;
 use crossfade_journal::keys::{PublicKey, Signature, SigningKey};
 use crossfade_journal::{Head, audit};
 use crossfade_models::config::{self, Completion, RawConfig};
@@ -168,6 +170,32 @@ pub fn journal(data: &[u8]) {
     }
 }
 
+/// A segment of the inference log, and records: the bytes behind a first one that says which. What is read of a segment lies in it,
+/// in order; a record is written as it was read.
+pub fn segment(data: &[u8]) {
+    match data.split_first() {
+        Some((0, record)) => {
+            let Ok(read) = Record::decode(record) else { return };
+            let mut again = Vec::new();
+            read.encode(&mut again);
+            read.tensors.iter().for_each(|tensor| again.extend(tensor.bytes));
+            let again = Record::decode(&again).expect("what was written is read");
+            assert_eq!(format!("{again:?}"), format!("{read:?}"));
+        }
+        Some((_, segment)) => {
+            let Ok(found) = scan(segment) else { return };
+            let numbers = found.frames.windows(2).all(|pair| pair[0].seq < pair[1].seq);
+            assert!(numbers, "records out of order");
+            let bytes: usize = found.frames.iter().map(|frame| frame.payload.len()).sum();
+            assert!(bytes <= segment.len() && found.end <= segment.len());
+            for frame in &found.frames {
+                let _read = Record::decode(frame.payload).is_ok();
+            }
+        }
+        None => {}
+    }
+}
+
 /// An export of the audit. What verifies is canonical: its records are written as they were read.
 pub fn audit_export(data: &[u8]) {
     let path = std::path::Path::new("fuzzed");
@@ -299,6 +327,7 @@ mod tests {
         replay("model_toml", |data| model_toml(data));
         replay("model_json", |data| model_json(data));
         replay("parquet", parquet);
+        replay("segment", |data| segment(data));
         replay("journal", |data| journal(data));
         replay("audit_export", |data| audit_export(data));
         replay("snapshot", |data| snapshot(data));

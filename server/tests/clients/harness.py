@@ -27,11 +27,11 @@ LISTENING = re.compile(r'\b(grpc|http|metrics|admin)["\']?[=:]\s*"?([\w.:\[\]-]+
 class Server:
     """One server process. Its log is kept, and shown when something goes wrong."""
 
-    def __init__(self, repository, *flags, environment=None):
+    def __init__(self, repository, *flags, environment=None, data=None):
         self.log = []
         command = [str(BINARY), "serve", "--model-repository", str(repository)]
         self.data = tempfile.TemporaryDirectory(prefix="crossfade-data-")
-        command += ["--data-dir", self.data.name]
+        command += ["--data-dir", str(data or self.data.name)]
         command += ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--admin-port", "0", *flags]
         self.started = time.monotonic()
         self.process = subprocess.Popen(
@@ -116,9 +116,12 @@ class Server:
 
 
 @contextmanager
-def serve(repository, *flags, ready=60):
-    """A ready server over `repository`, stopped at the end; the log's tail is printed when the body fails."""
-    server = Server(repository, *flags)
+def serve(repository, *flags, ready=60, data=None):
+    """A ready server over `repository`, stopped at the end; the log's tail is printed when the body fails.
+
+    * `data`: its data folder; without one, a folder that goes with the server
+    """
+    server = Server(repository, *flags, data=data)
     try:
         if ready:
             server.wait_ready(ready)
