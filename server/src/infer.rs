@@ -111,6 +111,7 @@ pub async fn infer(
     headers: &HeaderMap,
     request: InferRequest,
 ) -> Result<InferResponse, Refusal> {
+    scope.note_trace(headers);
     let routed = route(service, scope, headers, &request)?;
     let signature = routed.signature();
 

@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 pub(crate) use files::seal_all;
-pub(crate) use kept::{Kept, Provenance};
+pub(crate) use kept::{Kept, Provenance, trace_id};
 
 /// Of a segment.
 const SEGMENT_BYTES: u32 = 64 << 20;

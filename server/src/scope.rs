@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue};
 
 pub use self::id::RequestId;
 use crate::metrics::Series;
-use crate::recorder::{Kept, Recorder};
+use crate::recorder::{Kept, Recorder, trace_id};
 use crate::release::{Count, Fault, Reading, RequestCopy, Shadow};
 use crate::servable::Servable;
 use crate::service::Service;
@@ -342,6 +342,14 @@ impl RequestScope {
     pub(crate) fn note_error(&mut self, message: &str) {
         if let Some(kept) = &mut self.kept {
             kept.error = Some(message.into());
+        }
+    }
+
+    /// Notes the trace that the request belongs to.
+    pub(crate) fn note_trace(&mut self, headers: &HeaderMap) {
+        if let Some(kept) = &mut self.kept {
+            let header = headers.get("traceparent").map(HeaderValue::as_bytes);
+            kept.trace_id = header.and_then(trace_id);
         }
     }
 

@@ -32,6 +32,25 @@ pub(crate) struct Kept {
     pub(crate) trace_id: Option<[u8; 16]>,
 }
 
+/// The trace of a W3C `traceparent` header (version-trace-span-flags); `None` for what is none, or of a trace of zeros.
+pub(crate) fn trace_id(header: &[u8]) -> Option<[u8; 16]> {
+    let mut parts = std::str::from_utf8(header).ok()?.trim().split('-');
+    let version = parts
+        .next()
+        .filter(|version| version.len() == 2 && *version != "ff")?;
+    let trace = parts.next().filter(|trace| trace.len() == 32)?;
+    let is_lower = |text: &str| {
+        text.bytes()
+            .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+    };
+    let span = parts.next().filter(|span| span.len() == 16)?;
+    if ![version, trace, span].into_iter().all(is_lower) {
+        return None;
+    }
+    let trace = u128::from_str_radix(trace, 16).ok().filter(|trace| *trace != 0)?;
+    Some(trace.to_be_bytes())
+}
+
 impl Kept {
     /// Keeps the inputs of a request that fits its signature. Cost: no copy of tensor bytes.
     pub(crate) fn asked(&mut self, inputs: &[Option<Tensor>], rows: usize) {
@@ -78,5 +97,30 @@ impl Kept {
             })
         });
         logged.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_is_read_and_nothing_else() {
+        let trace = "0af7651916cd43dd8448eb211c80319c";
+        let header = format!("00-{trace}-b7ad6b7169203331-01");
+        let expected = u128::from_str_radix(trace, 16).unwrap().to_be_bytes();
+        assert_eq!(trace_id(header.as_bytes()), Some(expected));
+        for wrong in [
+            "",
+            "00",
+            "00-0af7-b7ad6b7169203331-01",
+            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+            "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
+            "00-+af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-01",
+        ] {
+            assert_eq!(trace_id(wrong.as_bytes()), None, "{wrong}");
+        }
     }
 }

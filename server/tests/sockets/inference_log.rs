@@ -195,12 +195,11 @@ async fn a_record_holds_what_was_asked_and_answered() {
     let repository = Repository::new();
     repository.add("m", 1, &version_file(1), "");
     let server = serving(repository, data.path(), Ack::Kernel).await;
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    let parent = format!("00-{trace}-b7ad6b7169203331-01");
+    let headers = [("x-request-id", "mine"), ("traceparent", parent.as_str())];
     let answer = server
-        .post_with(
-            "/v2/models/m/infer",
-            &[("x-request-id", "mine")],
-            INFER.as_bytes(),
-        )
+        .post_with("/v2/models/m/infer", &headers, INFER.as_bytes())
         .await;
     assert_eq!(answer.status, 200);
     let digest = server.get("/v2/models/m/config").await.json();
@@ -221,6 +220,9 @@ async fn a_record_holds_what_was_asked_and_answered() {
         panic!("{} tables", tables.len())
     };
     assert_eq!(text(table, "client_request_id", 0), Some("mine"));
+    let traces = table.column_by_name("trace_id").unwrap().as_fixed_size_binary();
+    let traced: String = traces.value(0).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!((traced.as_str(), traces.is_null(1)), (trace, true));
     assert_eq!(
         (text(table, "model", 0), text(table, "version", 0)),
         (Some("m"), Some("1"))
