@@ -70,6 +70,8 @@ pub struct Recorder {
     counts: Counts,
     /// Requests that were lost since the last gap record.
     gap: Mutex<Option<Gap>>,
+    /// When it was last said that the disk refuses.
+    said: Mutex<Option<Instant>>,
     /// How many syncs have begun, and how many of those are done.
     syncs: AtomicU64,
     synced: watch::Sender<u64>,
@@ -133,6 +135,7 @@ impl Recorder {
             schemas: Mutex::new(schemas),
             counts: Counts::default(),
             gap: Mutex::default(),
+            said: Mutex::default(),
             syncs: AtomicU64::new(0),
             synced: watch::Sender::new(0),
             call: Mutex::default(),

@@ -16,6 +16,8 @@ use crate::servable::lower_priority;
 
 /// Between two marks.
 const MARK: Duration = Duration::from_secs(1);
+/// Between two lines about a disk that refuses.
+const SAY: Duration = Duration::from_secs(10);
 /// Between two looks for files that are too old.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -135,10 +137,15 @@ impl Recorder {
         }
     }
 
+    /// Counts what fails, and says it now and then: it is tried again many times a second.
     fn attempt<E: std::fmt::Display>(&self, what: &str, done: Result<(), E>) {
         if let Err(error) = done {
             self.counts.failures.fetch_add(1, Relaxed);
-            tracing::error!(%error, "the inference log: {what}");
+            let mut said = lock(&self.said);
+            if said.is_none_or(|said| said.elapsed() >= SAY) {
+                *said = Some(Instant::now());
+                tracing::error!(%error, "the inference log: {what}");
+            }
         }
     }
 }
