@@ -51,6 +51,9 @@ fn say(line: &str) {
 fn measure(runtime: &tokio::runtime::Runtime) -> Result<()> {
     let (directory, data) = (tempfile::tempdir()?, tempfile::tempdir()?);
     let model = directory.path().join("identity/1/model.onnx");
+    // The bare echo records nothing.
+    let config = data.path().join("crossfade.toml");
+    std::fs::write(&config, "[log]\nenabled = false\n")?;
     ModelBuilder::new()
         .input("x", Datatype::Fp32, [named("N"), Dim::Fixed(WIDTH)])
         .output("y", Datatype::Fp32, [named("N"), Dim::Fixed(WIDTH)])
@@ -72,7 +75,9 @@ fn measure(runtime: &tokio::runtime::Runtime) -> Result<()> {
             ])
             .arg(directory.path())
             .arg("--data-dir")
-            .arg(data.path()),
+            .arg(data.path())
+            .arg("--config")
+            .arg(&config),
     )?;
     let own = std::env::current_exe()?;
     let echo_grpc = Process::start(Command::new(&own).arg("--echo-grpc"))?;

@@ -32,6 +32,10 @@ class Bench:
         command = [self.server, "serve", "--model-repository", repository or self.models / "repository"]
         command += ["--model-control-mode", "explicit", "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--admin-port", "0"]
         command += ["--data-dir", tempfile.mkdtemp(prefix="data-", dir=self.scratch)]
+        # What serving costs; what the inference log adds is measured apart, by `cargo xtask log-cost`.
+        config = self.scratch / "crossfade.toml"
+        config.write_text("[log]\nenabled = false\n")
+        command += ["--config", config]
         command += [word for model in loaded for word in ("--load-model", model)] + list(flags)
         process = Server([str(word) for word in command], {"NO_COLOR": "1"}, self.scratch, self.scratch / "server.log")
         try:

@@ -112,6 +112,9 @@ def start(peer, model, setting, max_batch=None):
             # Kept over the rounds, as a server that is started again finds it: how to run the model is found out once.
             "--data-dir",
             setting.scratch / f"data-{model}",
+            # The others record nothing.
+            "--config",
+            HERE / "crossfade.toml",
         ]
         environment = {}
     else:

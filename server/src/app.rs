@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use crossfade_models::{AtStart, ControlMode as Mode, RegistryOptions};
 use crossfade_runtimes::{Runtimes, RuntimesOptions};
 use tokio::net::{TcpListener, TcpSocket};
@@ -174,6 +174,12 @@ impl App {
         let admin = bind("the admin interface", "--admin-port", config.admin.listen)?;
         let data = match DataDir::open(&config.data_dir) {
             Ok(data) => Some(data),
+            // Whoever wants every request recorded does not want them answered without.
+            Err(error @ DataDirError::Io { .. }) if config.recorder.is_some() => {
+                return Err(anyhow::Error::new(error).context(
+                    "the inference log has no folder: mend that, or set log.enabled = false in the configuration",
+                ));
+            }
             // Nobody asked for the default folder: what needs none is served without.
             Err(error @ DataDirError::Io { .. }) if config.data_dir == Path::new(DEFAULT_DATA_DIR) => {
                 tracing::warn!(%error, "no data folder: inference is served, calls that change the server and releases are refused");
@@ -202,21 +208,16 @@ impl App {
             audit: audit.clone(),
             only_at: config.admin.v2_control.then_some(admin_at),
         };
-        let recorder = match &config.recorder {
-            None => None,
-            // Whoever wants every request recorded does not want them answered without.
-            Some(_) if data.is_none() => bail!(
-                "the inference log needs a data folder that can be written: choose one with --data-dir, or set log.enabled = false"
-            ),
-            Some(options) => {
-                let opened = Recorder::open(&config.data_dir, options);
-                Some(
-                    opened.context(
+        let recorder =
+            match &config.recorder {
+                None => None,
+                Some(options) => {
+                    let opened = Recorder::open(&config.data_dir, options);
+                    Some(opened.context(
                         "the inference log cannot be written; mend that, or set log.enabled = false",
-                    )?,
-                )
-            }
-        };
+                    )?)
+                }
+            };
         let options = registry_options(&config)?;
         let approvers = Approvers::new(config.admin.approvers.clone(), &config.admin.tokens);
         let releases = Releases::new(&config.data_dir, audit, approvers, config.revision());

@@ -7,17 +7,21 @@
 mod files;
 mod keeper;
 mod kept;
+mod losses;
+mod sampling;
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crossfade_inference_log::Kind;
+use crossfade_batcher::Timings;
 use crossfade_inference_log::{
-    Gap, LogError, Mark, NO_SCHEMA, Record, Schema, Schemas, Sealer, Writer, Written, schemas_in, segments_in,
+    Batch, Kind, LogError, Mark, NO_SCHEMA, Record, Schema, Schemas, Sealer, Writer, Written, schemas_in,
+    segments_in,
 };
 use crossfade_runtimes_core::ModelSignature;
 use tokio::sync::watch;
@@ -25,15 +29,26 @@ use uuid::Uuid;
 
 pub(crate) use files::seal_all;
 pub(crate) use kept::{Kept, Provenance, trace_id};
+pub(crate) use losses::Loss;
+use losses::Losses;
+use sampling::Sampling;
 
 /// Of a segment.
-const SEGMENT_BYTES: u32 = 64 << 20;
+pub(crate) const SEGMENT_BYTES: u32 = 64 << 20;
+/// What a record is beside the tensors, at most.
+const HEAD_BYTES: usize = 64 << 10;
 
 /// How the log is kept.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct RecorderConfig {
     /// What an answer waits for.
     pub ack: Ack,
+    /// What becomes of a request whose record has no room.
+    pub on_full: OnFull,
+    /// With [`OnFull::Block`]: the longest that an answer waits for room.
+    pub max_wait: Duration,
+    /// The probability with which a request is recorded; what failed, a canary and a copy always are.
+    pub rate: f64,
     /// The longest time until what was recorded is on disk.
     pub sync: Duration,
     /// The longest time until what was recorded is in a Parquet file.
@@ -42,8 +57,33 @@ pub struct RecorderConfig {
     pub retention: Duration,
     /// The oldest files are removed until the others have no more bytes.
     pub max_bytes: u64,
+    /// The oldest files are removed until so much of the disk is free; where that does not help, there is no room.
+    pub min_free_bytes: u64,
+    /// Segments that are not sealed have no more bytes: beyond it there is no room.
+    pub buffer_bytes: u64,
+    /// Of a segment: a multiple of 4096, and more than two times the largest record.
+    pub segment_bytes: u32,
     /// Larger tensors are not kept.
     pub payload_max_bytes: usize,
+}
+
+impl Default for RecorderConfig {
+    fn default() -> Self {
+        Self {
+            ack: Ack::Kernel,
+            on_full: OnFull::Drop,
+            max_wait: Duration::from_secs(1),
+            rate: 1.0,
+            sync: Duration::from_millis(100),
+            seal_after: Duration::from_secs(60),
+            retention: Duration::from_hours(7 * 24),
+            max_bytes: 20_000_000_000,
+            min_free_bytes: 500_000_000,
+            buffer_bytes: 1 << 30,
+            segment_bytes: SEGMENT_BYTES,
+            payload_max_bytes: 64 << 10,
+        }
+    }
 }
 
 /// What an answer waits for.
@@ -58,6 +98,18 @@ pub enum Ack {
     Disk,
 }
 
+/// What becomes of a request whose record has no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFull {
+    /// It is served, counted, and a gap in the log.
+    Drop,
+    /// It waits for room, and is refused if there is none for too long: nothing is served unrecorded.
+    Block,
+    /// Fewer requests are recorded while much is not sealed yet; where there is no room all the same, as `drop`.
+    Sample,
+}
+
 /// The inference log of a server.
 pub struct Recorder {
     config: RecorderConfig,
@@ -68,23 +120,45 @@ pub struct Recorder {
     began: Instant,
     schemas: Mutex<Schemas>,
     counts: Counts,
-    /// Requests that were lost since the last gap record.
-    gap: Mutex<Option<Gap>>,
+    losses: Losses,
+    sampling: Sampling,
+    /// Requests that have begun.
+    opened: AtomicU64,
+    /// What is recorded now is counted as lost already.
+    ended: AtomicBool,
+    /// When the segments began that wait to be sealed, oldest first.
+    waiting: Mutex<VecDeque<Instant>>,
+    /// When the segment began that takes records.
+    segment_began: Mutex<Instant>,
+    /// Changes when another segment is ready.
+    prepared: watch::Sender<()>,
+    /// Bytes that were free on the disk when that was last looked at.
+    disk_free: AtomicU64,
     /// When it was last said that the disk refuses.
     said: Mutex<Option<Instant>>,
     /// How many syncs have begun, and how many of those are done.
     syncs: AtomicU64,
-    synced: watch::Sender<u64>,
+    synced: watch::Sender<Synced>,
     /// What its threads wait for.
     call: Mutex<Call>,
     called: Condvar,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
+/// Which syncs are done.
+#[derive(Debug, Clone, Copy, Default)]
+struct Synced {
+    turn: u64,
+    /// The last one that failed; 0: none.
+    failed: u64,
+}
+
 /// What its threads are asked for.
 #[derive(Debug, Default)]
 struct Call {
     sync: bool,
+    /// The next segment is missing.
+    next: bool,
     end: bool,
 }
 
@@ -93,20 +167,13 @@ struct Call {
 pub(crate) struct Counts {
     pub(crate) received: AtomicU64,
     pub(crate) recorded: AtomicU64,
-    pub(crate) lost_full: AtomicU64,
-    pub(crate) lost_size: AtomicU64,
+    pub(crate) sampled_out: AtomicU64,
     /// Bytes of records.
     pub(crate) bytes: AtomicU64,
     /// Rows in Parquet files.
     pub(crate) sealed: AtomicU64,
     /// Times that a segment could not be made, synced or sealed.
     pub(crate) failures: AtomicU64,
-}
-
-impl Counts {
-    pub(crate) fn lost(&self) -> u64 {
-        self.lost_full.load(Relaxed) + self.lost_size.load(Relaxed)
-    }
 }
 
 thread_local! {
@@ -129,15 +196,22 @@ impl Recorder {
         let run = Uuid::now_v7();
         let recorder = Arc::new(Self {
             config: config.clone(),
-            writer: Writer::open(&segments_in(data_dir), SEGMENT_BYTES, &replica(), run)?,
+            writer: Writer::open(&segments_in(data_dir), config.segment_bytes, &replica(), run)?,
             run,
             began: Instant::now(),
             schemas: Mutex::new(schemas),
             counts: Counts::default(),
-            gap: Mutex::default(),
+            losses: Losses::default(),
+            sampling: Sampling::new(config.rate),
+            opened: AtomicU64::new(0),
+            ended: AtomicBool::new(false),
+            waiting: Mutex::new(left.iter().map(|_| Instant::now()).collect()),
+            segment_began: Mutex::new(Instant::now()),
+            prepared: watch::Sender::new(()),
+            disk_free: AtomicU64::new(u64::MAX),
             said: Mutex::default(),
             syncs: AtomicU64::new(0),
-            synced: watch::Sender::new(0),
+            synced: watch::Sender::new(Synced::default()),
             call: Mutex::default(),
             called: Condvar::new(),
             threads: Mutex::default(),
@@ -178,14 +252,41 @@ impl Recorder {
         (number(wall.as_micros()), number(since.as_nanos()))
     }
 
-    /// Nanoseconds from the start of the server to a point in time: what tells batches apart.
-    pub(crate) fn batch_id(&self, began: Instant) -> u64 {
-        let since = began.saturating_duration_since(self.began);
-        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    /// The batch that a request ran in, by when its run began; `None` where that is not known.
+    pub(crate) fn batch(&self, timings: &Timings) -> Option<Batch> {
+        let since = timings.started?.saturating_duration_since(self.began);
+        let short = |count| u16::try_from(count).unwrap_or(u16::MAX);
+        Some(Batch {
+            id: u64::try_from(since.as_nanos()).unwrap_or(u64::MAX),
+            rows: short(timings.batch_rows),
+            index: short(timings.batch_index),
+        })
     }
 
-    /// Records a request that has ended, or counts it as lost. Never waits.
-    pub(crate) fn record(&self, schema: u16, record: &Record<'_>) {
+    /// Notes that a request has begun: it will be recorded, or be missing.
+    pub(crate) fn open_request(&self) {
+        self.opened.fetch_add(1, Relaxed);
+    }
+
+    /// The probability with which a request is recorded, or `None` if it is to be left out, and [`leave_out`](Self::leave_out) to be
+    /// called.
+    ///
+    /// * `exempt`: it failed, or belongs to a version that is being judged
+    pub(crate) fn draw(&self, id: &[u8; 16], release: Option<&str>, exempt: bool) -> Option<f32> {
+        self.sampling.draw(id, release, exempt)
+    }
+
+    /// Counts a request that has ended and is left out.
+    pub(crate) fn leave_out(&self) {
+        self.counts.sampled_out.fetch_add(1, Relaxed);
+        self.counts.received.fetch_add(1, SeqCst);
+    }
+
+    /// Records a request that has ended, or counts it as lost; returns whether it is recorded. Never waits.
+    pub(crate) fn record(&self, schema: u16, record: &Record<'_>) -> bool {
+        if self.ended.load(SeqCst) {
+            return false;
+        }
         let written = HEAD.with_borrow_mut(|head| {
             head.clear();
             record.encode(head);
@@ -194,49 +295,62 @@ impl Recorder {
             parts.extend(record.tensors.iter().map(|tensor| tensor.bytes));
             let bytes: usize = parts.iter().map(|part| part.len()).sum();
             let written = self.writer.append(Kind::Inference, schema, &parts);
-            if written == Written::Done {
+            if matches!(written, Written::Done | Written::Next) {
                 self.counts.bytes.fetch_add(bytes as u64, Relaxed);
             }
             written
         });
-        let lost = match written {
-            Written::Done => {
-                self.counts.recorded.fetch_add(1, Relaxed);
-                None
+        let is_recorded = match written {
+            Written::Done => true,
+            Written::Next => {
+                self.needs_next();
+                true
             }
-            Written::Full => Some(("full", &self.counts.lost_full)),
-            Written::Size => Some(("size", &self.counts.lost_size)),
+            Written::Full => {
+                self.losses.add(Loss::Full, 1, record.ts_us);
+                false
+            }
+            Written::Size => {
+                self.losses.add(Loss::Size, 1, record.ts_us);
+                false
+            }
         };
-        if let Some((reason, count)) = lost {
-            count.fetch_add(1, Relaxed);
-            self.miss(reason, record.ts_us);
+        if is_recorded {
+            self.counts.recorded.fetch_add(1, Relaxed);
         }
         // Last: a mark never says more than is there.
         self.counts.received.fetch_add(1, SeqCst);
+        is_recorded
     }
 
-    /// Notes a request that is missing; `log` writes it down as soon as there is room.
-    fn miss(&self, reason: &str, at_us: i64) {
-        let mut gap = lock(&self.gap);
-        let gap = gap.get_or_insert_with(|| Gap {
-            from_us: at_us,
-            to_us: at_us,
-            count: 0,
-            reason: reason.to_owned(),
-            model: None,
-        });
-        gap.from_us = gap.from_us.min(at_us);
-        gap.to_us = gap.to_us.max(at_us);
-        gap.count += 1;
-        if gap.reason != reason {
-            gap.reason = "full or size".to_owned();
+    /// Whether a request may only be answered once it is recorded.
+    pub(crate) fn blocks(&self) -> bool {
+        self.config.on_full == OnFull::Block
+    }
+
+    /// Waits until there is room for a record with tensors of so many bytes; returns whether there is.
+    pub(crate) async fn room(&self, bytes: usize) -> bool {
+        let bytes = bytes.saturating_add(HEAD_BYTES);
+        if self.writer.has_room(bytes) {
+            return true;
         }
+        let mut prepared = self.prepared.subscribe();
+        self.needs_next();
+        // The sender is this recorder's own.
+        let there = prepared.wait_for(|()| self.writer.has_room(bytes));
+        matches!(tokio::time::timeout(self.config.max_wait, there).await, Ok(Ok(_)))
     }
 
-    /// Waits until what was recorded before is on disk, where an answer has to.
-    pub(crate) async fn acknowledged(&self) {
+    fn needs_next(&self) {
+        lock(&self.call).next = true;
+        self.called.notify_all();
+    }
+
+    /// Waits until what was recorded before is on disk, where an answer has to. Returns whether it is; a disk that fails keeps nobody
+    /// waiting.
+    pub(crate) async fn acknowledged(&self) -> bool {
         if self.config.ack != Ack::Disk {
-            return;
+            return true;
         }
         let mut synced = self.synced.subscribe();
         // One that has begun may have missed it; the next one does not.
@@ -244,7 +358,8 @@ impl Recorder {
         lock(&self.call).sync = true;
         self.called.notify_all();
         // The sender is this recorder's own.
-        let _gone = synced.wait_for(|done| *done >= covered).await.is_err();
+        let done = synced.wait_for(|synced| synced.turn >= covered).await;
+        done.is_ok_and(|synced| synced.failed < covered)
     }
 
     /// What was counted since the server started.
@@ -252,9 +367,26 @@ impl Recorder {
         &self.counts
     }
 
+    /// Requests without a record since the server started.
+    pub(crate) fn lost(&self, loss: Loss) -> u64 {
+        self.losses.count(loss)
+    }
+
     /// Bytes of segments that are not sealed yet.
     pub(crate) fn unsealed_bytes(&self) -> u64 {
-        self.writer.unsealed_bytes()
+        let segments = self.writer.segments() + lock(&self.waiting).len();
+        u64::from(self.config.segment_bytes).saturating_mul(segments as u64)
+    }
+
+    /// How long ago the oldest record was made that is in no file yet, at most.
+    pub(crate) fn lag(&self) -> Duration {
+        let oldest = lock(&self.waiting).front().copied();
+        oldest.unwrap_or_else(|| *lock(&self.segment_began)).elapsed()
+    }
+
+    /// Bytes that are free on the disk.
+    pub(crate) fn disk_free(&self) -> u64 {
+        self.disk_free.load(Relaxed)
     }
 
     fn mark(&self, last: bool) -> Mark {
@@ -263,8 +395,8 @@ impl Recorder {
         Mark {
             run: self.run,
             received,
-            sampled_out: 0,
-            lost: self.counts.lost(),
+            sampled_out: self.counts.sampled_out.load(SeqCst),
+            lost: self.losses.total(),
             last,
         }
     }
@@ -279,6 +411,11 @@ impl Recorder {
             }
         }
     }
+}
+
+/// A time in whole microseconds, as records have it.
+pub(crate) fn saturated_us(time: Duration) -> u32 {
+    u32::try_from(time.as_micros()).unwrap_or(u32::MAX)
 }
 
 /// The name of this server in its records: the machine's.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossfade_batcher::{Answer, Batcher, JobError, Timings};
-use crossfade_inference_log::{Batch, NO_SCHEMA, Origin, Record};
 use crossfade_models::Division;
 use crossfade_rollout::ledger::HardTrigger;
 use crossfade_rollout::routing::{RouteReason, Traffic};
@@ -14,13 +13,14 @@ use http::{HeaderMap, HeaderValue};
 
 pub use self::id::RequestId;
 use crate::metrics::Series;
-use crate::recorder::{Kept, Recorder, trace_id};
+use crate::recorder::{Kept, trace_id};
 use crate::release::{Count, Fault, Reading, RequestCopy, Shadow};
 use crate::servable::Servable;
 use crate::service::Service;
 use crate::status::{Refusal, Status};
 
 mod id;
+mod recording;
 
 /// How a request came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -47,15 +47,19 @@ impl Protocol {
     }
 
     /// The name in the inference log, which tells protocols apart and not their transports.
-    const fn logged(self) -> &'static str {
+    pub(crate) const fn logged(self) -> &'static str {
         match self {
             Protocol::Grpc | Protocol::GrpcStream => "grpc_v2",
             Protocol::Http => "http_v2",
         }
     }
 
-    /// The code of a status in this protocol; of success where there is none.
-    fn code(self, status: Option<Status>) -> u16 {
+    /// The code of an outcome in this protocol.
+    pub(crate) fn code(self, outcome: Outcome) -> u16 {
+        let status = match outcome {
+            Outcome::Ok => None,
+            Outcome::Refused(status) => Some(status),
+        };
         match self {
             Protocol::Grpc | Protocol::GrpcStream => {
                 let code = status.map_or(0, |status| i32::from(status.grpc()));
@@ -73,6 +77,16 @@ pub enum Outcome {
     Ok,
     /// Refused or failed.
     Refused(Status),
+}
+
+impl Outcome {
+    /// `ok`, or the row of the status table.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Outcome::Ok => "ok",
+            Outcome::Refused(status) => status.name(),
+        }
+    }
 }
 
 impl From<&Refusal> for Outcome {
@@ -149,7 +163,10 @@ impl RequestScope {
             submitted: None,
             is_timed: false,
             answered: None,
-            kept: service.recorder().map(|_| Box::default()),
+            kept: service.recorder().map(|recorder| {
+                recorder.open_request();
+                Box::default()
+            }),
             finished: false,
         }
     }
@@ -249,7 +266,7 @@ impl RequestScope {
         }
         if let Some(shadow) = self.service.releases().shadow(release) {
             let key = division.key(|name| headers.get(name).map(HeaderValue::as_bytes));
-            let copy = shadow.copy(self.id, key, signature, inputs, outputs);
+            let copy = shadow.copy((self.id, self.protocol), key, signature, inputs, outputs);
             self.shadowed = Some(Box::new(Shadowed { shadow, copy }));
         }
     }
@@ -379,14 +396,33 @@ impl RequestScope {
     }
 
     /// Ends the request: after encoding, before the first response byte.
-    pub async fn finish(mut self, outcome: Outcome) {
-        self.end(outcome);
-        if let Some(recorder) = self.service.recorder() {
-            recorder.acknowledged().await;
+    ///
+    /// Errors: the answer must not be sent, because nothing is served unrecorded and it could not be.
+    pub async fn finish(mut self, outcome: Outcome) -> Result<(), Refusal> {
+        let Some(recorder) = self.service.recorder().cloned() else {
+            self.end(outcome);
+            return Ok(());
+        };
+        if recorder.blocks() && !recorder.room(self.recorded_bytes(&recorder)).await {
+            let refusal = recording::no_room();
+            self.note_error(&refusal.message);
+            // What happened may still have room.
+            if let Some(kept) = &mut self.kept {
+                kept.is_bare = true;
+            }
+            self.end(Outcome::Refused(refusal.status));
+            return Err(refusal);
+        }
+        let is_recorded = self.end(outcome);
+        let is_safe = recorder.acknowledged().await;
+        match recorder.blocks() && !(is_recorded && is_safe) {
+            true => Err(recording::no_room()),
+            false => Ok(()),
         }
     }
 
-    fn end(&mut self, outcome: Outcome) {
+    /// Returns whether the request is in the inference log, or need not be.
+    fn end(&mut self, outcome: Outcome) -> bool {
         self.finished = true;
         let total = self.arrived.elapsed();
         self.count(outcome);
@@ -425,102 +461,18 @@ impl RequestScope {
             (Outcome::Ok, ..) => series.success(self.protocol, 0, &[Duration::ZERO; 7]),
             (Outcome::Refused(status), ..) => series.failure(self.protocol, status, total),
         }
-        if let (Some(recorder), Some(kept)) = (self.service.recorder(), &self.kept) {
-            self.record(recorder, kept, outcome, &series, total);
-        }
+        let is_recorded = match (self.service.recorder(), &self.kept) {
+            (Some(recorder), Some(kept)) => self.record(recorder, kept, outcome, &series, total),
+            _ => true,
+        };
         if self.service.access_log() {
             self.log(outcome, &series, total);
         }
-    }
-
-    /// Writes the request's record.
-    fn record(&self, recorder: &Recorder, kept: &Kept, outcome: Outcome, series: &Series, total: Duration) {
-        let (status, status_code) = match outcome {
-            Outcome::Ok => ("ok", self.protocol.code(None)),
-            Outcome::Refused(status) => (status.name(), self.protocol.code(Some(status))),
-        };
-        let (ts_us, ts_mono_ns) = recorder.times(self.arrived);
-        let timings = self.answered.as_ref().map(|(timings, _)| timings);
-        let decode = self
-            .submitted
-            .map(|submitted| submitted.duration_since(self.arrived));
-        let encode = timings.zip(decode).map(|(timings, decode)| {
-            total.saturating_sub(decode + timings.queue + timings.gather + timings.compute + timings.scatter)
-        });
-        let times = [
-            decode,
-            timings.map(|timings| timings.queue),
-            timings.map(|timings| timings.gather),
-            timings.map(|timings| timings.compute),
-            timings.map(|timings| timings.scatter),
-            encode,
-            Some(total),
-        ];
-        let provenance = kept.provenance.as_deref();
-        // As in the registry: what clients make up would become folders of the log.
-        let model = series.version.map_or("", |_| &*series.model);
-        let version = series.version.map(|version| version.to_string());
-        let chosen = self.chosen.as_ref();
-        let release = chosen.and_then(|chosen| chosen.division.as_ref()?.release.as_deref());
-        let record = Record {
-            request_id: *self.id.as_bytes(),
-            ts_us,
-            ts_mono_ns,
-            outcome: status,
-            status_code,
-            protocol: self.protocol.logged(),
-            stage: self.stage(series.version),
-            rows: kept.rows,
-            times_us: times.map(|time| time.map(|time| u32::try_from(time.as_micros()).unwrap_or(u32::MAX))),
-            batch: timings.and_then(|timings| {
-                Some(Batch {
-                    id: recorder.batch_id(timings.started?),
-                    rows: u16::try_from(timings.batch_rows).unwrap_or(u16::MAX),
-                    index: 0,
-                })
-            }),
-            sampling_p: 1.0,
-            in_digest: kept.digest(),
-            trace_id: kept.trace_id,
-            shadow_of: None,
-            route_key_hash: chosen
-                .filter(|chosen| chosen.reason.is_randomised())
-                .map(|chosen| chosen.unit),
-            route_reason: chosen.map(|chosen| chosen.reason.name()),
-            release_id: release,
-            client_request_id: self.client_id.as_deref(),
-            error: kept.error.as_deref(),
-            caller: None,
-            origin: Origin {
-                model,
-                version: version.as_deref().unwrap_or_default(),
-                artifact_sha256: provenance.and_then(|provenance| provenance.artifact_sha256),
-                config_rev: provenance.and_then(|provenance| provenance.config_rev),
-                runtime: provenance.map(|provenance| provenance.runtime),
-                device: provenance.map(|provenance| provenance.device.as_str()),
-            },
-            tensors: kept.tensors(recorder.payload_max_bytes()),
-        };
-        recorder.record(
-            provenance.map_or(NO_SCHEMA, |provenance| provenance.schema),
-            &record,
-        );
-    }
-
-    /// What its version was when it was routed.
-    fn stage(&self, version: Option<u64>) -> &'static str {
-        let division = self.chosen.as_ref().and_then(|chosen| chosen.division.as_ref());
-        match division.map(|division| &division.traffic) {
-            Some(Traffic::Canary { candidate, .. }) if version == Some(*candidate) => "canary",
-            _ => "stable",
-        }
+        is_recorded
     }
 
     fn log(&self, outcome: Outcome, series: &Series, total: Duration) {
-        let status = match outcome {
-            Outcome::Ok => "ok",
-            Outcome::Refused(status) => status.name(),
-        };
+        let status = outcome.name();
         let timings = self.answered.as_ref().map(|(timings, _)| timings);
         tracing::info!(
             target: "access",
@@ -544,7 +496,8 @@ impl RequestScope {
 impl Drop for RequestScope {
     fn drop(&mut self) {
         if !self.finished {
-            self.end(Outcome::Refused(Status::Cancelled));
+            // Nobody waits for an answer that may not be sent.
+            let _is_recorded = self.end(Outcome::Refused(Status::Cancelled));
         }
     }
 }

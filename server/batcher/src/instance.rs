@@ -221,8 +221,11 @@ impl<'a> Worker<'a> {
             Ok(execution) => {
                 drop(members);
                 self.seat.gather.release();
-                for (request, outputs) in requests.into_iter().zip(execution.outputs) {
-                    let timings = timings(&execution.report, request.submitted, taken);
+                for (index, (request, outputs)) in requests.into_iter().zip(execution.outputs).enumerate() {
+                    let timings = Timings {
+                        batch_index: index,
+                        ..timings(&execution.report, request.submitted, taken)
+                    };
                     outbox.put(request.reply, Ok(Answer { outputs, timings }));
                 }
                 Ok(())
@@ -406,6 +409,7 @@ fn timings(report: &BatchReport, submitted: Instant, start: Instant) -> Timings 
         scatter: report.scatter,
         batch_rows: report.rows,
         batch_requests: report.requests,
+        batch_index: 0,
         started: Some(start),
     }
 }

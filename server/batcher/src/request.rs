@@ -54,6 +54,8 @@ pub struct Timings {
     pub batch_rows: usize,
     /// Requests of the batch it ran in.
     pub batch_requests: usize,
+    /// Its place among them: its rows are behind those of the ones before it.
+    pub batch_index: usize,
     /// When the run began: the same for every request of a batch, so that it tells batches of a version apart.
     pub started: Option<Instant>,
 }

@@ -91,6 +91,8 @@ pub struct Content {
     pub files: BTreeMap<String, SealedFile>,
     /// Every sealing, oldest first.
     pub sealed: Vec<Sealed>,
+    /// Files that the last removal was of; a crash may have left them.
+    pub(crate) gone: Vec<String>,
 }
 
 /// Where the manifest lies in a data folder.
@@ -156,7 +158,10 @@ impl Content {
                 self.files.extend(files);
                 self.sealed.push(sealed);
             }
-            Entry::Removed { files, .. } => files.iter().for_each(|file| drop(self.files.remove(file))),
+            Entry::Removed { files, .. } => {
+                files.iter().for_each(|file| drop(self.files.remove(file)));
+                self.gone = files;
+            }
         }
     }
 }

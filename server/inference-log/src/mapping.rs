@@ -67,14 +67,17 @@ impl Mapping {
         })
     }
 
-    /// Takes the next `bytes`, a multiple of the alignment and no less than a frame's head; `None` once they do not fit, and ever after
-    /// [`close`](Self::close).
-    pub(crate) fn reserve(&self, bytes: usize) -> Option<Slot<'_>> {
+    /// Takes the next `bytes`, a multiple of the alignment and no less than a frame's head, if `spared` are left behind them; `None` once
+    /// they are not, and ever after [`close`](Self::close).
+    pub(crate) fn reserve(&self, bytes: usize, spared: usize) -> Option<Slot<'_>> {
         debug_assert!(bytes.is_multiple_of(ALIGNMENT) && bytes >= FRAME_HEAD_BYTES);
         let mut tail = self.tail.load(Ordering::Relaxed);
         loop {
             let offset = usize::try_from(tail & OFFSET_MASK).ok()?;
-            let end = offset.checked_add(bytes).filter(|end| *end <= self.bytes)?;
+            let end = offset.checked_add(bytes)?;
+            if end > self.bytes.checked_sub(spared)? {
+                return None;
+            }
             // `end` is at most 2^31, so it never runs over into the number.
             let next = ((tail >> OFFSET_BITS) + 1) << OFFSET_BITS | u64::try_from(end).ok()?;
             // Nothing is read that another thread wrote before: the order of the tail is all there is to agree on.
@@ -94,6 +97,12 @@ impl Mapping {
                 Err(now) => tail = now,
             }
         }
+    }
+
+    /// Bytes that were not taken.
+    pub(crate) fn room(&self) -> usize {
+        let offset = self.tail.load(Ordering::Relaxed) & OFFSET_MASK;
+        usize::try_from(offset).map_or(0, |offset| self.bytes.saturating_sub(offset))
     }
 
     /// Gives out no more ranges. Returns how many there were.

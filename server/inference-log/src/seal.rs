@@ -31,6 +31,8 @@ use crate::writer::EXTENSION;
 const GROUP_ROWS: usize = 64 * 1024;
 /// Levels beyond it take much longer and save little.
 const ZSTD_LEVEL: i32 = 3;
+/// How the file of a segment ends that was put aside.
+const ASIDE: &str = "damaged";
 /// Stands for a model or version that is not known, where a folder needs a name; readers of such folders take it for NULL.
 const NOBODY: &str = "__HIVE_DEFAULT_PARTITION__";
 
@@ -77,15 +79,48 @@ impl Sealer {
         ] {
             create_folder(&folder).map_err(LogError::io(&folder, "creating it"))?;
         }
-        Ok(Self {
+        let sealer = Self {
             data_dir: data_dir.to_owned(),
             manifest: Manifest::open(data_dir)?,
-        })
+        };
+        sealer.unlink(&sealer.manifest.content().gone)?;
+        Ok(sealer)
     }
 
     /// The manifest.
-    pub fn manifest(&mut self) -> &mut Manifest {
-        &mut self.manifest
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Removes files; they are in the manifest no more when this returns.
+    ///
+    /// Errors: the manifest's, and then the files stay; the system's, and then they go when the log is opened again.
+    pub fn remove(&mut self, files: Vec<String>, reason: &str) -> Result<(), LogError> {
+        // Said first: a file that nobody names is no harm, one that is named and gone looks like damage.
+        self.manifest.append(Entry::Removed {
+            files,
+            reason: reason.to_owned(),
+        })?;
+        self.unlink(&self.manifest.content().gone)
+    }
+
+    fn unlink(&self, files: &[String]) -> Result<(), LogError> {
+        for file in files {
+            let path = self.data_dir.join(file);
+            match fs::remove_file(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(LogError::io(&path, "removing it")(source)),
+            }
+            // The folder of a day, version or model goes with its last file.
+            for folder in Path::new(file).ancestors().skip(1).take(3) {
+                let is_top = folder.components().count() < 2;
+                if is_top || fs::remove_dir(self.data_dir.join(folder)).is_err() {
+                    break;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The segments that lie there, oldest first.
@@ -125,7 +160,7 @@ impl Sealer {
             remove(path)?;
             return Ok(Outcome::Empty);
         }
-        let aside = path.with_extension("damaged");
+        let aside = path.with_extension(ASIDE);
         tracing::error!(file = %path.display(), problem, kept = %aside.display(), "a segment of the log that cannot be read");
         fs::rename(path, &aside).map_err(LogError::io(path, "putting it aside"))?;
         sync_folder_of(path)?;
@@ -209,19 +244,27 @@ impl Sealer {
 
 /// The segments of a data folder, oldest first.
 pub(crate) fn found_in(data_dir: &Path) -> Result<Vec<PathBuf>, LogError> {
-    let folder = segments_in(data_dir);
+    files_in(&segments_in(data_dir), EXTENSION)
+}
+
+/// Those that were put aside.
+pub(crate) fn aside_in(data_dir: &Path) -> Result<Vec<PathBuf>, LogError> {
+    files_in(&segments_in(data_dir), ASIDE)
+}
+
+fn files_in(folder: &Path, extension: &str) -> Result<Vec<PathBuf>, LogError> {
     let read = || -> io::Result<Vec<PathBuf>> {
         let mut found = Vec::new();
-        for entry in fs::read_dir(&folder)? {
+        for entry in fs::read_dir(folder)? {
             let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == EXTENSION) {
+            if path.extension().is_some_and(|own| own == extension) {
                 found.push(path);
             }
         }
         found.sort();
         Ok(found)
     };
-    read().map_err(LogError::io(&folder, "reading it"))
+    read().map_err(LogError::io(folder, "reading it"))
 }
 
 /// What a segment holds, by kind.

@@ -10,6 +10,9 @@ use crate::frame::{FRAME_HEAD_BYTES, FrameHead, Kind, LENGTH_AT, MAX_PAYLOAD_BYT
 use crate::header::{HEADER_BYTES, Header};
 use crate::mapping::Mapping;
 
+/// Bytes at the end that are left for what has to be said at last: the gaps and the mark of a log that ends without room.
+const SPARED: usize = 1024;
+
 /// A segment, open for records.
 pub struct Segment {
     path: PathBuf,
@@ -37,7 +40,7 @@ impl Segment {
     /// Blocks for the disk.
     pub fn create(path: &Path, header: Header) -> Result<Self, SegmentError> {
         let bytes = header.bytes;
-        let least = HEADER_BYTES + framed(MAX_PAYLOAD_BYTES);
+        let least = HEADER_BYTES + framed(MAX_PAYLOAD_BYTES) + SPARED;
         let fits =
             usize::try_from(bytes).is_ok_and(|size| size >= least && size.is_multiple_of(HEADER_BYTES));
         if !fits || bytes > 1 << 31 {
@@ -78,12 +81,21 @@ impl Segment {
     /// Appends a record whose payload is `parts`, one behind the other. When it returns, the record survives a kill of the process,
     /// and [`sync`](Self::sync) makes it survive a loss of power. Waits for nobody; no system call.
     pub fn append(&self, kind: Kind, flags: u8, schema: u16, parts: &[&[u8]]) -> Appended {
+        self.put(kind, flags, schema, parts, SPARED)
+    }
+
+    /// Appends a record to the end of the segment that [`append`](Self::append) leaves alone: what has to be said at last.
+    pub fn append_last(&self, kind: Kind, payload: &[u8]) -> Appended {
+        self.put(kind, 0, 0, &[payload], 0)
+    }
+
+    fn put(&self, kind: Kind, flags: u8, schema: u16, parts: &[&[u8]], spared: usize) -> Appended {
         let size = parts.iter().map(|part| part.len()).sum();
         let length = match u32::try_from(size) {
             Ok(length) if (1..=MAX_PAYLOAD_BYTES).contains(&size) => length,
             _ => return Appended::Size,
         };
-        let Some(mut slot) = self.mapping.reserve(framed(size)) else {
+        let Some(mut slot) = self.mapping.reserve(framed(size), spared) else {
             return Appended::Full;
         };
         let seq = slot.seq();
@@ -123,6 +135,11 @@ impl Segment {
     /// Whether every record that was begun is written. Of a closed segment it stays true.
     pub fn is_finished(&self) -> bool {
         self.mapping.taken() == self.mapping.published()
+    }
+
+    /// Bytes that are left for records; none of a closed segment.
+    pub(crate) fn room(&self) -> usize {
+        self.mapping.room().saturating_sub(SPARED)
     }
 
     /// How many records were begun.

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::error::LogError;
 use crate::manifest::{Content, RunMark};
 use crate::scan::scan;
-use crate::seal::{Read, found_in};
+use crate::seal::{Read, aside_in, found_in};
 
 /// What was found.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -92,6 +92,10 @@ pub fn verify(data_dir: &Path) -> Result<Verified, LogError> {
                 .push(format!("{}: not the bytes that were written", file.path)),
             Err(error) => verified.damaged.push(format!("{}: {error}", file.path)),
         }
+    }
+    for path in aside_in(data_dir)? {
+        let line = format!("{}: a segment that could not be read, put aside", path.display());
+        verified.damaged.push(line);
     }
     for path in found_in(data_dir)? {
         let bytes = match fs::read(&path) {

@@ -3,13 +3,14 @@
 //! Requests append; one keeper, a thread of the server's, has the next segment ready, and takes those that are full.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use uuid::Uuid;
 
 use crate::error::SegmentError;
-use crate::frame::Kind;
+use crate::frame::{Kind, MAX_PAYLOAD_BYTES, framed};
 use crate::header::Header;
 use crate::segment::{Appended, Segment};
 
@@ -23,6 +24,8 @@ pub struct Writer {
     replica: [u8; 32],
     run: Uuid,
     current: ArcSwap<Segment>,
+    /// Whether the next segment is ready.
+    spare: AtomicBool,
     turn: Mutex<Turn>,
 }
 
@@ -37,6 +40,8 @@ struct Turn {
 pub enum Written {
     /// It is in a segment.
     Done,
+    /// It is in the segment that was prepared: another one has to be.
+    Next,
     /// The segment is full and the next one is not there yet.
     Full,
     /// No record may be as large.
@@ -62,6 +67,7 @@ impl Writer {
             replica: name,
             run,
             current: ArcSwap::from_pointee(first),
+            spare: AtomicBool::new(false),
             turn: Mutex::new(Turn {
                 next: None,
                 full: Vec::new(),
@@ -73,15 +79,31 @@ impl Writer {
     ///
     /// Cost: one atomic load, one reservation, one copy of each part, a checksum.
     pub fn append(&self, kind: Kind, schema: u16, parts: &[&[u8]]) -> Written {
+        let mut written = Written::Done;
         loop {
             let current = self.current.load();
             match current.append(kind, 0, schema, parts) {
-                Appended::At(_) => return Written::Done,
+                Appended::At(_) => return written,
                 Appended::Size => return Written::Size,
-                Appended::Full if self.advance(&current) => {}
+                Appended::Full if self.advance(&current) => written = Written::Next,
                 Appended::Full => return Written::Full,
             }
         }
+    }
+
+    /// Appends what the log ends with, for which there is room in a full segment, too.
+    pub fn append_last(&self, kind: Kind, payload: &[u8]) -> Written {
+        match self.current.load().append_last(kind, payload) {
+            Appended::At(_) => Written::Done,
+            Appended::Size => Written::Size,
+            Appended::Full => Written::Full,
+        }
+    }
+
+    /// Whether a record with a payload of so many bytes would find room now; others may take it first.
+    pub fn has_room(&self, bytes: usize) -> bool {
+        let bytes = framed(bytes.min(MAX_PAYLOAD_BYTES));
+        self.spare.load(Ordering::Acquire) || self.current.load().room() >= bytes
     }
 
     /// Goes on to the next segment, if `full` is still the current one. Returns whether there is another now.
@@ -93,6 +115,7 @@ impl Writer {
         let Some(next) = turn.next.take() else {
             return false;
         };
+        self.spare.store(false, Ordering::Release);
         self.current.store(next);
         full.close();
         turn.full.push(full.clone());
@@ -108,6 +131,7 @@ impl Writer {
         }
         let next = Arc::new(segment(&self.folder, self.bytes, self.replica, self.run)?);
         self.turn().next = Some(next);
+        self.spare.store(true, Ordering::Release);
         Ok(())
     }
 
@@ -150,6 +174,7 @@ impl Writer {
         current.close();
         let mut turn = self.turn();
         if let Some(next) = turn.next.take() {
+            self.spare.store(false, Ordering::Release);
             // Nothing was ever in it; what stays is found at the next start.
             drop(std::fs::remove_file(next.path()));
         }
@@ -158,11 +183,15 @@ impl Writer {
         left
     }
 
-    /// Bytes on disk that segments take which are not sealed yet.
-    pub fn unsealed_bytes(&self) -> u64 {
+    /// Segments that take records, are ready to, or have taken their last and are not handed over yet.
+    pub fn segments(&self) -> usize {
         let turn = self.turn();
-        let segments = turn.full.len() + 1 + usize::from(turn.next.is_some());
-        u64::from(self.bytes).saturating_mul(u64::try_from(segments).unwrap_or(u64::MAX))
+        turn.full.len() + 1 + usize::from(turn.next.is_some())
+    }
+
+    /// Whether the next segment is ready.
+    pub fn is_prepared(&self) -> bool {
+        self.spare.load(Ordering::Acquire)
     }
 
     fn turn(&self) -> MutexGuard<'_, Turn> {

@@ -12,7 +12,7 @@ use serde::de::{self, Visitor};
 use super::flags::DEFAULT_DATA_DIR;
 use super::{ConfigError, ControlMode, LOOPBACK, LogFormat};
 use crate::admin::Role;
-use crate::recorder::{Ack, RecorderConfig};
+use crate::recorder::{Ack, OnFull, RecorderConfig, SEGMENT_BYTES};
 use crate::release::NewsKind;
 use crate::service::Limits;
 
@@ -303,6 +303,10 @@ pub struct RawLog {
     pub ack: Ack,
     /// What becomes of requests whose records do not fit.
     pub on_full: OnFull,
+    /// With `block`: the longest that an answer waits for room.
+    pub max_wait: RawDuration,
+    /// The probability with which a request is recorded.
+    pub rate: f64,
     /// The longest time until records are on disk.
     pub sync: RawDuration,
     /// The longest time until records are in a Parquet file.
@@ -311,6 +315,10 @@ pub struct RawLog {
     pub retention: RawDuration,
     /// Bytes of all files.
     pub max_bytes: u64,
+    /// Bytes of the disk that stay free.
+    pub min_free_bytes: u64,
+    /// Bytes of what is not sealed yet.
+    pub buffer_bytes: u64,
     /// Inputs and outputs.
     pub payload: RawPayload,
 }
@@ -323,28 +331,21 @@ pub struct RawPayload {
     pub max_bytes: usize,
 }
 
-/// What becomes of requests whose records do not fit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OnFull {
-    /// They are served, counted, and a gap in the log.
-    Drop,
-    /// They are refused.
-    Block,
-    /// Fewer of them are recorded.
-    Sample,
-}
-
 impl Default for RawLog {
     fn default() -> Self {
+        let config = RecorderConfig::default();
         Self {
-            enabled: false,
-            ack: Ack::Kernel,
-            on_full: OnFull::Drop,
-            sync: RawDuration(Duration::from_millis(100)),
-            seal_after: RawDuration(Duration::from_secs(60)),
-            retention: RawDuration(Duration::from_secs(7 * 86_400)),
-            max_bytes: 20_000_000_000,
+            enabled: true,
+            ack: config.ack,
+            on_full: config.on_full,
+            max_wait: RawDuration(config.max_wait),
+            rate: config.rate,
+            sync: RawDuration(config.sync),
+            seal_after: RawDuration(config.seal_after),
+            retention: RawDuration(config.retention),
+            max_bytes: config.max_bytes,
+            min_free_bytes: config.min_free_bytes,
+            buffer_bytes: config.buffer_bytes,
             payload: RawPayload::default(),
         }
     }
@@ -352,7 +353,9 @@ impl Default for RawLog {
 
 impl Default for RawPayload {
     fn default() -> Self {
-        Self { max_bytes: 64 << 10 }
+        Self {
+            max_bytes: RecorderConfig::default().payload_max_bytes,
+        }
     }
 }
 
@@ -365,18 +368,31 @@ impl RawLog {
             key,
             reason: reason.to_owned(),
         };
-        if self.on_full != OnFull::Drop {
-            return Err(value("log.on_full", "only `drop` is built yet"));
+        if !(0.0..=1.0).contains(&self.rate) {
+            return Err(value("log.rate", "must be a probability, from 0 to 1"));
+        }
+        let least = 4 * u64::from(SEGMENT_BYTES);
+        if self.buffer_bytes < least || self.max_bytes < self.buffer_bytes {
+            let reason = format!(
+                "log.buffer_bytes must be {least} or more, four segments, and log.max_bytes no less than it"
+            );
+            return Err(value("log.buffer_bytes, log.max_bytes", &reason));
         }
         if self.sync.0.is_zero() || self.seal_after.0.is_zero() {
             return Err(value("log.sync, log.seal_after", "must be longer than zero"));
         }
         Ok(self.enabled.then_some(RecorderConfig {
             ack: self.ack,
+            on_full: self.on_full,
+            max_wait: self.max_wait.0,
+            rate: self.rate,
             sync: self.sync.0,
             seal_after: self.seal_after.0,
             retention: self.retention.0,
             max_bytes: self.max_bytes,
+            min_free_bytes: self.min_free_bytes,
+            buffer_bytes: self.buffer_bytes,
+            segment_bytes: SEGMENT_BYTES,
             payload_max_bytes: self.payload.max_bytes,
         }))
     }

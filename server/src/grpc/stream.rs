@@ -232,7 +232,10 @@ async fn answer(call: Arc<Call>, message: Received, arrived: Instant) -> Answer 
         }
     };
     let served = scope.served();
-    scope.finish(outcome).await;
+    let answer = match scope.finish(outcome).await {
+        Ok(()) => answer,
+        Err(refusal) => Err(refusal.into()),
+    };
     match answer {
         Ok(pieces) => Ok(pieces),
         Err(failure) if call.errors_end_it || failure.is_oversize() => Err(failure.status()),

@@ -44,7 +44,10 @@ where
         }
     };
     let served = scope.served();
-    scope.finish(outcome).await;
+    let answer = match scope.finish(outcome).await {
+        Ok(()) => answer,
+        Err(refusal) => Err(refusal.into()),
+    };
     // The permit is held until the answer is on its way.
     let (mut response, _permit) = match answer {
         Ok(answer) => (answered(answer.pieces, answer.encoding), Some(answer.admitted)),

@@ -47,7 +47,10 @@ pub(super) async fn answer(
         }
     };
     let served = scope.served();
-    scope.finish(outcome).await;
+    let answer = match scope.finish(outcome).await {
+        Ok(()) => answer,
+        Err(refusal) => Err(refusal.into()),
+    };
     let mut response = match answer {
         Ok(response) => response,
         Err(failure) => refuse(&failure, &head.headers, body).await,

@@ -221,6 +221,11 @@ pub(super) const LOG_LOST: Name = name(
     "counter",
     "Requests without one, by reason; each is in a gap record",
 );
+pub(super) const LOG_SAMPLED_OUT: Name = name(
+    "crossfade_log_sampled_out_total",
+    "counter",
+    "Requests that sampling left out",
+);
 pub(super) const LOG_BYTES: Name = name(
     "crossfade_log_bytes_total",
     "counter",
@@ -236,6 +241,16 @@ pub(super) const LOG_BUFFER: Name = name(
     "gauge",
     "Bytes on disk of segments that are not sealed",
 );
+pub(super) const LOG_LAG: Name = name(
+    "crossfade_log_lag_seconds",
+    "gauge",
+    "How long ago the oldest record was made that is in no Parquet file yet, at most",
+);
+pub(super) const LOG_DISK_FREE: Name = name(
+    "crossfade_log_disk_free_bytes",
+    "gauge",
+    "Bytes that are free on the disk of the data folder",
+);
 pub(super) const LOG_FAILURES: Name = name(
     "crossfade_log_failures_total",
     "counter",
@@ -243,12 +258,15 @@ pub(super) const LOG_FAILURES: Name = name(
 );
 
 /// Every series of the inference log.
-pub(super) const LOG: [&Name; 6] = [
+pub(super) const LOG: [&Name; 9] = [
     &LOG_RECORDS,
     &LOG_LOST,
+    &LOG_SAMPLED_OUT,
     &LOG_BYTES,
     &LOG_SEALED,
     &LOG_BUFFER,
+    &LOG_LAG,
+    &LOG_DISK_FREE,
     &LOG_FAILURES,
 ];
 

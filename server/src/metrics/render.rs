@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use super::names::{self, Name};
 use super::series::{Series, Stage};
 use super::{Loaded, Released};
-use crate::recorder::Recorder;
+use crate::recorder::{Loss, Recorder};
 use crate::scope::Protocol;
 use crate::status::Status;
 
@@ -110,15 +110,18 @@ pub(super) fn log(out: &mut String, recorder: &Recorder) {
     let mut text = Text { out };
     let counts = recorder.counts();
     let of = |count: &AtomicU64| count.load(Relaxed) as f64;
-    let lost = [("full", of(&counts.lost_full)), ("size", of(&counts.lost_size))];
+    let lost = Loss::ALL.map(|loss| (loss.name(), recorder.lost(loss) as f64));
     let plain = |value| vec![(String::new(), value)];
     let values = [
         plain(of(&counts.recorded)),
         lost.map(|(reason, count)| (format!("reason=\"{reason}\""), count))
             .into(),
+        plain(of(&counts.sampled_out)),
         plain(of(&counts.bytes)),
         plain(of(&counts.sealed)),
         plain(recorder.unsealed_bytes() as f64),
+        plain(recorder.lag().as_secs_f64()),
+        plain(recorder.disk_free() as f64),
         plain(of(&counts.failures)),
     ];
     for (name, values) in names::LOG.into_iter().zip(values) {

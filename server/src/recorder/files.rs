@@ -1,9 +1,10 @@
 //! The files of the log: segments sealed, old ones removed.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crossfade_inference_log::{Entry, LogError, Outcome, Sealer};
+use crossfade_inference_log::{LogError, Outcome, Sealer};
 use crossfade_journal::audit::Timestamp;
 use uuid::Uuid;
 
@@ -14,10 +15,10 @@ const AGAIN: Duration = Duration::from_secs(5);
 
 /// The files, and how long they stay.
 pub(super) struct Held {
-    data_dir: PathBuf,
     sealer: Sealer,
     retention: Duration,
     max_bytes: u64,
+    min_free_bytes: u64,
 }
 
 /// What came of a segment.
@@ -28,19 +29,22 @@ pub(super) struct Tried {
 }
 
 impl Held {
-    pub(super) fn new(data_dir: &Path, sealer: Sealer, config: &RecorderConfig) -> Self {
+    pub(super) fn new(sealer: Sealer, config: &RecorderConfig) -> Self {
         Self {
-            data_dir: data_dir.to_owned(),
             sealer,
             retention: config.retention,
             max_bytes: config.max_bytes,
+            min_free_bytes: config.min_free_bytes,
         }
     }
 
-    /// Removes files of days that are too long ago, and the oldest until the others are small enough.
+    /// Removes files of days that are too long ago, and the oldest until the others are small enough and enough of the disk is free.
+    ///
+    /// * `unsealed`: bytes of segments
+    /// * `free`: bytes of the disk
     ///
     /// Errors: the manifest's; the files stay then, or are removed the next time.
-    pub(super) fn sweep(&mut self) -> Result<(), LogError> {
+    pub(super) fn sweep(&mut self, unsealed: u64, free: u64) -> Result<(), LogError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let oldest = day(now.saturating_sub(self.retention));
         let files = &self.sealer.manifest().content().files;
@@ -49,53 +53,32 @@ impl Held {
             .map(|file| (date_of(&file.path), file.path.clone(), file.bytes))
             .collect();
         dated.sort();
-        let mut left: u64 = dated.iter().map(|(.., bytes)| bytes).sum();
-        let mut removed = Vec::new();
-        let mut reason = "retention";
+        let mut left = dated
+            .iter()
+            .fold(unsealed, |sum, (.., bytes)| sum.saturating_add(*bytes));
+        let mut free = free;
+        let mut removed: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for (date, path, bytes) in dated {
-            let is_old = !date.is_empty() && date < oldest;
-            if !is_old && left <= self.max_bytes {
-                continue;
-            }
-            if !is_old {
-                reason = "max_bytes";
-            }
-            left -= bytes;
-            removed.push(path);
+            let reason = if !date.is_empty() && date < oldest {
+                "retention"
+            } else if left > self.max_bytes {
+                "max_bytes"
+            } else if free < self.min_free_bytes {
+                "min_free_bytes"
+            } else {
+                break;
+            };
+            left = left.saturating_sub(bytes);
+            free = free.saturating_add(bytes);
+            removed.entry(reason).or_default().push(path);
         }
-        if removed.is_empty() {
-            return Ok(());
-        }
-        tracing::info!(
-            files = removed.len(),
-            reason,
-            "files of the inference log are removed"
-        );
-        // Said first: a file that nobody names is no harm, one that is named and gone looks like damage.
-        let entry = Entry::Removed {
-            files: removed.clone(),
-            reason: reason.to_owned(),
-        };
-        self.sealer.manifest().append(entry)?;
-        for path in &removed {
-            let path = self.data_dir.join(path);
-            match std::fs::remove_file(&path) {
-                Ok(()) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(source) => {
-                    return Err(LogError::Io {
-                        path,
-                        doing: "removing it",
-                        source,
-                    });
-                }
-            }
-            // The folder of a day, version or model goes with its last file.
-            for folder in path.ancestors().skip(1).take(3) {
-                if std::fs::remove_dir(folder).is_err() {
-                    break;
-                }
-            }
+        for (reason, files) in removed {
+            tracing::info!(
+                files = files.len(),
+                reason,
+                "files of the inference log are removed"
+            );
+            self.sealer.remove(files, reason)?;
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crossfade_inference_log::{Kind, Sealer, Written};
 
 use super::files::{self, Held};
-use super::{Recorder, lock};
+use super::{Loss, OnFull, Recorder, lock};
 use crate::servable::lower_priority;
 
 /// Between two marks.
@@ -20,6 +20,10 @@ const MARK: Duration = Duration::from_secs(1);
 const SAY: Duration = Duration::from_secs(10);
 /// Between two looks for files that are too old.
 const SWEEP: Duration = Duration::from_secs(60);
+/// The same while the disk is nearly full.
+const SWEEP_SOON: Duration = Duration::from_secs(1);
+/// How long requests that were cut off have to say so before the log ends.
+const CUT_OFF: Duration = Duration::from_secs(1);
 
 impl Recorder {
     /// Starts both threads. `left`: segments of an earlier process, which nobody writes to.
@@ -34,31 +38,33 @@ impl Recorder {
             // The receiver is the thread that is started next.
             let _sent = full.send(path).is_ok();
         }
-        let held = Held::new(data_dir, sealer, &self.config);
+        let held = Held::new(sealer, &self.config);
         let counts = self.clone();
         let seal = Builder::new().name("log-seal".to_owned()).spawn(move || {
             lower_priority();
             seal_until_closed(&segments, held, &counts);
         })?;
-        let this = self.clone();
+        let (this, folder) = (self.clone(), data_dir.to_owned());
         let keep = Builder::new()
             .name("log".to_owned())
-            .spawn(move || this.keep(&full))?;
+            .spawn(move || this.keep(&folder, &full))?;
         lock(&self.threads).extend([keep, seal]);
         Ok(())
     }
 
     /// Keeps the log going until it ends.
-    fn keep(&self, full: &Sender<PathBuf>) {
+    fn keep(&self, data_dir: &Path, full: &Sender<PathBuf>) {
         let (mut marked, mut rotated) = (Instant::now(), Instant::now());
         let mut synced = 0;
         loop {
             let ends = self.wait(self.config.sync);
-            self.attempt("no next segment", self.writer.prepare());
+            let is_whole = ends && self.await_requests();
+            self.prepare(data_dir);
             self.say_what_is_missing();
             if marked.elapsed() >= MARK || ends {
                 marked = Instant::now();
-                self.put_mark(ends);
+                self.put_mark(is_whole);
+                self.look_at_disk(data_dir);
             }
             // What was recorded while it synced is synced by the next one.
             let bytes = self.counts.bytes.load(Relaxed);
@@ -78,7 +84,7 @@ impl Recorder {
         }
         self.hand_over(full, self.writer.end());
         // Whoever still waits for the disk is not kept: what was recorded is synced.
-        self.synced.send_replace(u64::MAX);
+        self.synced.send_modify(|synced| synced.turn = u64::MAX);
     }
 
     /// Waits until there is something to do, at most `longest`. Returns whether the log ends.
@@ -86,8 +92,78 @@ impl Recorder {
         let call = lock(&self.call);
         let waited = self
             .called
-            .wait_timeout_while(call, longest, |call| !call.sync && !call.end);
-        waited.unwrap_or_else(std::sync::PoisonError::into_inner).0.end
+            .wait_timeout_while(call, longest, |call| !call.sync && !call.next && !call.end);
+        let mut call = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
+        call.next = false;
+        call.end
+    }
+
+    /// Whether no request is under way.
+    fn is_idle(&self) -> bool {
+        // In this order: what was received was opened before.
+        let received = self.counts.received.load(SeqCst);
+        self.opened.load(SeqCst) == received
+    }
+
+    /// Waits for requests that were cut off and are about to say so; counts those that do not as lost. Returns whether there were none.
+    fn await_requests(&self) -> bool {
+        let until = Instant::now() + CUT_OFF;
+        while !self.is_idle() && Instant::now() < until {
+            self.rests_at_most(Duration::from_millis(5));
+        }
+        self.ended.store(true, SeqCst);
+        let received = self.counts.received.load(SeqCst);
+        let cut_off = self.opened.load(SeqCst).saturating_sub(received);
+        let (now, _) = self.times(Instant::now());
+        self.losses.add(Loss::Stopped, cut_off, now);
+        self.counts.received.fetch_add(cut_off, SeqCst);
+        cut_off == 0
+    }
+
+    /// Has another segment ready, if there may be one.
+    fn prepare(&self, data_dir: &Path) {
+        if self.writer.is_prepared() {
+            return;
+        }
+        let unsealed = self.unsealed_bytes();
+        if self.config.on_full == OnFull::Sample && unsealed > self.config.buffer_bytes / 2 {
+            self.sampling.press();
+        }
+        let needed = u64::from(self.config.segment_bytes);
+        let most = self.config.buffer_bytes;
+        self.look_at_disk(data_dir);
+        let (free, least) = (self.disk_free(), self.config.min_free_bytes);
+        let done = if unsealed.saturating_add(needed) > most {
+            Err(format!(
+                "{unsealed} bytes of segments are not sealed, and log.buffer_bytes is {most}: files are not written as fast as requests come"
+            ))
+        } else if free < least.saturating_add(needed) {
+            Err(format!(
+                "{free} bytes of the disk are free, and log.min_free_bytes keeps {least}: make room, or choose another folder with --data-dir"
+            ))
+        } else {
+            self.writer.prepare().map_err(|error| error.to_string())
+        };
+        if done.is_ok() {
+            self.prepared.send_replace(());
+        }
+        self.attempt("there is no next segment", done);
+    }
+
+    /// Notes how much of the disk is free.
+    fn look_at_disk(&self, data_dir: &Path) {
+        match rustix::fs::statvfs(data_dir) {
+            Ok(disk) => self
+                .disk_free
+                .store(disk.f_bavail.saturating_mul(disk.f_frsize), Relaxed),
+            Err(error) => tracing::debug!(%error, "it is not known how much of the disk is free"),
+        }
+    }
+
+    /// Waits so long, whatever comes.
+    fn rests_at_most(&self, longest: Duration) {
+        let call = lock(&self.call);
+        drop(self.called.wait_timeout(call, longest));
     }
 
     /// Waits so long, or until the log ends; returns whether it does.
@@ -99,32 +175,53 @@ impl Recorder {
 
     fn sync(&self) {
         let turn = self.syncs.fetch_add(1, SeqCst) + 1;
-        self.attempt("records that are not on disk", self.writer.sync());
-        // A disk that fails keeps nobody waiting; it is counted and said.
-        self.synced.send_replace(turn);
+        let done = self.writer.sync();
+        let failed = done.is_err();
+        self.attempt("records are not on disk", done);
+        // A disk that fails keeps nobody waiting.
+        self.synced.send_modify(|synced| {
+            synced.turn = turn;
+            if failed {
+                synced.failed = turn;
+            }
+        });
     }
 
     fn put_mark(&self, last: bool) {
         let mark = self.mark(last).encode();
         // Where there is no room, the next one says as much.
-        if self.writer.append(Kind::Mark, 0, &[&mark]) != Written::Done {
+        if !self.put(Kind::Mark, &mark) {
             tracing::debug!("no room for a mark");
+        }
+    }
+
+    /// Appends what is no request; returns whether there was room.
+    fn put(&self, kind: Kind, payload: &[u8]) -> bool {
+        // At the end nothing comes any more: it is said in what full segments spare.
+        let written = match self.ended.load(SeqCst) {
+            true => self.writer.append_last(kind, payload),
+            false => self.writer.append(kind, 0, &[payload]),
+        };
+        match written {
+            Written::Done => true,
+            Written::Next => {
+                self.needs_next();
+                true
+            }
+            Written::Full | Written::Size => false,
         }
     }
 
     /// Writes down how many requests are missing, once there is room.
     fn say_what_is_missing(&self) {
-        let mut gap = lock(&self.gap);
-        if let Some(missing) = &*gap
-            && self.writer.append(Kind::Gap, 0, &[&missing.encode()]) == Written::Done
-        {
-            tracing::warn!(
-                count = missing.count,
-                reason = missing.reason,
-                "requests that are missing in the inference log"
-            );
-            *gap = None;
-        }
+        self.losses.say(|gap| {
+            let is_said = self.put(Kind::Gap, &gap.encode());
+            if is_said {
+                let (count, reason) = (gap.count, &gap.reason);
+                tracing::warn!(count, reason, "requests that are missing in the inference log");
+            }
+            is_said
+        });
     }
 
     fn hand_over(&self, full: &Sender<PathBuf>, segments: Vec<Arc<crossfade_inference_log::Segment>>) {
@@ -132,6 +229,8 @@ impl Recorder {
             let path = segment.path().to_owned();
             // Its mapping goes before it is read as a file.
             drop(segment);
+            let began = std::mem::replace(&mut *lock(&self.segment_began), Instant::now());
+            lock(&self.waiting).push_back(began);
             // The receiver goes only after this sender; what stays is sealed at the next start.
             let _sent = full.send(path).is_ok();
         }
@@ -155,18 +254,26 @@ fn seal_until_closed(segments: &Receiver<PathBuf>, mut held: Held, recorder: &Re
     let mut swept = Instant::now();
     let counts = recorder.counts();
     loop {
-        match segments.recv_timeout(SWEEP) {
+        match segments.recv_timeout(SWEEP_SOON) {
             Ok(path) => {
                 let sealed = files::seal(&mut held, &path, |longest| recorder.rests(longest));
                 counts.sealed.fetch_add(sealed.rows, Relaxed);
                 counts.failures.fetch_add(sealed.failures, Relaxed);
+                lock(&recorder.waiting).pop_front();
+                if recorder.unsealed_bytes() < recorder.config.buffer_bytes / 4 {
+                    recorder.sampling.relax();
+                }
+                // There may be room for another segment now.
+                recorder.needs_next();
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
-        if swept.elapsed() >= SWEEP {
+        let is_low = recorder.disk_free() < recorder.config.min_free_bytes;
+        if swept.elapsed() >= if is_low { SWEEP_SOON } else { SWEEP } {
             swept = Instant::now();
-            if let Err(error) = held.sweep() {
+            let unsealed = recorder.unsealed_bytes();
+            if let Err(error) = held.sweep(unsealed, recorder.disk_free()) {
                 counts.failures.fetch_add(1, Relaxed);
                 tracing::error!(%error, "files of the inference log that cannot be removed");
             }

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use crossfade_inference_log::{LoggedTensor, Side};
+use crossfade_inference_log::{LoggedTensor, Origin, Side};
 use crossfade_runtimes_core::Tensor;
 use twox_hash::XxHash3_128;
 
+use super::Recorder;
+
 /// What answers a loaded version's requests, as their records say.
-#[derive(Debug)]
 pub(crate) struct Provenance {
+    /// Where they go.
+    pub(crate) recorder: Arc<Recorder>,
     /// The number of its schema.
     pub(crate) schema: u16,
     pub(crate) artifact_sha256: Option<[u8; 32]>,
@@ -19,6 +22,20 @@ pub(crate) struct Provenance {
     pub(crate) device: String,
 }
 
+impl Provenance {
+    /// What the records of a version say of it.
+    pub(crate) fn origin<'a>(&'a self, model: &'a str, version: &'a str) -> Origin<'a> {
+        Origin {
+            model,
+            version,
+            artifact_sha256: self.artifact_sha256,
+            config_rev: self.config_rev,
+            runtime: Some(self.runtime),
+            device: Some(self.device.as_str()),
+        }
+    }
+}
+
 /// What was sent and answered.
 #[derive(Default)]
 pub(crate) struct Kept {
@@ -27,6 +44,8 @@ pub(crate) struct Kept {
     inputs: Vec<Option<Tensor>>,
     /// With their places among the outputs of the signature.
     outputs: Vec<(usize, Tensor)>,
+    /// Whether the record is to do without them: it has little room.
+    pub(crate) is_bare: bool,
     pub(crate) rows: u32,
     pub(crate) error: Option<Box<str>>,
     pub(crate) trace_id: Option<[u8; 16]>,
@@ -79,6 +98,15 @@ impl Kept {
         })
     }
 
+    /// Bytes of the tensors that are no larger than `most`.
+    pub(crate) fn bytes(&self, most: usize) -> usize {
+        let outputs = self.outputs.iter().map(|(_, tensor)| tensor);
+        let all = self.inputs.iter().flatten().chain(outputs);
+        all.map(|tensor| tensor.data.len())
+            .filter(|bytes| *bytes <= most)
+            .sum()
+    }
+
     /// Those tensors that are no larger than `most` bytes.
     pub(crate) fn tensors(&self, most: usize) -> Vec<LoggedTensor<'_>> {
         let inputs = self.inputs.iter().enumerate();
@@ -87,7 +115,7 @@ impl Kept {
         let outputs = outputs.map(|(place, tensor)| (Side::Output, *place, tensor));
         let all = inputs
             .chain(outputs)
-            .filter(|(.., tensor)| tensor.data.len() <= most);
+            .filter(|(.., tensor)| !self.is_bare && tensor.data.len() <= most);
         let logged = all.filter_map(|(side, place, tensor)| {
             Some(LoggedTensor {
                 side,

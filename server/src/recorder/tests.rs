@@ -12,10 +12,25 @@ fn config(ack: Ack) -> RecorderConfig {
         ack,
         sync: Duration::from_millis(5),
         seal_after: Duration::from_secs(3600),
-        retention: Duration::from_secs(86_400),
-        max_bytes: 1 << 30,
+        min_free_bytes: 0,
         payload_max_bytes: 1024,
+        ..RecorderConfig::default()
     }
+}
+
+/// A request from its beginning to its end; returns whether it is recorded.
+fn put(recorder: &Recorder, record: &Record<'_>) -> bool {
+    recorder.open_request();
+    recorder.record(NO_SCHEMA, record)
+}
+
+/// Records, requests that are missing, and what the last mark says.
+fn sealed(folder: &Path) -> (u64, u64, crossfade_inference_log::RunMark) {
+    let content = Content::read(folder).unwrap();
+    let records = content.sealed.iter().map(|sealed| sealed.records).sum();
+    let missing = content.sealed.iter().map(|sealed| sealed.missing).sum();
+    let mut marks = content.sealed.iter().flat_map(|sealed| &sealed.marks);
+    (records, missing, *marks.next_back().unwrap())
 }
 
 fn record(ts_us: i64) -> Record<'static> {
@@ -45,7 +60,7 @@ fn what_was_recorded_is_in_files_when_the_log_is_closed() {
     for run in 1..=2 {
         let recorder = Recorder::open(folder.path(), &config(Ack::Kernel)).unwrap();
         for _ in 0..10 {
-            recorder.record(NO_SCHEMA, &record(now()));
+            assert!(put(&recorder, &record(now())));
         }
         recorder.close();
         let content = Content::read(folder.path()).unwrap();
@@ -74,40 +89,170 @@ fn what_an_earlier_process_left_is_sealed() {
     assert_eq!(content.sealed.iter().map(|sealed| sealed.records).sum::<u64>(), 1);
 }
 
+/// A record that fills a segment with a few thousand of its kind.
+fn large(error: &str) -> Record<'_> {
+    Record {
+        error: Some(error),
+        ..record(now())
+    }
+}
+
+/// A log that may have no second segment.
+fn one_segment() -> RecorderConfig {
+    RecorderConfig {
+        segment_bytes: 20 << 20,
+        buffer_bytes: 20 << 20,
+        ..config(Ack::Kernel)
+    }
+}
+
 #[test]
 fn what_has_no_room_is_counted_and_said() {
     let folder = tempfile::tempdir().unwrap();
-    // Nothing prepares the next segment before the log is closed: some records do not fit.
-    let late = RecorderConfig {
-        sync: Duration::from_secs(3600),
-        ..config(Ack::Kernel)
-    };
-    let recorder = Recorder::open(folder.path(), &late).unwrap();
+    let recorder = Recorder::open(folder.path(), &one_segment()).unwrap();
     let error = "x".repeat(4000);
-    let filled = Record {
-        error: Some(&error),
-        ..record(now())
-    };
     let mut asked = 0;
-    while recorder.counts().lost() < 5 && asked < 100_000 {
-        recorder.record(NO_SCHEMA, &filled);
+    while recorder.lost(Loss::Full) < 5 && asked < 100_000 {
+        assert_eq!(
+            put(&recorder, &large(&error)),
+            recorder.lost(Loss::Full) == 0,
+            "{asked}"
+        );
         asked += 1;
     }
+    // What is large has no room; a gap record has.
     recorder.close();
-    let content = Content::read(folder.path()).unwrap();
-    let records: u64 = content.sealed.iter().map(|sealed| sealed.records).sum();
-    let missing: u64 = content.sealed.iter().map(|sealed| sealed.missing).sum();
+    let (records, missing, last) = sealed(folder.path());
     assert_eq!(
-        (records + missing, missing, recorder.counts().lost()),
+        (records + missing, missing, recorder.lost(Loss::Full)),
         (asked, 5, 5)
     );
-    let last = content
-        .sealed
-        .iter()
-        .flat_map(|sealed| &sealed.marks)
-        .next_back()
+    assert_eq!((last.received, last.lost, last.last), (asked, missing, true));
+}
+
+/// Nothing is served unrecorded, if that is wanted: the request waits for room, and is told that there is none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_waits_for_room_where_it_has_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let patient = RecorderConfig {
+        on_full: OnFull::Block,
+        max_wait: Duration::from_millis(50),
+        ..one_segment()
+    };
+    let recorder = Recorder::open(folder.path(), &patient).unwrap();
+    assert!(recorder.blocks());
+    let error = "x".repeat(4000);
+    let mut asked = 0;
+    while recorder.room(0).await {
+        assert!(put(&recorder, &large(&error)), "{asked}");
+        asked += 1;
+    }
+    assert!(asked > 1000 && recorder.lost(Loss::Full) == 0, "{asked}");
+    let closing = recorder.clone();
+    tokio::task::spawn_blocking(move || closing.close())
+        .await
         .unwrap();
-    assert_eq!((last.received, last.lost), (asked, missing));
+    let (records, missing, _) = sealed(folder.path());
+    assert_eq!((records, missing), (asked, 0));
+}
+
+/// What comes as fast as it can finds room again and again, because a segment that is full is followed by another one at once.
+#[test]
+fn the_next_segment_is_there_when_one_is_full() {
+    let folder = tempfile::tempdir().unwrap();
+    let slow = RecorderConfig {
+        // Not the clock prepares segments.
+        sync: Duration::from_secs(3600),
+        segment_bytes: 20 << 20,
+        on_full: OnFull::Block,
+        max_wait: Duration::from_secs(60),
+        ..config(Ack::Kernel)
+    };
+    let recorder = Recorder::open(folder.path(), &slow).unwrap();
+    let waiting = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    let error = "x".repeat(4000);
+    for asked in 0..20_000 {
+        assert!(waiting.block_on(recorder.room(0)), "{asked}");
+        assert!(put(&recorder, &large(&error)), "{asked}");
+    }
+    recorder.close();
+    assert_eq!(sealed(folder.path()).0, 20_000);
+}
+
+#[test]
+fn a_disk_that_is_nearly_full_has_no_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let low = RecorderConfig {
+        min_free_bytes: u64::MAX,
+        segment_bytes: 20 << 20,
+        ..config(Ack::Kernel)
+    };
+    let recorder = Recorder::open(folder.path(), &low).unwrap();
+    let error = "x".repeat(4000);
+    let mut asked = 0;
+    while put(&recorder, &large(&error)) {
+        asked += 1;
+    }
+    assert!(asked > 1000, "{asked}");
+    assert!(recorder.counts().failures.load(Relaxed) > 0);
+    recorder.close();
+    assert_eq!(sealed(folder.path()).1, 1);
+}
+
+/// Whoever was cut off is missing, and the log says so.
+#[test]
+fn a_request_that_never_ends_is_a_gap() {
+    let folder = tempfile::tempdir().unwrap();
+    let recorder = Recorder::open(folder.path(), &config(Ack::Kernel)).unwrap();
+    assert!(put(&recorder, &record(now())));
+    recorder.open_request();
+    recorder.close();
+    let (records, missing, last) = sealed(folder.path());
+    assert_eq!((records, missing), (1, 1));
+    assert_eq!((last.received, last.lost, last.last), (2, 1, false));
+    let verified = crossfade_inference_log::verify(folder.path()).unwrap();
+    assert_eq!((verified.damaged.len(), verified.missing), (0, 1));
+    assert!(
+        !recorder.record(NO_SCHEMA, &record(now())),
+        "it is counted already"
+    );
+}
+
+#[test]
+fn what_sampling_leaves_out_is_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let half = RecorderConfig {
+        rate: 0.5,
+        ..config(Ack::Kernel)
+    };
+    let recorder = Recorder::open(folder.path(), &half).unwrap();
+    for id in 0..1000u128 {
+        recorder.open_request();
+        let id = id.to_be_bytes();
+        match recorder.draw(&id, None, false) {
+            Some(sampling_p) => {
+                let record = Record {
+                    sampling_p,
+                    ..record(now())
+                };
+                assert!(sampling_p == 0.5 && recorder.record(NO_SCHEMA, &record));
+            }
+            None => recorder.leave_out(),
+        }
+    }
+    recorder.close();
+    let (records, missing, last) = sealed(folder.path());
+    assert_eq!(
+        (records + last.sampled_out, missing, last.received),
+        (1000, 0, 1000)
+    );
+    // Four standard deviations.
+    assert!((437..563).contains(&records), "{records}");
+    let verified = crossfade_inference_log::verify(folder.path()).unwrap();
+    assert!(verified.damaged.is_empty(), "{:?}", verified.damaged);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,9 +264,9 @@ async fn an_answer_waits_for_the_disk_where_it_has_to() {
     };
     let recorder = Recorder::open(folder.path(), &slow).unwrap();
     for turn in 1..=3 {
-        recorder.record(NO_SCHEMA, &record(now()));
+        assert!(put(&recorder, &record(now())));
         let before = recorder.syncs.load(SeqCst);
-        recorder.acknowledged().await;
+        assert!(recorder.acknowledged().await);
         assert!(recorder.syncs.load(SeqCst) > before, "sync {turn}");
     }
     let closing = recorder.clone();
@@ -138,31 +283,34 @@ fn files_that_are_too_old_or_too_many_go() {
     let day = 86_400_000_000;
     let recorder = Recorder::open(folder.path(), &config(Ack::Kernel)).unwrap();
     for age in [0, 1, 3, 30] {
-        recorder.record(NO_SCHEMA, &record(now() - age * day));
+        assert!(put(&recorder, &record(now() - age * day)));
     }
     recorder.close();
-    let held = |retention: u64, max_bytes: u64| {
+    let held = |retention: u64, max_bytes: u64, free: u64| {
         let config = RecorderConfig {
             retention: Duration::from_secs(retention * 86_400),
             max_bytes,
+            min_free_bytes: 1 << 20,
             ..config(Ack::Kernel)
         };
-        let mut held = files::Held::new(folder.path(), Sealer::open(folder.path()).unwrap(), &config);
-        held.sweep().unwrap();
+        let mut held = files::Held::new(Sealer::open(folder.path()).unwrap(), &config);
+        held.sweep(0, free).unwrap();
         let content = Content::read(folder.path()).unwrap();
         for file in content.files.values() {
             assert!(folder.path().join(&file.path).is_file(), "{}", file.path);
         }
         content.files.len()
     };
-    assert_eq!(held(100, 1 << 30), 4);
-    assert_eq!(held(7, 1 << 30), 3);
+    let enough = 1 << 20;
+    assert_eq!(held(100, 1 << 30, enough), 4);
+    assert_eq!(held(7, 1 << 30, enough), 3);
+    assert_eq!(held(7, 1 << 30, enough - 1), 2, "room is made on the disk");
     let largest = Content::read(folder.path()).unwrap();
     let largest = largest.files.values().map(|file| file.bytes).max().unwrap();
-    assert_eq!(held(7, largest), 1, "the youngest stays");
+    assert_eq!(held(7, largest, enough), 1, "the youngest stays");
     let dates = fs::read_dir(folder.path().join("log/model=m/version=1")).unwrap();
     assert_eq!(dates.count(), 1);
-    assert_eq!(held(7, 0), 0);
+    assert_eq!(held(7, 0, enough), 0);
     assert!(!folder.path().join("log/model=m").exists());
 }
 

@@ -18,10 +18,11 @@ use crossfade_runtimes_core::{ModelSignature, RuntimeError, Tensor};
 
 use super::decision::Reader;
 use super::lock;
-use crate::scope::RequestId;
+use crate::scope::{Protocol, RequestId};
 
 mod breaker;
 mod pair;
+mod recording;
 mod stage;
 mod worker;
 
@@ -63,6 +64,7 @@ pub(crate) struct Shadow {
 /// A request of the live version that is run again.
 pub(crate) struct RequestCopy {
     id: RequestId,
+    protocol: Protocol,
     /// As the canary draws it: of a key, the first pair counts.
     unit: u64,
     inputs: Vec<(Arc<str>, Tensor)>,
@@ -122,13 +124,14 @@ impl Shadow {
 
     /// A copy of a request that is about to run, if it is drawn and its answer will tell a flip. Tensors are shared.
     ///
+    /// * `id`: its own, and how it came
     /// * `key`: its routing key, if it has one
     /// * `inputs`, `outputs`: as they go to the batcher
     ///
     /// Cost: one hash; for those that are drawn another one, and a few small allocations.
     pub(crate) fn copy(
         &self,
-        id: RequestId,
+        (id, protocol): (RequestId, Protocol),
         key: Option<&[u8]>,
         signature: &ModelSignature,
         inputs: &[Option<Tensor>],
@@ -149,6 +152,7 @@ impl Shadow {
         let given = given.filter_map(|(spec, tensor)| Some((spec.name.clone(), tensor.clone()?)));
         Some(RequestCopy {
             id,
+            protocol,
             unit: self.salt.draw(Purpose::Route, key.unwrap_or(id.as_bytes())),
             inputs: given.collect(),
             primary: None,
@@ -293,7 +297,13 @@ mod tests {
     fn answered(shadow: &Shadow, bytes: usize) -> RequestCopy {
         let signature = signature();
         let mut copy = shadow
-            .copy(RequestId::new(), None, &signature, &[Some(tensor(bytes))], &[0])
+            .copy(
+                (RequestId::new(), Protocol::Http),
+                None,
+                &signature,
+                &[Some(tensor(bytes))],
+                &[0],
+            )
             .expect("every request is drawn");
         let answer = Answer {
             outputs: vec![tensor(0)],
@@ -324,7 +334,13 @@ mod tests {
     fn tensors_are_shared() {
         let (shadow, waiting) = Shadow::new("r", 100.0, Reader::new(None));
         let input = tensor(8);
-        let copy = shadow.copy(RequestId::new(), None, &signature(), &[Some(input.clone())], &[0]);
+        let copy = shadow.copy(
+            (RequestId::new(), Protocol::Http),
+            None,
+            &signature(),
+            &[Some(input.clone())],
+            &[0],
+        );
         let copy = copy.expect("every request is drawn");
         assert_eq!(copy.inputs[0].1.data.as_ptr(), input.data.as_ptr());
         shadow.ended(None, Some(copy));
@@ -338,7 +354,15 @@ mod tests {
     #[test]
     fn a_share_of_the_requests_is_drawn_and_of_a_key_the_unit_is_one() {
         let (shadow, _waiting) = Shadow::new("r", 20.0, Reader::new(None));
-        let draw = || shadow.copy(RequestId::new(), Some(b"ann"), &signature(), &[None], &[0]);
+        let draw = || {
+            shadow.copy(
+                (RequestId::new(), Protocol::Http),
+                Some(b"ann"),
+                &signature(),
+                &[None],
+                &[0],
+            )
+        };
         let drawn: Vec<RequestCopy> = (0..4000).filter_map(|_| draw()).collect();
         // Four standard deviations around 800.
         assert!((700..900).contains(&drawn.len()), "{}", drawn.len());

@@ -228,6 +228,7 @@ impl Loader for ServableLoader {
         let provenance = self.recorder.as_ref().map(|recorder| {
             // Before the version is routed: a record never names a schema that is not on disk.
             Arc::new(Provenance {
+                recorder: recorder.clone(),
                 schema: recorder.schema(&signature),
                 artifact_sha256: artifact_sha256.as_deref().and_then(hash),
                 config_rev: hash(&config.config_rev),

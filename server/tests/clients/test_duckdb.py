@@ -21,7 +21,7 @@ CREATE VIEW log AS SELECT * FROM read_parquet('{data}/log/**/*.parquet',
 
 @pytest.fixture()
 def data(tmp_path):
-    (tmp_path / "crossfade.toml").write_text('[log]\nenabled = true\nseal_after = "1s"\n')
+    (tmp_path / "crossfade.toml").write_text('[log]\nseal_after = "1s"\n')
     return tmp_path / "data"
 
 

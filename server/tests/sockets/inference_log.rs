@@ -9,7 +9,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, UInt16Type, UInt32Type};
 use arrow_array::{Array, RecordBatch};
 use crossfade_inference_log::{Content, verify};
-use crossfade_server::recorder::{Ack, RecorderConfig};
+use crossfade_server::recorder::{Ack, OnFull, RecorderConfig};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tonic::{Code, Request};
 
@@ -21,9 +21,9 @@ fn config(ack: Ack) -> RecorderConfig {
         ack,
         sync: Duration::from_millis(10),
         seal_after: Duration::from_secs(3600),
-        retention: Duration::from_secs(86_400),
-        max_bytes: 1 << 30,
+        min_free_bytes: 0,
         payload_max_bytes: 1 << 10,
+        ..RecorderConfig::default()
     }
 }
 
@@ -275,4 +275,104 @@ async fn a_record_holds_what_was_asked_and_answered() {
         let took = table.column_by_name(&format!("{stage}_us")).unwrap();
         assert_eq!(took.null_count(), 0, "{stage}");
     }
+}
+
+/// What a candidate said to copies is in the log, beside what was answered to the same input.
+pub(crate) fn copies_are_records(data: &Path, least: usize) {
+    let tables = tables(data);
+    let of = |row: usize, table: &RecordBatch, column: &str| -> Option<[u8; 16]> {
+        let column = table.column_by_name(column).unwrap().as_fixed_size_binary();
+        column
+            .is_valid(row)
+            .then(|| column.value(row).try_into().unwrap())
+    };
+    let rows = || {
+        tables
+            .iter()
+            .flat_map(|table| (0..table.num_rows()).map(move |row| (table, row)))
+    };
+    let answered: BTreeMap<[u8; 16], Option<[u8; 16]>> = rows()
+        .filter(|(table, row)| text(table, "stage", *row) == Some("stable"))
+        .map(|(table, row)| (of(row, table, "request_id").unwrap(), of(row, table, "in_digest")))
+        .collect();
+    let mut copies = 0;
+    for (table, row) in rows().filter(|(table, row)| text(table, "stage", *row) == Some("shadow")) {
+        copies += 1;
+        let primary = of(row, table, "shadow_of").unwrap();
+        assert_eq!(answered.get(&primary), Some(&of(row, table, "in_digest")));
+        assert_eq!(
+            (text(table, "version", row), text(table, "outcome", row)),
+            (Some("2"), Some("ok"))
+        );
+        assert!(text(table, "release_id", row).is_some());
+        let outputs = table.column_by_name("out.y.0").unwrap();
+        assert!(outputs.is_valid(row));
+    }
+    assert!(copies >= least, "{copies}");
+    let verified = verify(data).unwrap();
+    assert_eq!((verified.damaged.len(), verified.missing), (0, 0), "{verified:?}");
+}
+
+/// Where nothing may be answered unrecorded, a request that finds no room is refused, by both protocols.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_answered_unrecorded_where_that_is_wanted() {
+    let data = tempfile::tempdir().unwrap();
+    let repository = Repository::new();
+    repository.add("m", 1, &version_file(1), "");
+    let folder = data.path().to_owned();
+    let server = Server::start_with(repository, |options| {
+        options.data_dir = folder;
+        options.recorder = Some(RecorderConfig {
+            on_full: OnFull::Block,
+            max_wait: Duration::from_millis(20),
+            segment_bytes: 20 << 20,
+            // No second segment.
+            buffer_bytes: 20 << 20,
+            payload_max_bytes: 8 << 20,
+            ..config(Ack::Kernel)
+        });
+    });
+    let server = server.await;
+    server.wait_ready().await;
+    // 2 MiB in, 2 MiB out.
+    let mut large = message();
+    large.inputs[0].shape = vec![1 << 18, 2];
+    large.inputs[0].contents = None;
+    large.raw_input_contents = vec![vec![0; 2 << 20].into()];
+    let mut grpc = server.grpc().await;
+    let mut answered = 0;
+    let refusal = loop {
+        match grpc.model_infer(large.clone()).await {
+            Ok(_) => answered += 1,
+            Err(refusal) => break refusal,
+        }
+        assert!(answered < 20);
+    };
+    assert_eq!(refusal.code(), Code::ResourceExhausted);
+    assert!(refusal.message().contains("log.on_full"), "{refusal}");
+    let body = [&[0u8; 0][..], &vec![0; 2 << 20]].concat();
+    let head = r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[262144,2],"parameters":{"binary_data_size":2097152}}],"outputs":[{"name":"y","parameters":{"binary_data":true}}]}"#;
+    let length = head.len().to_string();
+    let headers = [("inference-header-content-length", length.as_str())];
+    let answer = server
+        .post_with("/v2/models/m/infer", &headers, &[head.as_bytes(), &body].concat())
+        .await;
+    assert_eq!(answer.status, 429, "{answer:?}");
+    assert!(answer.json()["error"].as_str().unwrap().contains("log.on_full"));
+    // There is room for what is small.
+    assert_eq!(server.post("/v2/models/m/infer", INFER).await.status, 200);
+    server.stop().await;
+    let tables = tables(data.path());
+    let outcomes: Vec<&str> = tables
+        .iter()
+        .flat_map(|table| (0..table.num_rows()).map(|row| text(table, "outcome", row).unwrap()))
+        .collect();
+    let count = |outcome| outcomes.iter().filter(|other| **other == outcome).count();
+    assert_eq!(
+        (count("ok"), count("overloaded")),
+        (answered + 1, 2),
+        "{outcomes:?}"
+    );
+    let verified = verify(data.path()).unwrap();
+    assert_eq!((verified.damaged.len(), verified.missing), (0, 0), "{verified:?}");
 }

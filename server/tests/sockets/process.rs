@@ -327,17 +327,48 @@ async fn the_audit_is_verified_and_exported_and_a_changed_byte_is_found() {
     assert!(text(&damaged.stderr).contains("record 2"), "{damaged:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_disk_that_takes_no_more_records_stops_changes_and_not_inferences() {
-    let (repository, data) = (repository(), tempfile::tempdir().unwrap());
-    // Files of at most a few KiB: the system refuses to append to a longer one, as it does on a full disk.
+/// A server whose files have at most a few KiB: the system refuses to append to a longer one, as it does on a full disk.
+fn limited(data: &Path) -> Command {
     let mut limited = Command::new("sh");
     limited
         .args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$@\"", "sh"])
         .arg(env!("CARGO_BIN_EXE_crossfade"))
         .env("CROSSFADE_ORT_LIBRARY", "/nonexistent/libonnxruntime.so")
-        .env("CROSSFADE_DATA_DIR", data.path());
-    let more = ["--model-control-mode", "explicit", "--load-model", "add"];
+        .env("CROSSFADE_DATA_DIR", data);
+    limited
+}
+
+#[test]
+fn a_disk_without_room_for_the_inference_log_is_said_at_the_start() {
+    let (repository, data) = (repository(), tempfile::tempdir().unwrap());
+    let mut limited = limited(data.path());
+    let ports = ["--http-port", "--grpc-port", "--metrics-port", "--admin-port"];
+    let ended = limited
+        .args(["serve", "--model-repository"])
+        .arg(repository.path())
+        .args(ports.iter().flat_map(|port| [*port, "0"]))
+        .output()
+        .unwrap();
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    let stderr = text(&ended.stderr);
+    assert!(stderr.contains("log.enabled = false"), "{stderr}");
+    assert!(stderr.contains("taking its place on disk"), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_takes_no_more_records_stops_changes_and_not_inferences() {
+    let (repository, data) = (repository(), tempfile::tempdir().unwrap());
+    let limited = limited(data.path());
+    let config = data.path().join("crossfade.toml");
+    std::fs::write(&config, "[log]\nenabled = false\n").unwrap();
+    let more = [
+        "--config",
+        config.to_str().unwrap(),
+        "--model-control-mode",
+        "explicit",
+        "--load-model",
+        "add",
+    ];
     let mut serving = Serving::spawn(limited, data, repository.path(), &more);
     serving.wait_ready().await;
     // The shortest record there is: where it does not fit, none does.

@@ -9,6 +9,7 @@ use crossfade_server::admin::{Caller, ReleaseAction, Role};
 use serde_json::Value;
 
 use crate::harness::{Repository, Server};
+use crate::inference_log::copies_are_records;
 use crate::release::{Clients, INFER, message, rules, serving, stopped, version_file};
 
 /// Rules of a model of whose requests all are copied, with at most so many flips in a hundred.
@@ -72,7 +73,7 @@ async fn fails(file: &str, rules: &str, reasons: &[&str]) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_candidate_that_answers_alike_passes_and_no_answer_changes() {
-    let (_data, server, clients) = in_shadow(&version_file(1), &shadowed(60, "tol = 0.1\n")).await;
+    let (data, server, clients) = in_shadow(&version_file(1), &shadowed(60, "tol = 0.1\n")).await;
     answers_are_untouched(&server).await;
     passes(&server, &clients).await;
     let shadow = server.release()["shadow"].clone();
@@ -92,6 +93,7 @@ async fn a_candidate_that_answers_alike_passes_and_no_answer_changes() {
     assert_eq!(count("crossfade_shadow_flips_total"), 0.0);
     assert_eq!(clients.stop().await, 0);
     stopped(server).await;
+    copies_are_records(data.path(), 60);
 }
 
 #[tokio::test(flavor = "multi_thread")]

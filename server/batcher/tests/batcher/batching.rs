@@ -32,6 +32,7 @@ fn requests_merge_while_the_instance_is_busy_and_each_gets_its_own_rows() {
     let second = second.wait().unwrap();
     assert_eq!(second.outputs, [tensor([2, 2], &[4, 5, 6, 7])]);
     assert_eq!((second.timings.batch_rows, second.timings.batch_requests), (4, 3));
+    assert_eq!(second.timings.batch_index, 1);
     assert_eq!(data(first.wait()), [2, 3]);
     assert_eq!(data(third.wait()), [8, 9]);
     held.into_iter()

@@ -45,9 +45,12 @@ fn records_go_on_in_the_next_segment_once_there_is_one() {
         Written::Done,
         "there is room for it"
     );
+    assert!(!writer.has_room(large.len()) && writer.has_room(8));
     writer.prepare().unwrap();
+    assert!(writer.is_prepared() && writer.has_room(large.len()));
     assert!(writer.take_full().is_empty());
-    assert_eq!(writer.append(Kind::Inference, 0, &[&large]), Written::Done);
+    assert_eq!(writer.append(Kind::Inference, 0, &[&large]), Written::Next);
+    assert!(!writer.is_prepared() && !writer.has_room(large.len()));
     assert_eq!(
         writer.append(Kind::Inference, 0, &[&[0; MAX_PAYLOAD_BYTES], &[1]]),
         Written::Size
@@ -75,7 +78,7 @@ fn nothing_is_rotated_that_is_empty_and_nothing_prepared_stays() {
     writer.append(Kind::Mark, 0, &[&[1]]);
     writer.rotate();
     assert_eq!(writer.take_full().len(), 1);
-    assert_eq!(writer.unsealed_bytes(), u64::from(BYTES));
+    assert_eq!(writer.segments(), 1);
     writer.prepare().unwrap();
     writer.sync().unwrap();
     let left = writer.end();

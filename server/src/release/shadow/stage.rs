@@ -145,6 +145,7 @@ impl Stage {
             stop: stop.clone(),
             registry: candidate.registry,
             model: candidate.model,
+            release: candidate.release.clone(),
             champion: candidate.champion,
             candidate: candidate.servable,
             rule: Rule::new(reader, rules),

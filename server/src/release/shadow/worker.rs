@@ -9,12 +9,15 @@ use std::time::{Duration, Instant};
 use crossfade_batcher::{Answer, Batcher, Job, JobError, Pending};
 use crossfade_models::{Registry, Routed};
 use crossfade_rollout::ledger::{HardTrigger, Pair};
+use crossfade_runtimes_core::InputError;
 
 use super::breaker::{Breaker, SLICES};
 use super::pair::Rule;
+use super::recording::Asked;
 use super::{Paired, Primary, RequestCopy, Shadow, is_own_fault};
 use crate::infer::trigger;
 use crate::servable::{Servable, ServableLoader};
+use crate::status::Refusal;
 
 /// Copies that go to the candidate together.
 const TOGETHER: usize = 8;
@@ -31,15 +34,16 @@ pub(super) struct Worker {
     pub(super) stop: Arc<AtomicBool>,
     pub(super) registry: Weak<Registry<ServableLoader>>,
     pub(super) model: Arc<str>,
+    pub(super) release: String,
     pub(super) champion: u64,
     pub(super) candidate: Routed<Servable>,
     pub(super) rule: Rule,
 }
 
 /// What the candidate said.
-enum Said {
+pub(super) enum Said {
     Answer(Answer),
-    Failed(Option<HardTrigger>),
+    Failed(Refusal, Option<HardTrigger>),
     /// Nothing, and it is not to blame.
     Nothing,
 }
@@ -114,10 +118,12 @@ impl Worker {
             })
             .collect();
         for (copy, pending) in submitted {
-            let said = match pending {
-                Ok(pending) => self.answer(pending).await,
-                Err(said) => said,
+            let (said, asked) = match pending {
+                Ok((pending, asked)) => (self.answer(pending).await, Some(asked)),
+                Err(Some(unfit)) => (Said::Failed(unfit, None), None),
+                Err(None) => (Said::Nothing, None),
             };
+            self.record(&copy, asked, &said);
             if self.stop.load(SeqCst) {
                 return;
             }
@@ -127,30 +133,43 @@ impl Worker {
         }
     }
 
-    fn submit(&self, apart: Option<&Batcher>, copy: &RequestCopy) -> Result<Pending, Said> {
+    /// Puts a copy to the candidate.
+    ///
+    /// Errors: why it cannot take it; nothing, where it is not to blame.
+    fn submit(
+        &self,
+        apart: Option<&Batcher>,
+        copy: &RequestCopy,
+    ) -> Result<(Pending, Asked), Option<Refusal>> {
         let signature = self.candidate.signature();
         // What the live version takes, its successor must take.
-        let checked = signature.check(copy.inputs.iter().cloned());
-        let (inputs, rows) = checked.map_err(|_| Said::Failed(None))?;
+        let unfit = |error: InputError| Some(Refusal::from(error));
+        let (inputs, rows) = signature.check(copy.inputs.iter().cloned()).map_err(unfit)?;
         let names: Vec<&str> = match &copy.primary {
             Some(Primary::Answered(outputs)) => outputs.iter().map(|(name, _)| &**name).collect(),
             Some(Primary::Failed { outputs }) => outputs.iter().map(|name| &**name).collect(),
             None => Vec::new(),
         };
-        let outputs = signature.resolve_outputs(Some(names));
+        let outputs = signature.resolve_outputs(Some(names)).map_err(unfit)?;
+        let asked = Asked {
+            arrived: Instant::now(),
+            inputs: inputs.clone(),
+            rows,
+            outputs: outputs.clone(),
+        };
         let job = Job {
             inputs,
-            outputs: outputs.map_err(|_| Said::Failed(None))?,
+            outputs,
             rows,
             priority: 0,
             deadline: None,
-            arrived: Instant::now(),
+            arrived: asked.arrived,
         };
         let submitted = match apart {
             Some(batcher) => batcher.submit(job),
             None => self.candidate.running().batcher.submit(job),
         };
-        submitted.map_err(|_| Said::Nothing)
+        Ok((submitted.map_err(|_| None)?, asked))
     }
 
     /// Waits for an answer, unless told to stop: which the looks do if there is none for too long.
@@ -173,7 +192,10 @@ impl Worker {
         };
         match answer {
             Ok(answer) => Said::Answer(answer),
-            Err(error) if fails(&error) => Said::Failed(trigger::of(&[], &Err(error))),
+            Err(error) if fails(&error) => {
+                let refusal = Refusal::from(error.clone());
+                Said::Failed(refusal, trigger::of(&[], &Err(error)))
+            }
             Err(_) => Said::Nothing,
         }
     }
@@ -190,7 +212,7 @@ impl Worker {
         };
         let answer = match said {
             Said::Answer(answer) => Some(answer),
-            Said::Failed(trigger) => {
+            Said::Failed(_, trigger) => {
                 paired.pair.candidate_failed = true;
                 paired.trigger = trigger;
                 None
