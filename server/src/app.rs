@@ -2,8 +2,12 @@
 
 mod audit;
 mod check;
+mod diff;
 mod effective;
+mod loading;
 mod log;
+mod logged;
+mod replay;
 mod test;
 
 use std::future::Future;
@@ -56,6 +60,8 @@ pub fn main(command: Command) -> ExitCode {
         Command::Config(ConfigCommand::Effective(args)) => effective::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Audit(command) => audit::run(&command),
         Command::Log(command) => log::run(&command),
+        Command::Replay(args) => replay::run(&args),
+        Command::Diff(args) => diff::run(&args),
         Command::Client(command) => return client::run(command),
         Command::Serve(flags) => serve(*flags),
     };

@@ -31,8 +31,9 @@ pub use client_args::{
     StatusArgs,
 };
 pub use flags::{
-    AuditCommand, CheckArgs, Cli, Command, ConfigCommand, DEFAULT_DATA_DIR, EffectiveArgs, ExportArgs, Flags,
-    LogArgs, LogCommand, TestArgs, VerifyArgs,
+    AuditCommand, CheckArgs, Cli, Command, ConfigCommand, DEFAULT_DATA_DIR, DiffArgs, EffectiveArgs,
+    ExportArgs, Flags, LogArgs, LogCommand, LogExportArgs, QueryArgs, ReplayArgs, TableFormat, TailArgs,
+    TestArgs, VerifyArgs, VersionsArgs, WhichArgs,
 };
 
 /// What the code may rely on.

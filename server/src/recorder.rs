@@ -12,7 +12,7 @@ mod sampling;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -113,6 +113,7 @@ pub enum OnFull {
 /// The inference log of a server.
 pub struct Recorder {
     config: RecorderConfig,
+    data_dir: PathBuf,
     writer: Writer,
     /// This start of the server.
     run: Uuid,
@@ -196,6 +197,7 @@ impl Recorder {
         let run = Uuid::now_v7();
         let recorder = Arc::new(Self {
             config: config.clone(),
+            data_dir: data_dir.to_owned(),
             writer: Writer::open(&segments_in(data_dir), config.segment_bytes, &replica(), run)?,
             run,
             began: Instant::now(),
@@ -360,6 +362,11 @@ impl Recorder {
         // The sender is this recorder's own.
         let done = synced.wait_for(|synced| synced.turn >= covered).await;
         done.is_ok_and(|synced| synced.failed < covered)
+    }
+
+    /// Where its files are.
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.data_dir
     }
 
     /// What was counted since the server started.

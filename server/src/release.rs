@@ -34,7 +34,7 @@ pub mod audited;
 pub mod control;
 mod decision;
 mod desk;
-mod digest;
+pub(crate) mod digest;
 mod elements;
 pub(crate) mod forecast;
 mod log;
@@ -61,14 +61,14 @@ pub(crate) mod report;
 
 mod world;
 
-pub(crate) use decision::Reading;
+pub(crate) use decision::{Reader, Reading};
 use desk::Desk;
 pub(crate) use digest::Digests;
 use forecast::Traced;
 pub use news::{News, NewsKind};
 pub(crate) use outputs::Watch;
 use rehearsal::{Rehearsal, Stage};
-pub(crate) use shadow::{RequestCopy, Shadow};
+pub(crate) use shadow::{Difference, RequestCopy, Rule, Shadow};
 pub(crate) use tally::{Count, Fault};
 use world::World;
 

@@ -143,16 +143,23 @@ pub(crate) fn framed(payload: usize) -> usize {
     (FRAME_HEAD_BYTES + payload).next_multiple_of(ALIGNMENT)
 }
 
-/// The record that begins with these bytes, and its payload; `None` where there is none, or a damaged one.
-pub(crate) fn parse(bytes: &[u8], segment: Uuid) -> Option<(FrameHead, &[u8])> {
+/// The length that the record with these first bytes says its payload has; `None` where none begins.
+pub(crate) fn payload_length(bytes: &[u8]) -> Option<usize> {
     let head: &[u8; FRAME_HEAD_BYTES] = bytes.first_chunk()?;
     if head[..4] != MAGIC {
         return None;
     }
     let length = u32::from_le_bytes(field(head, LENGTH_AT));
-    let size = usize::try_from(length)
+    usize::try_from(length)
         .ok()
-        .filter(|size| (1..=MAX_PAYLOAD_BYTES).contains(size))?;
+        .filter(|size| (1..=MAX_PAYLOAD_BYTES).contains(size))
+}
+
+/// The record that begins with these bytes, and its payload; `None` where there is none, or a damaged one.
+pub(crate) fn parse(bytes: &[u8], segment: Uuid) -> Option<(FrameHead, &[u8])> {
+    let size = payload_length(bytes)?;
+    let length = u32::try_from(size).ok()?;
+    let head: &[u8; FRAME_HEAD_BYTES] = bytes.first_chunk()?;
     let payload = bytes.get(FRAME_HEAD_BYTES..FRAME_HEAD_BYTES + size)?;
     let found = FrameHead {
         kind: Kind::from_number(head[12])?,

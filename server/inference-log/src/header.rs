@@ -52,6 +52,13 @@ pub enum HeaderProblem {
 }
 
 impl Header {
+    /// The server that wrote it.
+    pub(crate) fn replica(&self) -> &str {
+        let end = self.replica.iter().position(|byte| *byte == 0);
+        let name = self.replica.get(..end.unwrap_or(self.replica.len()));
+        std::str::from_utf8(name.unwrap_or_default()).unwrap_or_default()
+    }
+
     /// The bytes on disk.
     pub fn encode(&self) -> [u8; HEADER_BYTES] {
         let mut page = [0; HEADER_BYTES];

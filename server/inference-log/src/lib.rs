@@ -3,7 +3,8 @@
 //! A [`Segment`] is a preallocated file of framed records that many threads append to without a lock. What
 //! [`Segment::append`] has returned for is in pages of the kernel's: a killed process does not lose it. [`scan`] reads a
 //! segment back, and says which records were begun and never finished. A [`Writer`] goes from one segment to the next, and a
-//! [`Sealer`] makes Parquet files of those that are full, which the [`Manifest`] names.
+//! [`Sealer`] makes Parquet files of those that are full, which the [`Manifest`] names. A [`Log`] reads all of it back, a [`Follower`]
+//! what comes.
 //!
 //! What is absent: no server, no protocol, no model, no clock but in the ids of segments. Times and identities are arguments.
 
@@ -24,16 +25,27 @@ mod schema;
 
 mod columns;
 mod manifest;
+mod restore;
 mod seal;
 mod table;
 mod verify;
 
+mod export;
+mod follow;
+mod json;
+mod log;
+
 pub use error::{LogError, SegmentError};
+pub use export::{Labels, export};
+pub use follow::Follower;
 pub use frame::{FRAME_HEAD_BYTES, Kind, MAX_PAYLOAD_BYTES, Mark};
 pub use gap::Gap;
 pub use header::{HEADER_BYTES, Header, HeaderProblem};
+pub use json::write_lines;
+pub use log::{Log, Selection};
 pub use manifest::{Content, Entry, Manifest, RunMark, Sealed, SealedFile, manifest_in};
 pub use record::{Batch, LoggedTensor, Origin, Record, RecordProblem, STAGES, Side};
+pub use restore::{Restored, restored};
 pub use scan::{Frame, Hole, Scan};
 pub use schema::{Column, NO_SCHEMA, Schema, Schemas};
 pub use seal::{Outcome, Sealer, schemas_in, segments_in};

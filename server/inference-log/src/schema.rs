@@ -54,7 +54,7 @@ impl Schema {
 }
 
 impl Column {
-    fn of(spec: &TensorSpec) -> Self {
+    pub(crate) fn of(spec: &TensorSpec) -> Self {
         let size = |dim: Option<usize>| dim.map_or(-1, |size| i64::try_from(size).unwrap_or(-1));
         Self {
             name: spec.name.to_string(),

@@ -2,7 +2,6 @@
 //!
 //! Names come from the segment's id, so that whatever a crash interrupts is done again in the same way.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,8 +22,8 @@ use crate::gap::Gap;
 use crate::manifest::{Entry, Manifest, RunMark, Sealed, SealedFile};
 use crate::record::Record;
 use crate::scan::{Frame, Scan, scan};
-use crate::schema::{NO_SCHEMA, Schema, Schemas};
-use crate::table::{Row, Rows, gaps};
+use crate::schema::Schemas;
+use crate::table::{Row, gaps, grouped};
 use crate::writer::EXTENSION;
 
 /// Rows of a row group: what a reader has to hold at once.
@@ -171,39 +170,18 @@ impl Sealer {
         let schemas = Schemas::open(&schemas_in(&self.data_dir))
             .map_err(LogError::io(&schemas_in(&self.data_dir), "reading the schemas"))?;
         let read = Read::of(found);
-        let replica = String::from_utf8_lossy(&found.header.replica);
-        let replica = replica.trim_end_matches('\0');
         let mut files = Vec::new();
         let records = read.rows.len();
-        let mut groups: BTreeMap<(String, String, String), Vec<Row<'_>>> = BTreeMap::new();
-        for row in read.rows {
-            let origin = row.record.origin;
-            let key = (
-                origin.model.to_owned(),
-                origin.version.to_owned(),
-                date(row.record.ts_us),
-            );
-            groups.entry(key).or_default().push(row);
-        }
-        for (part, ((model, version, date), mut rows)) in groups.into_iter().enumerate() {
-            rows.sort_by_key(|row| (row.record.ts_us, row.seq));
-            let used: BTreeMap<u16, Schema> = rows
-                .iter()
-                .filter(|row| row.schema != NO_SCHEMA)
-                .filter_map(|row| Some((row.schema, schemas.get(row.schema)?.clone())))
-                .collect();
-            let table = Rows {
-                rows: &rows,
-                schemas: &used,
-                replica,
-            };
+        let groups = grouped(read.rows, &schemas, found.header.replica())?;
+        for (part, group) in groups.into_iter().enumerate() {
             let place = format!(
-                "log/model={}/version={}/date={date}/{}-{part}.parquet",
-                named(&model),
-                named(&version),
+                "log/model={}/version={}/date={}/{}-{part}.parquet",
+                named(&group.model),
+                named(&group.version),
+                group.date,
                 found.header.id
             );
-            files.push(self.write(&place, &table.table()?)?);
+            files.push(self.write(&place, &group.table)?);
         }
         if !read.gaps.is_empty() {
             files.push(self.write(&format!("gap/{}.parquet", found.header.id), &gaps(&read.gaps)?)?);
@@ -225,11 +203,9 @@ impl Sealer {
         let folder = path.parent().unwrap_or(&self.data_dir);
         create_folder(folder).map_err(LogError::io(folder, "creating it"))?;
         let new = path.with_extension("new");
-        let file = File::create(&new).map_err(LogError::io(&new, "creating it"))?;
-        let mut writer = ArrowWriter::try_new(file, table.schema(), Some(properties()?))?;
-        writer.write(table)?;
-        let file = writer.into_inner()?;
-        file.sync_all().map_err(LogError::io(&new, "syncing it"))?;
+        write_table(&new, table)?
+            .sync_all()
+            .map_err(LogError::io(&new, "syncing it"))?;
         let bytes = fs::read(&new).map_err(LogError::io(&new, "reading it back"))?;
         fs::rename(&new, &path).map_err(LogError::io(&path, "putting it in its place"))?;
         sync_folder_of(&path)?;
@@ -240,6 +216,16 @@ impl Sealer {
             rows: table.num_rows() as u64,
         })
     }
+}
+
+/// Writes a table as a Parquet file.
+///
+/// Errors: the system's.
+pub(crate) fn write_table(path: &Path, table: &arrow_array::RecordBatch) -> Result<File, LogError> {
+    let file = File::create(path).map_err(LogError::io(path, "creating it"))?;
+    let mut writer = ArrowWriter::try_new(file, table.schema(), Some(properties()?))?;
+    writer.write(table)?;
+    Ok(writer.into_inner()?)
 }
 
 /// The segments of a data folder, oldest first.
@@ -356,7 +342,7 @@ fn segment_time(id: Uuid) -> i64 {
         .saturating_mul(1_000_000)
 }
 
-fn properties() -> Result<WriterProperties, LogError> {
+pub(crate) fn properties() -> Result<WriterProperties, LogError> {
     let level = ZstdLevel::try_new(ZSTD_LEVEL)?;
     let unique = ColumnPath::from("request_id");
     Ok(WriterProperties::builder()
@@ -368,7 +354,7 @@ fn properties() -> Result<WriterProperties, LogError> {
 }
 
 /// The day of a point in time, as folders are named by it.
-fn date(us: i64) -> String {
+pub(crate) fn date(us: i64) -> String {
     let time = Timestamp::from_unix_micros(us).map(|time| time.to_string());
     time.map_or_else(|_| "0000-01-01".to_owned(), |text| text[..10].to_owned())
 }

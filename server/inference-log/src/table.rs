@@ -11,8 +11,9 @@ use uuid::Uuid;
 
 use crate::columns::{Cells, columns};
 use crate::gap::Gap;
-use crate::record::{Batch, Record, STAGES, Side};
-use crate::schema::{Column, Schema};
+use crate::record::{Batch, Origin, Record, STAGES, Side};
+use crate::schema::{Column, NO_SCHEMA, Schema, Schemas};
+use crate::seal::date;
 
 /// A record and its place.
 pub(crate) struct Row<'a> {
@@ -33,6 +34,18 @@ pub(crate) struct Rows<'a, 'r> {
 }
 
 impl<'a> Rows<'a, '_> {
+    /// A table without rows, of the columns that all records have.
+    ///
+    /// Errors: as [`table`](Self::table).
+    pub(crate) fn none() -> Result<RecordBatch, ArrowError> {
+        Rows {
+            rows: &[],
+            schemas: &BTreeMap::new(),
+            replica: "",
+        }
+        .table()
+    }
+
     /// The table.
     ///
     /// Errors: none, unless two columns do not fit together.
@@ -147,19 +160,22 @@ impl<'a> Rows<'a, '_> {
             };
             let cells: Cells<'_> = self.rows.iter().map(|row| self.cell(row, side, column)).collect();
             let prefix = if side == Side::Input { "in" } else { "out" };
-            for (name, array) in columns(prefix, column, datatype, &cells) {
-                // Another version's tensor of the same name and another kind: the number of the kind tells them apart.
-                let taken = |name: &str| made.iter().any(|(other, _)| other == name);
-                let free = (2..)
-                    .map(|kind| format!("{name}#{kind}"))
-                    .find(|name| !taken(name));
-                let own = if taken(&name) {
-                    free.unwrap_or_default()
-                } else {
-                    name
-                };
-                made.push((own, array));
-            }
+            let new = columns(prefix, column, datatype, &cells);
+            // Another version's tensor of the same name and another kind: the number of the kind tells all its columns apart.
+            let suffixed = |kind: usize| {
+                let named = new.iter().map(|(name, _)| match kind {
+                    1 => name.clone(),
+                    _ => format!("{name}#{kind}"),
+                });
+                named.collect::<Vec<_>>()
+            };
+            let is_free = |names: &Vec<String>| {
+                names
+                    .iter()
+                    .all(|name| made.iter().all(|(other, _)| other != name))
+            };
+            let names = (1..).map(suffixed).find(is_free).unwrap_or_default();
+            made.extend(names.into_iter().zip(new.into_iter().map(|(_, array)| array)));
         }
         made
     }
@@ -216,6 +232,51 @@ impl<'a> Rows<'a, '_> {
         self.rows.iter().for_each(|_| column.append_null());
         Arc::new(column.finish())
     }
+}
+
+/// The records of one model, version and day.
+pub(crate) struct Group {
+    pub(crate) model: String,
+    pub(crate) version: String,
+    /// UTC, as folders are named by it.
+    pub(crate) date: String,
+    /// In the order of time.
+    pub(crate) table: RecordBatch,
+}
+
+/// Records as tables, in the order of models, versions and days.
+///
+/// Errors: as [`Rows::table`].
+pub(crate) fn grouped(
+    rows: Vec<Row<'_>>,
+    schemas: &Schemas,
+    replica: &str,
+) -> Result<Vec<Group>, ArrowError> {
+    let mut groups: BTreeMap<(String, String, String), Vec<Row<'_>>> = BTreeMap::new();
+    for row in rows {
+        let Origin { model, version, .. } = row.record.origin;
+        let key = (model.to_owned(), version.to_owned(), date(row.record.ts_us));
+        groups.entry(key).or_default().push(row);
+    }
+    let groups = groups.into_iter().map(|((model, version, date), mut rows)| {
+        rows.sort_by_key(|row| (row.record.ts_us, row.seq));
+        let used = rows.iter().map(|row| row.schema).filter(|id| *id != NO_SCHEMA);
+        let used: BTreeMap<u16, Schema> = used
+            .filter_map(|id| Some((id, schemas.get(id)?.clone())))
+            .collect();
+        let table = Rows {
+            rows: &rows,
+            schemas: &used,
+            replica,
+        };
+        Ok(Group {
+            table: table.table()?,
+            model,
+            version,
+            date,
+        })
+    });
+    groups.collect()
 }
 
 /// Gaps as an Arrow table.

@@ -1,26 +1,35 @@
-//! `crossfade log`: checks and seals the inference log, without a server.
+//! `crossfade log`: the inference log without a server; all but `seal` also beside one.
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use crossfade_inference_log::{segments_in, verify};
+use crossfade_inference_log::{Selection, segments_in, verify};
 
 use super::say;
-use crate::config::LogCommand;
+use crate::config::{LogCommand, WhichArgs};
 use crate::data_dir::DataDir;
 use crate::recorder::seal_all;
+
+mod export;
+mod query;
+mod tail;
+
+pub(super) use query::{Duck, quoted};
 
 /// More than is shown of anything.
 const SHOWN: usize = 20;
 
-/// Runs `verify` or `seal`.
+/// Runs one of them.
 ///
 /// Errors: a log that cannot be read, a data folder that a server uses.
 pub(super) fn run(command: &LogCommand) -> Result<ExitCode> {
     match command {
         LogCommand::Verify(args) => verified(&args.data_dir),
         LogCommand::Seal(args) => seal(&args.data_dir),
+        LogCommand::Query(args) => query::run(args),
+        LogCommand::Tail(args) => tail::run(args),
+        LogCommand::Export(args) => export::run(args),
     }
 }
 
@@ -60,7 +69,8 @@ fn seal(data_dir: &Path) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn exists(data_dir: &Path) -> Result<()> {
+/// Errors: there is no log.
+pub(super) fn exists(data_dir: &Path) -> Result<()> {
     if segments_in(data_dir).is_dir() {
         return Ok(());
     }
@@ -68,4 +78,14 @@ fn exists(data_dir: &Path) -> Result<()> {
         "there is no inference log in the data folder `{}`; name the server's with --data-dir",
         data_dir.display()
     )
+}
+
+/// The records that are meant.
+fn selection(which: &WhichArgs) -> Selection {
+    Selection {
+        model: which.model.clone(),
+        version: which.version.clone(),
+        since_us: which.since,
+        until_us: which.until,
+    }
 }

@@ -11,21 +11,20 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use crossfade_models::config::{RawConfig as ModelFile, toml};
-use crossfade_models::layout::{self, ConfigFiles};
-use crossfade_models::{LoadRequest, Loader};
+use crossfade_models::config::RawConfig as ModelFile;
+use crossfade_models::layout;
 use crossfade_rollout::Policy;
 use crossfade_runtimes::{Runtimes, RuntimesOptions};
 use serde_json::Value;
 
+use super::loading;
 use crate::config::TestArgs;
 use crate::config::file::RawConfig;
-use crate::metrics::{Metrics, resident_bytes};
+use crate::metrics::resident_bytes;
 use crate::release::examination::{self, Examination};
 use crate::release::history::History;
 use crate::release::report::{Gate, GateReport, Outcome};
 use crate::servable::{Servable, ServableLoader};
-use crate::service::Limits;
 
 mod junit;
 
@@ -79,9 +78,7 @@ fn test(args: &TestArgs, runtimes: Arc<Runtimes>) -> Result<Vec<Tested>> {
     if args.version.or(args.against).is_some() && found.len() != 1 {
         bail!("--version and --against are for one model; name it with --model");
     }
-    // One core: nothing is calibrated, which would disturb what is measured, and so nothing is kept in the folder.
-    let metrics = Arc::new(Metrics::default());
-    let loader = ServableLoader::new(runtimes, metrics, &Limits::default(), 1, Path::new(""));
+    let loader = loading::loader(runtimes);
     let tested = found.iter().map(|model| {
         let began = Instant::now();
         let report = Bench::new(args, &server, &loader, &model.name, &model.path).test();
@@ -186,16 +183,8 @@ impl<'a> Bench<'a> {
 
     /// What the model's files say, under the server's file.
     fn configuration(&self) -> Result<(ModelFile, Policy), String> {
-        let text = |error: crossfade_models::ConfigError| error.to_string();
-        let files =
-            ConfigFiles::read(self.directory, self.args.model_config_name.as_deref()).map_err(text)?;
-        let over = match self.server.model.get(self.name) {
-            Some(table) => toml::from_table(table.clone()).map_err(text)?,
-            None => ModelFile::default(),
-        };
-        let config = ModelFile::merge(over, files.merged());
-        let policy = config.policy().map_err(text)?;
-        Ok((config, policy))
+        let name = self.args.model_config_name.as_deref();
+        loading::configuration(self.name, self.directory, self.server, name)
     }
 
     /// The versions before the candidate, ascending, and the candidate.
@@ -247,10 +236,7 @@ impl<'a> Bench<'a> {
     }
 
     fn load(&self, version: u64, config: &ModelFile) -> Result<Servable, String> {
-        let request = LoadRequest::alone(self.name, version, self.directory, config.clone());
-        let request = request.map_err(|error| error.to_string())?;
-        let loaded = self.loader.load(&request).map_err(|error| error.to_string())?;
-        Ok(loaded.servable)
+        loading::load(self.loader, self.name, version, self.directory, config)
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use crossfade_journal::Head;
+use crossfade_journal::audit::Timestamp;
 
 use super::client_args::ClientCommand;
 use super::{ControlMode, LogFormat};
@@ -36,6 +37,10 @@ pub enum Command {
     /// The record of every inference
     #[command(subcommand)]
     Log(LogCommand),
+    /// Ask a version again what it was asked once, and hold both answers against each other; exit code 1 if they differ, 2 if it cannot be asked
+    Replay(ReplayArgs),
+    /// Ask two versions what was asked before, and say how their answers differ
+    Diff(DiffArgs),
     /// Those that talk to a running server
     #[command(flatten)]
     Client(ClientCommand),
@@ -104,9 +109,15 @@ pub enum LogCommand {
     Verify(LogArgs),
     /// Make Parquet files of what is not in one yet; no server may use the data folder
     Seal(LogArgs),
+    /// Ask DuckDB: `log` is every record, those that are not in a file yet with them, and `gap` what is missing
+    Query(QueryArgs),
+    /// Print the last records as JSON lines
+    Tail(TailArgs),
+    /// Write records to a file
+    Export(LogExportArgs),
 }
 
-/// Flags of `crossfade log`.
+/// Flags of `crossfade log verify` and `seal`.
 #[derive(Debug, Args)]
 pub struct LogArgs {
     /// The server's data folder
@@ -117,6 +128,177 @@ pub struct LogArgs {
         default_value = DEFAULT_DATA_DIR
     )]
     pub data_dir: PathBuf,
+}
+
+/// Flags of `crossfade log query`.
+#[derive(Debug, Args)]
+pub struct QueryArgs {
+    /// What to ask
+    #[arg(value_name = "SQL")]
+    pub sql: String,
+    /// How the answer is printed
+    #[arg(long, value_enum, default_value_t = TableFormat::Table)]
+    pub format: TableFormat,
+    /// DuckDB's command line [default: `duckdb`, as found by PATH]
+    #[arg(long, env = "CROSSFADE_DUCKDB", value_name = "FILE", default_value = "duckdb")]
+    pub duckdb: PathBuf,
+    /// Whose log.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// How a table is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum TableFormat {
+    /// For people.
+    Table,
+    /// Comma-separated values with a head.
+    Csv,
+    /// An array of objects.
+    Json,
+}
+
+/// Which records are meant.
+#[derive(Debug, Clone, Default, Args)]
+pub struct WhichArgs {
+    /// Only of this model
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<String>,
+    /// Only of this version
+    #[arg(long, value_name = "VERSION")]
+    pub version: Option<String>,
+    /// Only from then on: 2026-11-23 or 2026-11-23T12:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub since: Option<i64>,
+    /// Only before then
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub until: Option<i64>,
+}
+
+/// Flags of `crossfade log tail`.
+#[derive(Debug, Args)]
+pub struct TailArgs {
+    /// How many
+    #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 10)]
+    pub lines: usize,
+    /// Go on with those that come
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Which records.
+    #[command(flatten)]
+    pub which: WhichArgs,
+    /// Whose log.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// Flags of `crossfade log export`.
+#[derive(Debug, Args)]
+pub struct LogExportArgs {
+    /// Where to; its name ends in .parquet or .jsonl
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// A training set of one model: inputs, outputs and, where the folder `feedback` knows them, labels
+    #[arg(long, requires = "model")]
+    pub joined: bool,
+    /// Only when requests came, for `crossfade-loadtest run --arrivals file:FILE`: seconds since the first, one per line
+    #[arg(long, conflicts_with = "joined")]
+    pub arrivals: bool,
+    /// Which records.
+    #[command(flatten)]
+    pub which: WhichArgs,
+    /// Whose log.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// Where versions are, for commands that run them without a server.
+#[derive(Debug, Clone, Args)]
+pub struct VersionsArgs {
+    /// Directories of models
+    #[arg(
+        long,
+        env = "CROSSFADE_MODEL_REPOSITORY",
+        required = true,
+        value_delimiter = ',',
+        value_name = "DIR"
+    )]
+    pub model_repository: Vec<PathBuf>,
+    /// Configuration file, whose [model.NAME] stands above model.toml [default: crossfade.toml, if it is there]
+    #[arg(long, env = "CROSSFADE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// ONNX Runtime's shared library
+    #[arg(long, env = "CROSSFADE_ORT_LIBRARY", value_name = "FILE")]
+    pub ort_library: Option<PathBuf>,
+}
+
+/// Flags of `crossfade replay`.
+#[derive(Debug, Args)]
+pub struct ReplayArgs {
+    /// The `x-request-id` of each answer
+    #[arg(required = true, value_name = "REQUEST_ID")]
+    pub request_ids: Vec<uuid::Uuid>,
+    /// Take numbers for equal that are so many representable numbers apart
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    pub ulp: u64,
+    /// Where the versions are.
+    #[command(flatten)]
+    pub versions: VersionsArgs,
+    /// Whose log.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// Flags of `crossfade diff`.
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// The version that the other is held against
+    #[arg(value_name = "A")]
+    pub one: u64,
+    /// The other
+    #[arg(value_name = "B")]
+    pub other: u64,
+    /// The model
+    #[arg(long, value_name = "NAME")]
+    pub model: String,
+    /// What they are asked: `log:` and a condition of SQL on the records, such as log:'ts > now() - INTERVAL 1 DAY'; with nothing behind it, all
+    #[arg(long, value_name = "log:WHERE", default_value = "log:", value_parser = data)]
+    pub data: String,
+    /// No more requests than so many, the newest
+    #[arg(long, value_name = "COUNT", default_value_t = 10_000)]
+    pub limit: usize,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// DuckDB's command line, for a condition [default: `duckdb`, as found by PATH]
+    #[arg(long, env = "CROSSFADE_DUCKDB", value_name = "FILE", default_value = "duckdb")]
+    pub duckdb: PathBuf,
+    /// Where the versions are.
+    #[command(flatten)]
+    pub versions: VersionsArgs,
+    /// Whose log.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// Reads `log:WHERE`.
+fn data(text: &str) -> Result<String, String> {
+    let condition = text.strip_prefix("log:").map(str::trim);
+    condition
+        .map(str::to_owned)
+        .ok_or_else(|| "expected log: and a condition, such as log:'ts > now() - INTERVAL 1 DAY'".to_owned())
+}
+
+/// Reads a day or a point in time as microseconds since 1970.
+fn time(text: &str) -> Result<i64, String> {
+    let whole = match (text.len(), text.strip_suffix('Z')) {
+        (10, _) => format!("{text}T00:00:00.000000Z"),
+        (20, Some(seconds)) => format!("{seconds}.000000Z"),
+        _ => text.to_owned(),
+    };
+    let time: Result<Timestamp, _> = whole.parse();
+    time.map(|time| time.unix_micros())
+        .map_err(|_| "expected a time in UTC, such as 2026-11-23 or 2026-11-23T12:00:00Z".to_owned())
 }
 
 /// Flags of `crossfade audit export`.

@@ -10,6 +10,8 @@ fn flags(args: &[&str]) -> Flags {
         | Command::Test(_)
         | Command::Audit(_)
         | Command::Log(_)
+        | Command::Replay(_)
+        | Command::Diff(_)
         | Command::Config(_)
         | Command::Client(_) => {
             unreachable!("the test asked for serve")

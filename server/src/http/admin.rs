@@ -1,16 +1,19 @@
 //! The admin listener: gRPC goes to `grpc/admin`; over HTTP: who calls, whether they may, then the admin interface or a call of the protocol.
 
 pub(super) mod events;
+mod records;
 mod routes;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crossfade_inference_log::{Follower, Selection};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::service::Routes;
 use tower::Service as _;
 
@@ -22,7 +25,7 @@ use super::reply::{self, Failure, ReplyBody, identify, without_body};
 use super::routes::{NoRoute, Route as V2};
 use super::{Front, control};
 use crate::admin::{
-    Admin, Caller, Change, Conditions, ControlError, Declined, Keyed, Page, ReleaseControl, change,
+    Admin, Caller, Change, Conditions, ControlError, Declined, Keyed, Page, ReleaseControl, Role, change,
 };
 use crate::audit::{Action, Call};
 use crate::grpc;
@@ -117,6 +120,10 @@ impl Asked<'_> {
             Route::Health => Ok(json_answer(StatusCode::OK, &self.health())),
             Route::Audit => self.audit().await,
             Route::Events => self.events(),
+            Route::LogStream => {
+                caller.must_have(&[Role::Inspect])?;
+                self.records().await
+            }
             Route::V2(asked) => match &conditions.key {
                 Some(key) => self.once(asked, &caller, key, &conditions, body).await,
                 None => control::attempt(self.front, call, asked, self.head, body).await,
@@ -225,11 +232,7 @@ impl Asked<'_> {
 
     /// Records and moves of releases from now on, as they are written.
     fn events(&self) -> Result<Response<ReplyBody>, Failure> {
-        let place = self.front.readers.clone().try_acquire_owned();
-        let place = place.map_err(|_| {
-            let message = format!("{READERS} readers of events are connected already");
-            Refusal::new(Status::Overloaded, message)
-        })?;
+        let place = self.place()?;
         let (records, moves) = (
             self.front.service.audit().follow(),
             self.front.service.releases().follow(),
@@ -244,6 +247,43 @@ impl Asked<'_> {
         );
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         Ok(response)
+    }
+
+    /// Records of the inference log from now on, as they are appended: `model=NAME` and `version=VERSION` are those that are meant.
+    async fn records(&self) -> Result<Response<ReplyBody>, Failure> {
+        let recorder = self.front.service.recorder().ok_or_else(|| {
+            let message = "the inference log is off: `log.enabled = false` in the configuration";
+            Refusal::new(Status::Unsupported, message)
+        })?;
+        let mut wanted = Selection::default();
+        for pair in self.head.uri.query().unwrap_or_default().split('&') {
+            match pair.split_once('=') {
+                Some(("model", name)) => wanted.model = Some(decoded(name)?),
+                Some(("version", version)) => wanted.version = Some(decoded(version)?),
+                None if pair.is_empty() => {}
+                _ => return Err(wrong_query(pair).into()),
+            }
+        }
+        let place = self.place()?;
+        let folder = recorder.data_dir().to_owned();
+        let follower = on_a_thread_that_may_wait(move || Follower::from_now(&folder)).await?;
+        let follower = follower.map_err(|error| Refusal::new(Status::Internal, error.to_string()))?;
+        let lines = records::stream(follower, wanted, place, self.front.stopping.clone());
+        let lines = Awaited::new(lines, PATIENCE, self.hang_up.clone());
+        let mut response = Response::new(ReplyBody::live(lines));
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, JSON_LINES);
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        Ok(response)
+    }
+
+    /// A place among the readers of answers that have no end.
+    fn place(&self) -> Result<OwnedSemaphorePermit, Failure> {
+        let place = self.front.readers.clone().try_acquire_owned();
+        place.map_err(|_| {
+            let message = format!("{READERS} readers of events and records are connected already");
+            Refusal::new(Status::Overloaded, message).into()
+        })
     }
 
     /// `rate=N` of the query.
@@ -378,6 +418,7 @@ impl Asked<'_> {
             Route::Health
             | Route::Audit
             | Route::Events
+            | Route::LogStream
             | Route::AllReleases
             | Route::Plan { .. }
             | Route::Release { .. }
@@ -427,6 +468,12 @@ async fn on_a_thread_that_may_wait<T: Send + 'static>(
 ) -> Result<T, Refusal> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|error| Refusal::new(Status::Internal, error.to_string()))
+}
+
+/// A name in a query.
+fn decoded(text: &str) -> Result<String, Refusal> {
+    let decoded = percent_encoding::percent_decode_str(text).decode_utf8();
+    decoded.map(Into::into).map_err(|_| wrong_query(text))
 }
 
 fn wrong_query(pair: &str) -> Refusal {

@@ -32,7 +32,7 @@ pub(crate) struct Reader {
 
 impl Reader {
     /// A reader by this rule, if there is one.
-    pub(super) fn new(decision: Option<Decision>) -> Self {
+    pub(crate) fn new(decision: Option<Decision>) -> Self {
         Self { decision }
     }
 

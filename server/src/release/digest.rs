@@ -53,7 +53,7 @@ impl Digests {
 /// `[{"path", "sha256", "size"}, …]`, sorted by the bytes of `path`, without `model.sig`.
 ///
 /// Errors: what the system says; a name that is no text. Cost: reads every byte.
-pub(super) fn of(folder: &Path) -> io::Result<String> {
+pub(crate) fn of(folder: &Path) -> io::Result<String> {
     let mut entries = Vec::new();
     add(folder, "", &mut entries)?;
     entries.sort_by(|one, other| one.path.as_bytes().cmp(other.path.as_bytes()));

@@ -27,7 +27,7 @@ mod stage;
 mod worker;
 
 use breaker::Breaker;
-use pair::Difference;
+pub(crate) use pair::{Difference, Rule};
 pub(super) use stage::{Candidate, Stage};
 
 /// Copies that wait, and the bytes of their tensors.

@@ -214,6 +214,33 @@ async fn events_are_records_as_they_are_written_and_end_with_the_server() {
     }
 }
 
+/// What models were asked is not for everyone who may change them.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_inference_log_is_for_those_who_may_inspect_it() {
+    let path = "GET /crossfade/v1/log/stream";
+    let tokens = vec![
+        token("ci", "deploys", &[Role::Deploy]),
+        token("auditor", "inspects", &[Role::Inspect]),
+    ];
+    let server = serving(|config| {
+        config.admin.tokens = tokens;
+        config.recorder = None;
+    })
+    .await;
+    assert_eq!(ask(&server, path, "", "").await.status, 401);
+    let refused = ask(&server, path, "deploys", "").await;
+    assert_eq!(refused.status, 403, "{refused:?}");
+    assert!(refused.error().contains("inspect"), "{refused:?}");
+    let off = ask(&server, path, "inspects", "").await;
+    assert_eq!(off.status, 501, "{off:?}");
+    assert!(off.error().contains("log.enabled"), "{off:?}");
+    server.stop().await;
+    let server = serving(|_| {}).await;
+    let wrong = ask(&server, &format!("{path}?modle=m"), "", "").await;
+    assert_eq!(wrong.status, 400, "{wrong:?}");
+    server.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_that_is_not_released_is_unknown_to_releases_and_records_say_who_asked() {
     let server = serving(|_| {}).await;

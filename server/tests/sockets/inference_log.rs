@@ -11,6 +11,8 @@ use arrow_array::{Array, RecordBatch};
 use crossfade_inference_log::{Content, verify};
 use crossfade_server::recorder::{Ack, OnFull, RecorderConfig};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 use tonic::{Code, Request};
 
 use crate::harness::{Repository, Server};
@@ -375,4 +377,60 @@ async fn nothing_is_answered_unrecorded_where_that_is_wanted() {
     );
     let verified = verify(data.path()).unwrap();
     assert_eq!((verified.damaged.len(), verified.missing), (0, 0), "{verified:?}");
+}
+
+/// Whoever follows the log gets each record once it is written, and holds nobody up.
+#[tokio::test(flavor = "multi_thread")]
+async fn records_can_be_followed() {
+    let data = tempfile::tempdir().unwrap();
+    let repository = Repository::new();
+    for model in ["m", "other"] {
+        repository.add(model, 1, &version_file(1), "");
+    }
+    let server = serving(repository, data.path(), Ack::Kernel).await;
+    assert_eq!(server.post("/v2/models/m/infer", INFER).await.status, 200);
+    let mut stream = TcpStream::connect(server.app.admin).await.unwrap();
+    let get = b"GET /crossfade/v1/log/stream?model=m HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    stream.write_all(get).await.unwrap();
+    let mut reader = BufReader::new(stream).lines();
+    let mut head = Vec::new();
+    loop {
+        match reader.next_line().await.unwrap().unwrap() {
+            line if line.is_empty() => break,
+            line => head.push(line),
+        }
+    }
+    assert_eq!(head[0], "HTTP/1.1 200 OK");
+    assert!(
+        head.iter()
+            .any(|line| line == "content-type: application/x-ndjson"),
+        "{head:?}"
+    );
+    let mut ids = Vec::new();
+    for model in ["m", "other", "m"] {
+        let answer = server.post(&format!("/v2/models/{model}/infer"), INFER).await;
+        ids.push((model, answer.headers["x-request-id"].clone()));
+    }
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        let line = reader.next_line().await.unwrap().unwrap();
+        if line.starts_with('{') {
+            let record: serde_json::Value = serde_json::from_str(&line).unwrap();
+            assert_eq!(
+                (&record["model"], &record["in.x.0"]),
+                (&"m".into(), &1.0.into()),
+                "{line}"
+            );
+            seen.push(record["request_id"].as_str().unwrap().to_owned());
+        }
+    }
+    let wanted: Vec<&String> = ids
+        .iter()
+        .filter(|(model, _)| *model == "m")
+        .map(|(_, id)| id)
+        .collect();
+    assert_eq!(seen.iter().collect::<Vec<_>>(), wanted);
+    // A reader does not hold the server up.
+    server.stop().await;
+    while reader.next_line().await.unwrap().is_some() {}
 }

@@ -20,16 +20,19 @@ pub enum Role {
     Approve,
     /// Does what the rules forbid, with a reason.
     Override,
+    /// Reads what models were asked and what they answered.
+    Inspect,
 }
 
 impl Role {
     /// Every role.
-    pub const ALL: [Role; 5] = [
+    pub const ALL: [Role; 6] = [
         Role::Deploy,
         Role::Promote,
         Role::Rollback,
         Role::Approve,
         Role::Override,
+        Role::Inspect,
     ];
 
     /// As in the configuration.
@@ -40,6 +43,7 @@ impl Role {
             Role::Rollback => "rollback",
             Role::Approve => "approve",
             Role::Override => "override",
+            Role::Inspect => "inspect",
         }
     }
 }

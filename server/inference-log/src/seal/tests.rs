@@ -11,7 +11,7 @@ use crate::frame::FRAME_HEAD_BYTES;
 use crate::header::HEADER_BYTES;
 use crate::manifest::Content;
 use crate::record::{LoggedTensor, Origin, Side};
-use crate::schema::Column;
+use crate::schema::{Column, Schema};
 use crate::writer::{Writer, Written};
 
 /// Noon on 2026-11-23.

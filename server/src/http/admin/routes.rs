@@ -13,6 +13,8 @@ pub(super) enum Route {
     Health,
     Audit,
     Events,
+    /// Records of the inference log as they come.
+    LogStream,
     /// The releases of every model.
     AllReleases,
     Plan {
@@ -61,6 +63,7 @@ impl Route {
             ["health"] => Ok(Self::Health),
             ["audit"] => Ok(Self::Audit),
             ["events"] => Ok(Self::Events),
+            ["log", "stream"] => Ok(Self::LogStream),
             ["rollouts"] => Ok(Self::AllReleases),
             ["models", model, "plan"] => Ok(Self::Plan { model: name(model)? }),
             ["models", model] => match model.rsplit_once(':') {
@@ -90,7 +93,7 @@ impl Route {
             Self::Health | Self::Audit | Self::AllReleases | Self::Plan { .. } | Self::Release { .. } => {
                 "GET, HEAD"
             }
-            Self::Events => "GET",
+            Self::Events | Self::LogStream => "GET",
             Self::Releases { .. } => "GET, HEAD, POST",
             Self::Act { .. } | Self::Approve { .. } | Self::Rollback { .. } => "POST",
             Self::V2(route) => route.allow(),
@@ -108,6 +111,7 @@ impl Route {
             Self::Health
             | Self::Audit
             | Self::Events
+            | Self::LogStream
             | Self::AllReleases
             | Self::Plan { .. }
             | Self::Release { .. } => None,
@@ -123,7 +127,7 @@ impl Route {
     /// The model that a POST would change; empty for settings of the server.
     pub(super) fn model(&self) -> &str {
         match self {
-            Self::Health | Self::Audit | Self::Events | Self::AllReleases => "",
+            Self::Health | Self::Audit | Self::Events | Self::LogStream | Self::AllReleases => "",
             Self::Releases { model }
             | Self::Plan { model }
             | Self::Release { model, .. }

@@ -2,57 +2,54 @@
 
 use std::sync::Arc;
 
-use crossfade_rollout::policy::Shadow;
 use crossfade_runtimes_core::Tensor;
 
 use super::super::decision::Reader;
 use super::super::elements::{is_floating, numbers};
 
 /// The outputs of an answer, by name.
-pub(super) type Outputs = [(Arc<str>, Tensor)];
+pub(crate) type Outputs = [(Arc<str>, Tensor)];
 
 /// How the candidate's answer differs from the live version's.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct Difference {
+pub(crate) struct Difference {
     /// An output has another shape or datatype, or is not there.
-    pub(super) form: bool,
+    pub(crate) form: bool,
     /// A number of the candidate's is NaN or infinite where the live version's is not, or the other way round.
-    pub(super) finite: bool,
+    pub(crate) finite: bool,
     /// The candidate's is the one that is NaN or infinite.
-    pub(super) broken: bool,
+    pub(crate) broken: bool,
     /// The largest |Δ|.
-    pub(super) max_abs: f64,
+    pub(crate) max_abs: f64,
     /// The largest |Δ| relative to the live version's number.
-    pub(super) max_rel: f64,
+    pub(crate) max_rel: f64,
     /// The sum of all |Δ|, and of how many numbers.
-    pub(super) sum_abs: f64,
-    pub(super) numbers: u64,
+    pub(crate) sum_abs: f64,
+    pub(crate) numbers: u64,
     /// It is decided otherwise.
-    pub(super) flipped: bool,
+    pub(crate) flipped: bool,
     /// The first decision that differs: the live version's and the candidate's.
-    pub(super) decisions: Option<(u32, u32)>,
+    pub(crate) decisions: Option<(u32, u32)>,
 }
 
 /// What a flip is.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Rule {
+pub(crate) struct Rule {
     reader: Reader,
     /// Numbers further apart than this are a flip, where there is no decision.
     tolerance: Option<f64>,
 }
 
 impl Rule {
-    pub(super) fn new(reader: Reader, shadow: &Shadow) -> Self {
-        Self {
-            reader,
-            tolerance: shadow.tolerance,
-        }
+    /// * `tolerance`: numbers further apart are a flip, where there is no decision
+    pub(crate) fn new(reader: Reader, tolerance: Option<f64>) -> Self {
+        Self { reader, tolerance }
     }
 
     /// Compares the answers to one request.
     ///
     /// * `primary`: the live version's; only outputs that it has are compared
-    pub(super) fn compare(&self, primary: &Outputs, candidate: &Outputs) -> Difference {
+    pub(crate) fn compare(&self, primary: &Outputs, candidate: &Outputs) -> Difference {
         let mut total = Difference::default();
         for (name, ours) in primary {
             let theirs = candidate.iter().find(|(other, _)| other == name);

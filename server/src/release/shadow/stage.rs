@@ -148,7 +148,7 @@ impl Stage {
             release: candidate.release.clone(),
             champion: candidate.champion,
             candidate: candidate.servable,
-            rule: Rule::new(reader, rules),
+            rule: Rule::new(reader, rules.tolerance),
         };
         let started = Builder::new()
             .name("shadow".to_owned())

@@ -1,0 +1,90 @@
+//! `crossfade log export`: records for other programs: all of them, a training set, or when they came.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use arrow_array::cast::AsArray;
+use arrow_array::types::TimestampMicrosecondType;
+use crossfade_inference_log::{Labels, Log, Selection, export, write_lines};
+
+use super::{exists, selection};
+use crate::app::say;
+use crate::config::LogExportArgs;
+
+pub(super) fn run(args: &LogExportArgs) -> Result<ExitCode> {
+    let data_dir = &args.log.data_dir;
+    exists(data_dir)?;
+    let log = Log::open(data_dir)?;
+    let wanted = selection(&args.which);
+    let extension = args.out.extension().and_then(|extension| extension.to_str());
+    let rows = match (args.arrivals, extension) {
+        (true, _) => arrivals(&log, &wanted, &args.out)?,
+        (false, Some("parquet")) => {
+            let labels = args.joined.then(|| Labels::read(data_dir)).transpose()?;
+            export(&log, &wanted, labels.as_ref(), &args.out)?
+        }
+        (false, Some("jsonl")) if !args.joined => lines(&log, &wanted, &args.out)?,
+        (false, _) if args.joined => bail!(
+            "--out `{}`: a training set is a .parquet file",
+            args.out.display()
+        ),
+        (false, _) => bail!(
+            "--out `{}`: the name has to end in .parquet or .jsonl",
+            args.out.display()
+        ),
+    };
+    say(&format!("{rows} records in `{}`", args.out.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn create(path: &Path) -> Result<BufWriter<File>> {
+    let file = File::create(path).with_context(|| format!("cannot write `{}`", path.display()))?;
+    Ok(BufWriter::new(file))
+}
+
+fn lines(log: &Log, wanted: &Selection, to: &Path) -> Result<usize> {
+    let mut file = create(to)?;
+    let mut rows = 0;
+    log.each(wanted, |table| {
+        rows += table.num_rows();
+        write_lines(table, &mut file)
+    })?;
+    file.flush()?;
+    Ok(rows)
+}
+
+/// Seconds since the first request, one per line.
+fn arrivals(log: &Log, wanted: &Selection, to: &Path) -> Result<usize> {
+    let mut times = Vec::new();
+    log.each(wanted, |table| -> Result<()> {
+        // What was copied to a version in shadow came from nobody.
+        let stages = table
+            .column_by_name("stage")
+            .map(|column| column.as_string::<i32>());
+        let at = table
+            .column_by_name("ts")
+            .map(|column| column.as_primitive::<TimestampMicrosecondType>());
+        if let (Some(stages), Some(at)) = (stages, at) {
+            let came = stages
+                .iter()
+                .zip(at.values())
+                .filter(|(stage, _)| *stage != Some("shadow"));
+            times.extend(came.map(|(_, at)| *at));
+        }
+        Ok(())
+    })?;
+    times.sort_unstable();
+    let Some(first) = times.first().copied() else {
+        bail!("no request is meant: look at --model, --version, --since and --until");
+    };
+    let mut file = create(to)?;
+    for at in &times {
+        let since = u64::try_from(at - first).unwrap_or_default();
+        writeln!(file, "{}.{:06}", since / 1_000_000, since % 1_000_000)?;
+    }
+    file.flush()?;
+    Ok(times.len())
+}
