@@ -27,19 +27,19 @@ class Bench:
         self.scratch = Path(tempfile.mkdtemp(prefix="limits-"))
 
     @contextmanager
-    def serving(self, *loaded, repository=None, flags=(), calibrated=True):
-        """A server with these models, ready and, unless told otherwise, calibrated."""
+    def serving(self, *loaded, repository=None, flags=(), calibrated=True, log=False):
+        """A server with these models, ready and, unless told otherwise, calibrated; it records nothing, unless told otherwise."""
         command = [self.server, "serve", "--model-repository", repository or self.models / "repository"]
         command += ["--model-control-mode", "explicit", "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--admin-port", "0"]
-        command += ["--data-dir", tempfile.mkdtemp(prefix="data-", dir=self.scratch)]
+        data = Path(tempfile.mkdtemp(prefix="data-", dir=self.scratch))
         # What serving costs; what the inference log adds is measured apart, by `cargo xtask log-cost`.
-        config = self.scratch / "crossfade.toml"
-        config.write_text("[log]\nenabled = false\n")
-        command += ["--config", config]
+        config = data / "crossfade.toml"
+        config.write_text(f"[log]\nenabled = {str(log).lower()}\n")
+        command += ["--data-dir", data, "--config", config]
         command += [word for model in loaded for word in ("--load-model", model)] + list(flags)
         process = Server([str(word) for word in command], {"NO_COLOR": "1"}, self.scratch, self.scratch / "server.log")
         try:
-            server = Serving(process)
+            server = Serving(process, data)
             if calibrated:
                 server.wait_calibrated(loaded)
             yield server
@@ -64,8 +64,8 @@ class Bench:
 class Serving:
     """A server that listens."""
 
-    def __init__(self, process):
-        self.process = process
+    def __init__(self, process, data):
+        self.process, self.data = process, data
         addresses = self._wait(self._listening)
         self.grpc, self.http, self.metrics = (addresses[key] for key in ("grpc", "http", "metrics"))
         self._wait(lambda: self.request("GET", "/v2/health/ready")[0] == 200)

@@ -22,6 +22,7 @@ import connections  # noqa: E402
 import equal  # noqa: E402
 import loading  # noqa: E402
 import overload  # noqa: E402
+import recording  # noqa: E402
 import rollback  # noqa: E402
 import shadowing  # noqa: E402
 import start  # noqa: E402
@@ -37,6 +38,7 @@ SCENARIOS = {
     "shadowing": shadowing.measure,
     "equal": equal.measure,
     "rollback": rollback.measure,
+    "recording": recording.measure,
     "connections": connections.measure,
     "tensors": tensors.measure,
 }

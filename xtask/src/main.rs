@@ -29,6 +29,8 @@ usage: cargo xtask COMMAND
   onnxruntime  fetch ONNX Runtime's shared library into the cache under target/ and put it beside the release binary
   docs         write the generated pages under docs/
   loom         the model-checked tests of the batcher's queue
+  crash [ROUNDS]
+               kill a process that writes the inference log, at random and in every place where it could hurt (default 220 rounds)
   nodes        the ONNX project's backend node tests, through the server
   fuzz [SECONDS] [TARGET ...]
                run every fuzz target (default 600 seconds each)
@@ -39,6 +41,7 @@ usage: cargo xtask COMMAND
   limits [SCENARIO ...]
                overload, bursts, loading, swapping and shadowing beside serving, many connections, large tensors, start, the
                runtime's ceiling; writes benches/results/limits.json
+  log-cost     what the inference log adds to a request, by itself and to a server under load; bytes of records, rows sealed
   rollout-statistics
                simulate the statistics of releases, check their formulas with mpmath and scipy; writes benches/results
 ";
@@ -57,11 +60,13 @@ fn main() -> ExitCode {
         }
         Some("docs") => suite::write_docs(),
         Some("loom") => suite::loom(),
+        Some("crash") => suite::crash(&rest),
         Some("nodes") => suite::nodes(&rest),
         Some("fuzz") => fuzz::run_args(&rest),
         Some("bench") => suite::benches(),
         Some("peers") => peers::compare(&rest),
         Some("limits") => limits::measure(&rest),
+        Some("log-cost") => suite::log_cost().and_then(|()| limits::measure(&["--rounds", "6", "recording"])),
         Some("rollout-statistics") => statistics::write(),
         Some("help" | "--help" | "-h") => {
             say(USAGE);

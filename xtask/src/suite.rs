@@ -70,6 +70,19 @@ pub(crate) fn clients(only: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// The crash test of the inference log; the first argument is how many rounds.
+pub(crate) fn crash(args: &[&str]) -> Result<()> {
+    let rounds = match args {
+        [] => "220",
+        [rounds] if rounds.parse::<u64>().is_ok() => rounds,
+        _ => bail!("crash takes a number of rounds"),
+    };
+    run(
+        cargo(&["test", "-p", "crossfade-inference-log", "--test", "crash"])
+            .env("CROSSFADE_CRASH_ROUNDS", rounds),
+    )
+}
+
 /// The ONNX project's node tests through the server; arguments go to the script.
 pub(crate) fn nodes(args: &[&str]) -> Result<()> {
     let library = onnxruntime::fetch()?;
@@ -112,6 +125,17 @@ pub(crate) fn benches() -> Result<()> {
     // The bench of the whole starts the release binary.
     demo::build_release()?;
     run(cargo(&["bench", "-p", "crossfade-benches"]).env("CROSSFADE_ORT_LIBRARY", &library))
+}
+
+/// The bench of the inference log's parts.
+pub(crate) fn log_cost() -> Result<()> {
+    run(&mut cargo(&[
+        "bench",
+        "-p",
+        "crossfade-benches",
+        "--bench",
+        "log",
+    ]))
 }
 
 fn client_names() -> Result<Vec<String>> {

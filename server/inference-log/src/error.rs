@@ -62,6 +62,9 @@ pub enum LogError {
     /// An entry of the manifest.
     #[error("the manifest: {0}; use the release that wrote it")]
     Manifest(String),
+    /// Files were compacted or removed while they were read.
+    #[error("`{0}`: it became part of another file, or was removed, while the log was read; read it again")]
+    Changed(PathBuf),
     /// Columns that do not become a table.
     #[error("a table of the log: {0}")]
     Table(#[from] arrow_schema::ArrowError),
@@ -71,6 +74,11 @@ pub enum LogError {
 }
 
 impl LogError {
+    /// Whether reading again from the beginning may help.
+    pub fn is_changed(&self) -> bool {
+        matches!(self, Self::Changed(_))
+    }
+
     pub(crate) fn io(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, doing, source }

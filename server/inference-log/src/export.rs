@@ -13,6 +13,7 @@ use arrow_select::interleave::interleave;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+use crate::compact::widened;
 use crate::error::LogError;
 use crate::log::{Log, Selection};
 use crate::seal::properties;
@@ -119,12 +120,8 @@ pub fn export(log: &Log, wanted: &Selection, labels: Option<&Labels>, to: &Path)
             Some(labels) => joined(table, labels)?,
             None => table.clone(),
         };
-        let columns = schema.fields().iter().map(|field| {
-            let column = table.column_by_name(field.name()).cloned();
-            column.unwrap_or_else(|| new_null_array(field.data_type(), table.num_rows()))
-        });
         rows += table.num_rows();
-        Ok(writer.write(&RecordBatch::try_new(schema.clone(), columns.collect())?)?)
+        Ok(writer.write(&widened(&table, &schema)?)?)
     })?;
     let file = writer.into_inner()?;
     file.sync_all().map_err(LogError::io(to, "syncing it"))?;

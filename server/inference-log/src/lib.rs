@@ -9,6 +9,7 @@
 //! What is absent: no server, no protocol, no model, no clock but in the ids of segments. Times and identities are arguments.
 
 mod error;
+mod kill;
 
 mod frame;
 mod header;
@@ -24,6 +25,7 @@ mod record;
 mod schema;
 
 mod columns;
+mod compact;
 mod manifest;
 mod restore;
 mod seal;
@@ -42,7 +44,7 @@ pub use frame::{FRAME_HEAD_BYTES, Kind, MAX_PAYLOAD_BYTES, Mark};
 pub use gap::Gap;
 pub use header::{HEADER_BYTES, Header, HeaderProblem};
 pub use json::write_lines;
-pub use log::{Log, Selection};
+pub use log::{Log, Selection, with_log};
 pub use manifest::{Content, Entry, Manifest, RunMark, Sealed, SealedFile, manifest_in};
 pub use record::{Batch, LoggedTensor, Origin, Record, RecordProblem, STAGES, Side};
 pub use restore::{Restored, restored};

@@ -21,9 +21,12 @@ use crate::table::{Rows, gaps, grouped};
 
 /// Rows that are read at once.
 const ROWS: usize = 8192;
+/// How often a log is read that changes while it is.
+const TURNS: usize = 5;
 
 /// A log, as it was when it was opened; a server may be writing to it.
 pub struct Log {
+    data_dir: PathBuf,
     files: Vec<PathBuf>,
     gaps: Vec<PathBuf>,
     unsealed: Vec<RecordBatch>,
@@ -125,6 +128,7 @@ impl Log {
             files
         };
         Ok(Self {
+            data_dir: data_dir.to_owned(),
             files: under("log/"),
             gaps: under("gap/"),
             unsealed,
@@ -157,14 +161,14 @@ impl Log {
 
     /// Shows the records that are wanted, in tables of one file each, those of the oldest segment first.
     ///
-    /// Errors: what cannot be read; those of `show`.
+    /// Errors: what cannot be read, [`LogError::Changed`] among it; those of `show`.
     pub fn each<E: From<LogError>>(
         &self,
         wanted: &Selection,
         mut show: impl FnMut(&RecordBatch) -> Result<(), E>,
     ) -> Result<(), E> {
         for path in self.files.iter().filter(|path| wanted.may_be_in(path)) {
-            let Some(file) = opened(path)? else { continue };
+            let file = opened(path)?;
             let tables = ParquetRecordBatchReaderBuilder::try_new(file)
                 .and_then(|file| file.with_batch_size(ROWS).build());
             for table in tables.map_err(LogError::from)? {
@@ -188,6 +192,15 @@ impl Log {
     ///
     /// Errors: what cannot be read.
     pub fn newest(&self, wanted: &Selection, rows: usize) -> Result<Vec<RecordBatch>, LogError> {
+        match self.newest_of(wanted, rows) {
+            Err(LogError::Changed(_)) => with_log(&self.data_dir, LogError::is_changed, |log| {
+                log.newest_of(wanted, rows)
+            }),
+            done => done,
+        }
+    }
+
+    fn newest_of(&self, wanted: &Selection, rows: usize) -> Result<Vec<RecordBatch>, LogError> {
         let (mut tables, mut count) = (Vec::new(), 0);
         for table in self.unsealed.iter().rev() {
             let kept = wanted.of(table)?;
@@ -209,9 +222,7 @@ impl Log {
 
     /// All of a file.
     fn tables(path: &Path) -> Result<Vec<RecordBatch>, LogError> {
-        let Some(file) = opened(path)? else {
-            return Ok(Vec::new());
-        };
+        let file = opened(path)?;
         let tables = ParquetRecordBatchReaderBuilder::try_new(file)?
             .with_batch_size(ROWS)
             .build()?;
@@ -231,12 +242,26 @@ impl Log {
         columns: &[&str],
         is: impl Fn(&RecordBatch, usize) -> bool + Clone + Send + 'static,
     ) -> Result<Vec<RecordBatch>, LogError> {
+        match self.found(wanted, columns, is.clone()) {
+            Err(LogError::Changed(_)) => with_log(&self.data_dir, LogError::is_changed, |log| {
+                log.found(wanted, columns, is.clone())
+            }),
+            done => done,
+        }
+    }
+
+    fn found(
+        &self,
+        wanted: &Selection,
+        columns: &[&str],
+        is: impl Fn(&RecordBatch, usize) -> bool + Clone + Send + 'static,
+    ) -> Result<Vec<RecordBatch>, LogError> {
         let rows = |is: &dyn Fn(&RecordBatch, usize) -> bool, table: &RecordBatch| -> BooleanArray {
             (0..table.num_rows()).map(|row| Some(is(table, row))).collect()
         };
         let mut found = Vec::new();
         for path in self.files.iter().filter(|path| wanted.may_be_in(path)) {
-            let Some(file) = opened(path)? else { continue };
+            let file = opened(path)?;
             let file = ParquetRecordBatchReaderBuilder::try_new(file)?.with_batch_size(ROWS);
             let names: BTreeSet<&str> = columns.iter().copied().collect();
             let roots = file.schema().fields().iter().enumerate();
@@ -264,12 +289,31 @@ impl Log {
     }
 }
 
-/// A file of the log; `None` for one that retention has removed meanwhile.
-fn opened(path: &Path) -> Result<Option<File>, LogError> {
-    match File::open(path) {
-        Ok(file) => Ok(Some(file)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(LogError::io(path, "reading it")(source)),
+/// A file of the log.
+///
+/// Errors: [`LogError::Changed`] for one that is there no more.
+fn opened(path: &Path) -> Result<File, LogError> {
+    File::open(path).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound => LogError::Changed(path.to_owned()),
+        _ => LogError::io(path, "reading it")(source),
+    })
+}
+
+/// Reads a log, and once more from the beginning if files were compacted or removed meanwhile.
+///
+/// Errors: those of `read`; [`LogError::Changed`] if it changes again and again.
+pub fn with_log<T, E: From<LogError>>(
+    data_dir: &Path,
+    is_changed: impl Fn(&E) -> bool,
+    mut read: impl FnMut(&Log) -> Result<T, E>,
+) -> Result<T, E> {
+    let mut turn = 0;
+    loop {
+        turn += 1;
+        match read(&Log::open(data_dir)?) {
+            Err(error) if turn < TURNS && is_changed(&error) => {}
+            done => return done,
+        }
     }
 }
 

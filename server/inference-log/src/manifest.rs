@@ -16,6 +16,13 @@ use crate::error::LogError;
 pub enum Entry {
     /// A segment became files.
     Sealed(Sealed),
+    /// Small files became one; their rows are in it.
+    Compacted {
+        /// Their places in the data folder.
+        old: Vec<String>,
+        /// What they became.
+        new: SealedFile,
+    },
     /// Files are gone: too old, or too many.
     Removed {
         /// Their places in the data folder.
@@ -157,6 +164,11 @@ impl Content {
                 let files = sealed.files.iter().map(|file| (file.path.clone(), file.clone()));
                 self.files.extend(files);
                 self.sealed.push(sealed);
+            }
+            Entry::Compacted { old, new } => {
+                old.iter().for_each(|file| drop(self.files.remove(file)));
+                self.files.insert(new.path.clone(), new);
+                self.gone = old;
             }
             Entry::Removed { files, .. } => {
                 files.iter().for_each(|file| drop(self.files.remove(file)));

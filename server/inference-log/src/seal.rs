@@ -19,6 +19,7 @@ use uuid::Uuid;
 use crate::error::LogError;
 use crate::frame::{Kind, Mark};
 use crate::gap::Gap;
+use crate::kill;
 use crate::manifest::{Entry, Manifest, RunMark, Sealed, SealedFile};
 use crate::record::Record;
 use crate::scan::{Frame, Scan, scan};
@@ -32,6 +33,8 @@ const GROUP_ROWS: usize = 64 * 1024;
 const ZSTD_LEVEL: i32 = 3;
 /// How the file of a segment ends that was put aside.
 const ASIDE: &str = "damaged";
+/// How a file ends that is not whole yet.
+pub(crate) const NEW: &str = "new";
 /// Stands for a model or version that is not known, where a folder needs a name; readers of such folders take it for NULL.
 const NOBODY: &str = "__HIVE_DEFAULT_PARTITION__";
 
@@ -48,8 +51,8 @@ pub fn schemas_in(data_dir: &Path) -> PathBuf {
 /// Seals the segments of a data folder.
 #[derive(Debug)]
 pub struct Sealer {
-    data_dir: PathBuf,
-    manifest: Manifest,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) manifest: Manifest,
 }
 
 /// What came of a segment.
@@ -83,6 +86,7 @@ impl Sealer {
             manifest: Manifest::open(data_dir)?,
         };
         sealer.unlink(&sealer.manifest.content().gone)?;
+        sealer.forget_unlisted()?;
         Ok(sealer)
     }
 
@@ -100,10 +104,11 @@ impl Sealer {
             files,
             reason: reason.to_owned(),
         })?;
+        kill::at("removed");
         self.unlink(&self.manifest.content().gone)
     }
 
-    fn unlink(&self, files: &[String]) -> Result<(), LogError> {
+    pub(crate) fn unlink(&self, files: &[String]) -> Result<(), LogError> {
         for file in files {
             let path = self.data_dir.join(file);
             match fs::remove_file(&path) {
@@ -148,7 +153,9 @@ impl Sealer {
             return Ok(Outcome::Empty);
         }
         let sealed = self.files(&found, Hash(Sha256::digest(&bytes).into()))?;
+        kill::at("sealed");
         self.manifest.append(Entry::Sealed(sealed.clone()))?;
+        kill::at("listed");
         remove(path)?;
         Ok(Outcome::Sealed(sealed))
     }
@@ -202,18 +209,28 @@ impl Sealer {
         let path = self.data_dir.join(place);
         let folder = path.parent().unwrap_or(&self.data_dir);
         create_folder(folder).map_err(LogError::io(folder, "creating it"))?;
-        let new = path.with_extension("new");
+        let new = path.with_extension(NEW);
         write_table(&new, table)?
             .sync_all()
             .map_err(LogError::io(&new, "syncing it"))?;
+        self.put_in_place(place, table.num_rows())
+    }
+
+    /// Has a file that was written beside its place there.
+    ///
+    /// * `rows`: of it
+    pub(crate) fn put_in_place(&self, place: &str, rows: usize) -> Result<SealedFile, LogError> {
+        let path = self.data_dir.join(place);
+        let new = path.with_extension(NEW);
         let bytes = fs::read(&new).map_err(LogError::io(&new, "reading it back"))?;
+        kill::at("written");
         fs::rename(&new, &path).map_err(LogError::io(&path, "putting it in its place"))?;
         sync_folder_of(&path)?;
         Ok(SealedFile {
             path: place.to_owned(),
             sha256: Hash(Sha256::digest(&bytes).into()),
             bytes: bytes.len() as u64,
-            rows: table.num_rows() as u64,
+            rows: rows as u64,
         })
     }
 }

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use crate::error::SegmentError;
 use crate::frame::{FRAME_HEAD_BYTES, FrameHead, Kind, LENGTH_AT, MAX_PAYLOAD_BYTES, framed};
 use crate::header::{HEADER_BYTES, Header};
+use crate::kill;
 use crate::mapping::Mapping;
 
 /// Bytes at the end that are left for what has to be said at last: the gaps and the mark of a log that ends without room.
@@ -57,6 +58,7 @@ impl Segment {
             .map_err(|error| SegmentError::io(path, "taking its place on disk")(error.into()))?;
         let mut mapping = Mapping::new(&file, bytes, HEADER_BYTES)
             .map_err(SegmentError::io(path, "mapping it into memory"))?;
+        kill::at("allocated");
         mapping.write_header(&header.encode());
         file.sync_all()
             .map_err(SegmentError::io(path, "syncing its header"))?;
@@ -98,6 +100,7 @@ impl Segment {
         let Some(mut slot) = self.mapping.reserve(framed(size), spared) else {
             return Appended::Full;
         };
+        kill::at("reserved");
         let seq = slot.seq();
         let head = FrameHead {
             kind,
@@ -114,7 +117,9 @@ impl Segment {
             slot.fill(at, part);
             at += part.len();
         }
+        kill::at("filled");
         slot.publish(length);
+        kill::at("published");
         Appended::At(seq)
     }
 

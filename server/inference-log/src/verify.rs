@@ -50,7 +50,14 @@ impl Run {
     /// Whether every request that had finished is a record, or said to be missing.
     fn check(&self, id: Uuid, into: &mut Verified) {
         let Some(mark) = self.mark else { return };
-        let there = self.records + mark.sampled_out + self.missing;
+        // A kill may come between the loss of a request and its gap record: the mark says it then.
+        let unsaid = mark.lost.saturating_sub(self.missing);
+        if unsaid > 0 {
+            into.missing += unsaid;
+            into.gaps
+                .push(format!("{unsaid} requests of run {id}, as its last mark says"));
+        }
+        let there = self.records + mark.sampled_out + self.missing + unsaid;
         let enough = match mark.last {
             true => there == mark.received,
             // Since that mark there were more: a kill leaves up to a second of them uncounted.
@@ -84,13 +91,22 @@ pub fn verify(data_dir: &Path) -> Result<Verified, LogError> {
                 .push(format!("{} requests in segment {segment}", sealed.missing));
         }
     }
+    let mut now = None;
     for file in content.files.values() {
         match fs::read(data_dir.join(&file.path)) {
             Ok(bytes) if Hash(Sha256::digest(&bytes).into()) == file.sha256 => verified.files += 1,
             Ok(_) => verified
                 .damaged
                 .push(format!("{}: not the bytes that were written", file.path)),
-            Err(error) => verified.damaged.push(format!("{}: {error}", file.path)),
+            Err(error) => {
+                // Compacted or removed meanwhile, or not there although it should be.
+                if now.is_none() {
+                    now = Some(Content::read(data_dir)?);
+                }
+                if now.as_ref().is_some_and(|now| now.files.contains_key(&file.path)) {
+                    verified.damaged.push(format!("{}: {error}", file.path));
+                }
+            }
         }
     }
     for path in aside_in(data_dir)? {

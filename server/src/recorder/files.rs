@@ -13,6 +13,10 @@ use super::RecorderConfig;
 /// Between two attempts to seal a segment.
 const AGAIN: Duration = Duration::from_secs(5);
 
+/// So many files of a day become one, while they are small: bytes.
+const TOGETHER: usize = 32;
+const SMALL: u64 = 32 << 20;
+
 /// The files, and how long they stay.
 pub(super) struct Held {
     sealer: Sealer,
@@ -79,6 +83,18 @@ impl Held {
                 "files of the inference log are removed"
             );
             self.sealer.remove(files, reason)?;
+        }
+        Ok(())
+    }
+}
+
+impl Held {
+    /// Makes one file of many small ones, where there are.
+    ///
+    /// Errors: the system's.
+    pub(super) fn compact(&mut self) -> Result<(), LogError> {
+        if let Some(files) = self.sealer.compact(TOGETHER, SMALL)? {
+            tracing::debug!(files, "files of the inference log are one now");
         }
         Ok(())
     }

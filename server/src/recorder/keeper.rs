@@ -277,6 +277,11 @@ fn seal_until_closed(segments: &Receiver<PathBuf>, mut held: Held, recorder: &Re
                 counts.failures.fetch_add(1, Relaxed);
                 tracing::error!(%error, "files of the inference log that cannot be removed");
             }
+            // A minute's files of a day are many.
+            if let Err(error) = held.compact() {
+                counts.failures.fetch_add(1, Relaxed);
+                tracing::error!(%error, "files of the inference log that cannot be put together");
+            }
         }
     }
 }

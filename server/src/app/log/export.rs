@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
-use crossfade_inference_log::{Labels, Log, Selection, export, write_lines};
+use crossfade_inference_log::{Labels, Log, LogError, Selection, export, with_log, write_lines};
 
 use super::{exists, selection};
 use crate::app::say;
@@ -17,16 +17,26 @@ use crate::config::LogExportArgs;
 pub(super) fn run(args: &LogExportArgs) -> Result<ExitCode> {
     let data_dir = &args.log.data_dir;
     exists(data_dir)?;
-    let log = Log::open(data_dir)?;
+    let is_changed = |error: &anyhow::Error| error.downcast_ref().is_some_and(LogError::is_changed);
+    let rows = with_log(data_dir, is_changed, |log| write(args, log))?;
+    say(&format!("{rows} records in `{}`", args.out.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes what is wanted; returns how many records that are.
+fn write(args: &LogExportArgs, log: &Log) -> Result<usize> {
     let wanted = selection(&args.which);
     let extension = args.out.extension().and_then(|extension| extension.to_str());
     let rows = match (args.arrivals, extension) {
-        (true, _) => arrivals(&log, &wanted, &args.out)?,
+        (true, _) => arrivals(log, &wanted, &args.out)?,
         (false, Some("parquet")) => {
-            let labels = args.joined.then(|| Labels::read(data_dir)).transpose()?;
-            export(&log, &wanted, labels.as_ref(), &args.out)?
+            let labels = args
+                .joined
+                .then(|| Labels::read(&args.log.data_dir))
+                .transpose()?;
+            export(log, &wanted, labels.as_ref(), &args.out)?
         }
-        (false, Some("jsonl")) if !args.joined => lines(&log, &wanted, &args.out)?,
+        (false, Some("jsonl")) if !args.joined => lines(log, &wanted, &args.out)?,
         (false, _) if args.joined => bail!(
             "--out `{}`: a training set is a .parquet file",
             args.out.display()
@@ -36,8 +46,7 @@ pub(super) fn run(args: &LogExportArgs) -> Result<ExitCode> {
             args.out.display()
         ),
     };
-    say(&format!("{rows} records in `{}`", args.out.display()));
-    Ok(ExitCode::SUCCESS)
+    Ok(rows)
 }
 
 fn create(path: &Path) -> Result<BufWriter<File>> {
