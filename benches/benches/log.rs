@@ -201,6 +201,7 @@ fn seal(criterion: &mut Criterion) {
                     name: name.to_owned(),
                     datatype: "FP32".to_owned(),
                     shape: vec![-1, width],
+                    policy: None,
                 };
                 let schema = Schema {
                     batched: true,

@@ -4,14 +4,17 @@
 //! waits for no disk, unless `ack = "disk"` says so. Two threads do the rest: `log` keeps the next segment ready, syncs and
 //! counts; `log-seal` makes Parquet files of segments that are full, at the lowest priority.
 
+mod detect;
 mod files;
 mod keeper;
 mod kept;
 mod losses;
+mod pepper;
+mod policy;
 mod sampling;
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -24,6 +27,7 @@ use crossfade_inference_log::{
     segments_in,
 };
 use crossfade_runtimes_core::ModelSignature;
+use http::{HeaderMap, HeaderName};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -31,6 +35,9 @@ pub(crate) use files::seal_all;
 pub(crate) use kept::{Kept, Provenance, trace_id};
 pub(crate) use losses::Loss;
 use losses::Losses;
+pub(crate) use pepper::{Pepper, pepper_in};
+use policy::Policies;
+pub use policy::{FieldPolicy, NoPolicy};
 use sampling::Sampling;
 
 /// Of a segment.
@@ -65,6 +72,17 @@ pub struct RecorderConfig {
     pub segment_bytes: u32,
     /// Larger tensors are not kept.
     pub payload_max_bytes: usize,
+    /// What becomes of inputs and outputs before they are written: by model, then by `in.NAME`, `out.NAME` and `*`.
+    pub fields: BTreeMap<String, BTreeMap<String, FieldPolicy>>,
+    /// The header with the id of the person that a request is about.
+    #[serde(serialize_with = "as_text")]
+    pub subject_header: HeaderName,
+    /// The secret behind keyed digests; by default one that is made in the data folder.
+    pub pepper_file: Option<PathBuf>,
+}
+
+fn as_text<S: serde::Serializer>(header: &HeaderName, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(header.as_str())
 }
 
 impl Default for RecorderConfig {
@@ -82,6 +100,9 @@ impl Default for RecorderConfig {
             buffer_bytes: 1 << 30,
             segment_bytes: SEGMENT_BYTES,
             payload_max_bytes: 64 << 10,
+            fields: BTreeMap::new(),
+            subject_header: HeaderName::from_static("x-subject-id"),
+            pepper_file: None,
         }
     }
 }
@@ -120,6 +141,7 @@ pub struct Recorder {
     /// The clock of `ts_mono_ns`.
     began: Instant,
     schemas: Mutex<Schemas>,
+    pepper: Arc<Pepper>,
     counts: Counts,
     losses: Losses,
     sampling: Sampling,
@@ -194,6 +216,12 @@ impl Recorder {
             doing: "reading the schemas",
             source,
         })?;
+        let pepper_at = config.pepper_file.clone().unwrap_or_else(|| pepper_in(data_dir));
+        let pepper = Pepper::open(&pepper_at).map_err(|source| LogError::Io {
+            path: pepper_at,
+            doing: "reading the pepper",
+            source,
+        })?;
         let run = Uuid::now_v7();
         let recorder = Arc::new(Self {
             config: config.clone(),
@@ -202,6 +230,7 @@ impl Recorder {
             run,
             began: Instant::now(),
             schemas: Mutex::new(schemas),
+            pepper: Arc::new(pepper),
             counts: Counts::default(),
             losses: Losses::default(),
             sampling: Sampling::new(config.rate),
@@ -228,16 +257,40 @@ impl Recorder {
         Ok(recorder)
     }
 
+    /// What becomes of the inputs and outputs of a model's version.
+    ///
+    /// Errors: a policy that does not fit the signature.
+    pub(crate) fn policies(
+        &self,
+        model: &str,
+        signature: &ModelSignature,
+    ) -> Result<Option<Policies>, String> {
+        let fields = self.config.fields.get(model);
+        fields
+            .map(|fields| Policies::of(fields, signature, &self.pepper))
+            .transpose()
+    }
+
     /// The number of the schema of a signature; its definition is on disk when this returns. Blocks: for load threads.
     ///
     /// A version whose definition cannot be written is recorded without tensors.
-    pub(crate) fn schema(&self, signature: &ModelSignature) -> u16 {
-        let number = lock(&self.schemas).number(&Schema::of(signature));
+    pub(crate) fn schema(&self, signature: &ModelSignature, policies: Option<&Policies>) -> u16 {
+        let mut schema = Schema::of(signature);
+        if let Some(policies) = policies {
+            policies.note(&mut schema);
+        }
+        let number = lock(&self.schemas).number(&schema);
         number.unwrap_or_else(|error| {
             self.counts.failures.fetch_add(1, Relaxed);
             tracing::error!(%error, "the inference log keeps no tensors of this version: their columns cannot be written down");
             NO_SCHEMA
         })
+    }
+
+    /// Whom a request is about, by the header that says so.
+    pub(crate) fn subject(&self, headers: &HeaderMap) -> Option<[u8; 16]> {
+        let id = headers.get(&self.config.subject_header)?.as_bytes();
+        (!id.is_empty()).then(|| self.pepper.subject(id))
     }
 
     /// The largest tensor that is kept, bytes.

@@ -266,7 +266,10 @@ impl RequestScope {
         }
         if let Some(shadow) = self.service.releases().shadow(release) {
             let key = division.key(|name| headers.get(name).map(HeaderValue::as_bytes));
-            let copy = shadow.copy((self.id, self.protocol), key, signature, inputs, outputs);
+            let mut copy = shadow.copy((self.id, self.protocol), key, signature, inputs, outputs);
+            if let Some(copy) = &mut copy {
+                copy.subject = self.kept.as_ref().and_then(|kept| kept.subject);
+            }
             self.shadowed = Some(Box::new(Shadowed { shadow, copy }));
         }
     }
@@ -362,11 +365,15 @@ impl RequestScope {
         }
     }
 
-    /// Notes the trace that the request belongs to.
+    /// Notes the trace that the request belongs to, and whom it is about.
     pub(crate) fn note_trace(&mut self, headers: &HeaderMap) {
         if let Some(kept) = &mut self.kept {
             let header = headers.get("traceparent").map(HeaderValue::as_bytes);
             kept.trace_id = header.and_then(trace_id);
+            kept.subject = self
+                .service
+                .recorder()
+                .and_then(|recorder| recorder.subject(headers));
         }
     }
 
@@ -460,6 +467,9 @@ impl RequestScope {
             }
             (Outcome::Ok, ..) => series.success(self.protocol, 0, &[Duration::ZERO; 7]),
             (Outcome::Refused(status), ..) => series.failure(self.protocol, status, total),
+        }
+        if let Some(kept) = &mut self.kept {
+            kept.redact();
         }
         let is_recorded = match (self.service.recorder(), &self.kept) {
             (Some(recorder), Some(kept)) => self.record(recorder, kept, outcome, &series, total),

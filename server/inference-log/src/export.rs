@@ -130,7 +130,7 @@ pub fn export(log: &Log, wanted: &Selection, labels: Option<&Labels>, to: &Path)
 
 /// The columns of all tables.
 fn schema(log: &Log, wanted: &Selection, labels: Option<&Labels>) -> Result<SchemaRef, LogError> {
-    let mut order: Vec<String> = Vec::new();
+    let mut order: Vec<Field> = Vec::new();
     let mut kinds: BTreeMap<String, DataType> = BTreeMap::new();
     log.each(wanted, |table| -> Result<(), LogError> {
         let table = match labels {
@@ -139,7 +139,7 @@ fn schema(log: &Log, wanted: &Selection, labels: Option<&Labels>) -> Result<Sche
         };
         for field in table.schema().fields() {
             let known = kinds.entry(field.name().clone()).or_insert_with(|| {
-                order.push(field.name().clone());
+                order.push(field.as_ref().clone());
                 field.data_type().clone()
             });
             if known != field.data_type() {
@@ -153,10 +153,7 @@ fn schema(log: &Log, wanted: &Selection, labels: Option<&Labels>) -> Result<Sche
         }
         Ok(())
     })?;
-    let fields = order
-        .iter()
-        .map(|name| Field::new(name, kinds[name].clone(), true));
-    Ok(Arc::new(Schema::new(fields.collect::<Vec<_>>())))
+    Ok(Arc::new(Schema::new(order)))
 }
 
 /// What was answered, as a row of a training set.

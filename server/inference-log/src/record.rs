@@ -63,6 +63,8 @@ pub struct Record<'a> {
     pub error: Option<&'a str>,
     /// Who asked.
     pub caller: Option<&'a str>,
+    /// Whom it is about: a keyed digest of an id, never the id.
+    pub subject_key: Option<[u8; 16]>,
     /// What answered it.
     pub origin: Origin<'a>,
     /// What was sent and answered, where it is kept.
@@ -174,6 +176,7 @@ impl Record<'_> {
         for text in self.texts().into_iter().flatten() {
             put(head, text);
         }
+        head.extend(self.subject_key.into_iter().flatten());
         let count = u16::try_from(self.tensors.len()).unwrap_or(u16::MAX);
         head.extend(count.to_le_bytes());
         for tensor in self.tensors.iter().take(count.into()) {
@@ -200,7 +203,10 @@ impl Record<'_> {
             self.origin.config_rev.is_some(),
         ];
         let texts = self.texts();
-        let all = times.chain(rest).chain(texts.iter().map(Option::is_some));
+        let texts = texts.iter().map(Option::is_some);
+        // What came later is at the end: older records have none of it.
+        let later = [self.subject_key.is_some()];
+        let all = times.chain(rest).chain(texts).chain(later);
         all.enumerate().map(|(place, is)| u32::from(is) << place).sum()
     }
 
@@ -269,6 +275,7 @@ impl<'a> Record<'a> {
         record.caller = text("caller")?;
         record.origin.runtime = text("runtime")?;
         record.origin.device = text("device")?;
+        record.subject_key = from.maybe(is())?;
         record.tensors = from.tensors()?;
         if from.0.is_empty() {
             Ok(record)

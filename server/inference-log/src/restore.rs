@@ -11,6 +11,7 @@ use half::{bf16, f16};
 
 use crate::record::Side;
 use crate::schema::Column;
+use crate::table::POLICY;
 
 /// Kinds of tensors of one name in one file, at most, that are looked at.
 const KINDS: usize = 16;
@@ -22,6 +23,8 @@ pub enum Restored {
     Tensor(Tensor),
     /// It is not in the log: it was not there, was larger than is kept, or is no longer.
     Missing,
+    /// It is not what was sent or answered, but what this policy made of it.
+    Redacted(String),
     /// It is there, and does not fit the signature: another kind of tensor had this name.
     Other,
 }
@@ -44,12 +47,27 @@ pub fn restored(table: &RecordBatch, row: usize, side: Side, spec: &TensorSpec) 
             column.is_valid(row).then(|| column.slice(row, 1))
         };
         match one(&of, &column, spec) {
-            Some(Some(tensor)) => return Restored::Tensor(tensor),
+            Some(Some(tensor)) => {
+                return match policy(table, &suffixed) {
+                    Some(policy) => Restored::Redacted(policy),
+                    None => Restored::Tensor(tensor),
+                };
+            }
             Some(None) => found = Restored::Other,
             None => {}
         }
     }
     found
+}
+
+/// What became of the values of a tensor, by the metadata of its first column.
+fn policy(table: &RecordBatch, suffixed: &impl Fn(&str) -> String) -> Option<String> {
+    let parts = ["", ".0", ".rows"];
+    let schema = table.schema();
+    let mut fields = parts
+        .iter()
+        .filter_map(|part| schema.field_with_name(&suffixed(part)).ok());
+    fields.find_map(|field| field.metadata().get(POLICY).cloned())
 }
 
 /// One kind of a tensor; `None` where there is nothing, `Some(None)` where it does not fit.

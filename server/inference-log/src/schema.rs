@@ -39,6 +39,9 @@ pub struct Column {
     pub datatype: String,
     /// Its dimensions, −1 where any size is allowed.
     pub shape: Vec<i64>,
+    /// What becomes of its values before they are written; `None`: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
 }
 
 impl Schema {
@@ -60,6 +63,7 @@ impl Column {
             name: spec.name.to_string(),
             datatype: spec.datatype.to_string(),
             shape: spec.shape.iter().map(|dim| size(dim.fixed())).collect(),
+            policy: None,
         }
     }
 

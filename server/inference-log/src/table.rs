@@ -1,6 +1,6 @@
 //! Records of one version as an Arrow table: the columns that all have, then those of its tensors.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow_array::builder::{FixedSizeBinaryBuilder, ListBuilder, StringBuilder};
@@ -14,6 +14,9 @@ use crate::gap::Gap;
 use crate::record::{Batch, Origin, Record, STAGES, Side};
 use crate::schema::{Column, NO_SCHEMA, Schema, Schemas};
 use crate::seal::date;
+
+/// The metadata of a column with what became of its values before they were written.
+pub(crate) const POLICY: &str = "crossfade.policy";
 
 /// A record and its place.
 pub(crate) struct Row<'a> {
@@ -50,16 +53,17 @@ impl<'a> Rows<'a, '_> {
     ///
     /// Errors: none, unless two columns do not fit together.
     pub(crate) fn table(&self) -> Result<RecordBatch, ArrowError> {
-        let mut made = self.common();
-        made.extend(self.tensors());
-        let fields = made
-            .iter()
-            .map(|(name, array)| Field::new(name, array.data_type().clone(), true));
-        let schema = arrow_schema::Schema::new(fields.collect::<Vec<_>>());
-        RecordBatch::try_new(
-            Arc::new(schema),
-            made.into_iter().map(|(_, array)| array).collect(),
-        )
+        let common = self.common().into_iter().map(|(name, array)| (name, array, None));
+        let (fields, arrays): (Vec<Field>, Vec<ArrayRef>) = common
+            .chain(self.tensors())
+            .map(|(name, array, policy)| {
+                let field = Field::new(name, array.data_type().clone(), true);
+                let policy = policy.map(|policy| (POLICY.to_owned(), policy));
+                let about: HashMap<String, String> = policy.into_iter().collect();
+                (field.with_metadata(about), array)
+            })
+            .unzip();
+        RecordBatch::try_new(Arc::new(arrow_schema::Schema::new(fields)), arrays)
     }
 
     /// inference-log.md §1.
@@ -122,7 +126,7 @@ impl<'a> Rows<'a, '_> {
             ("score", self.numbers::<Float32Type>(|_| None)),
             ("violations", self.violations()),
             ("shadow_of", self.bytes(|row| row.record.shadow_of)),
-            ("subject_key", self.bytes::<16>(|_| None)),
+            ("subject_key", self.bytes(|row| row.record.subject_key)),
             ("caller", self.text(|row| row.record.caller)),
             (
                 "sampling_p",
@@ -142,7 +146,7 @@ impl<'a> Rows<'a, '_> {
 
     /// The columns of every schema that a row has. Those of one name and kind are one column: versions of a model mostly have the
     /// same ones.
-    fn tensors(&self) -> Vec<(String, ArrayRef)> {
+    fn tensors(&self) -> Vec<(String, ArrayRef, Option<String>)> {
         let mut wanted: Vec<(Side, &Column)> = Vec::new();
         for schema in self.schemas.values() {
             let inputs = schema.inputs.iter().map(|column| (Side::Input, column));
@@ -153,7 +157,7 @@ impl<'a> Rows<'a, '_> {
                 }
             }
         }
-        let mut made: Vec<(String, ArrayRef)> = Vec::new();
+        let mut made: Vec<(String, ArrayRef, Option<String>)> = Vec::new();
         for (side, column) in wanted {
             let Some(datatype) = column.datatype() else {
                 continue;
@@ -172,10 +176,16 @@ impl<'a> Rows<'a, '_> {
             let is_free = |names: &Vec<String>| {
                 names
                     .iter()
-                    .all(|name| made.iter().all(|(other, _)| other != name))
+                    .all(|name| made.iter().all(|(other, ..)| other != name))
             };
             let names = (1..).map(suffixed).find(is_free).unwrap_or_default();
-            made.extend(names.into_iter().zip(new.into_iter().map(|(_, array)| array)));
+            let arrays = new.into_iter().map(|(_, array)| array);
+            made.extend(
+                names
+                    .into_iter()
+                    .zip(arrays)
+                    .map(|(name, array)| (name, array, column.policy.clone())),
+            );
         }
         made
     }

@@ -107,6 +107,10 @@ impl<'a> Logged<'a> {
         match restored(self.table, self.row, side, spec) {
             Restored::Tensor(tensor) => Ok(Some(tensor)),
             Restored::Missing => Ok(None),
+            Restored::Redacted(policy) => Err(format!(
+                "`{}` is not in the log as it was: log.fields made it `{policy}`",
+                spec.name
+            )),
             Restored::Other => Err(format!(
                 "`{}` was of another datatype or shape than the version has it now",
                 spec.name

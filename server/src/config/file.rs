@@ -12,7 +12,7 @@ use serde::de::{self, Visitor};
 use super::flags::DEFAULT_DATA_DIR;
 use super::{ConfigError, ControlMode, LOOPBACK, LogFormat};
 use crate::admin::Role;
-use crate::recorder::{Ack, OnFull, RecorderConfig, SEGMENT_BYTES};
+use crate::recorder::{Ack, FieldPolicy, NoPolicy, OnFull, RecorderConfig, SEGMENT_BYTES};
 use crate::release::NewsKind;
 use crate::service::Limits;
 
@@ -321,6 +321,29 @@ pub struct RawLog {
     pub buffer_bytes: u64,
     /// Inputs and outputs.
     pub payload: RawPayload,
+    /// What becomes of them: by model, then by `in.NAME`, `out.NAME` and `*`.
+    pub fields: BTreeMap<String, BTreeMap<String, String>>,
+    /// Whom requests are about.
+    pub subject: RawSubject,
+}
+
+/// `[log.subject]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawSubject {
+    /// The header with the id.
+    pub header: String,
+    /// The secret behind its digest.
+    pub pepper_file: Option<PathBuf>,
+}
+
+impl Default for RawSubject {
+    fn default() -> Self {
+        Self {
+            header: RecorderConfig::default().subject_header.to_string(),
+            pepper_file: None,
+        }
+    }
 }
 
 /// `[log.payload]`
@@ -347,6 +370,8 @@ impl Default for RawLog {
             min_free_bytes: config.min_free_bytes,
             buffer_bytes: config.buffer_bytes,
             payload: RawPayload::default(),
+            fields: BTreeMap::new(),
+            subject: RawSubject::default(),
         }
     }
 }
@@ -381,7 +406,24 @@ impl RawLog {
         if self.sync.0.is_zero() || self.seal_after.0.is_zero() {
             return Err(value("log.sync, log.seal_after", "must be longer than zero"));
         }
+        let subject_header = self.subject.header.parse().map_err(|_| {
+            let reason = format!("`{}` is no name of a header", self.subject.header);
+            value("log.subject.header", &reason)
+        })?;
+        let mut fields: BTreeMap<String, BTreeMap<String, FieldPolicy>> = BTreeMap::new();
+        for (model, texts) in self.fields {
+            let own = fields.entry(model.clone()).or_default();
+            for (name, text) in texts {
+                let policy = text.parse().map_err(|error: NoPolicy| {
+                    value("log.fields", &format!("`{model}`, `{name}`: {error}"))
+                })?;
+                own.insert(name, policy);
+            }
+        }
         Ok(self.enabled.then_some(RecorderConfig {
+            fields,
+            subject_header,
+            pepper_file: self.subject.pepper_file,
             ack: self.ack,
             on_full: self.on_full,
             max_wait: self.max_wait.0,

@@ -7,6 +7,7 @@ use crossfade_runtimes_core::Tensor;
 use twox_hash::XxHash3_128;
 
 use super::Recorder;
+use super::policy::Policies;
 
 /// What answers a loaded version's requests, as their records say.
 pub(crate) struct Provenance {
@@ -14,6 +15,8 @@ pub(crate) struct Provenance {
     pub(crate) recorder: Arc<Recorder>,
     /// The number of its schema.
     pub(crate) schema: u16,
+    /// What becomes of inputs and outputs before they are written; `None`: nothing.
+    pub(crate) policies: Option<Policies>,
     pub(crate) artifact_sha256: Option<[u8; 32]>,
     pub(crate) config_rev: Option<[u8; 32]>,
     /// Such as `ort`.
@@ -49,6 +52,10 @@ pub(crate) struct Kept {
     pub(crate) rows: u32,
     pub(crate) error: Option<Box<str>>,
     pub(crate) trace_id: Option<[u8; 16]>,
+    /// Whom the request is about.
+    pub(crate) subject: Option<[u8; 16]>,
+    /// The digest of the inputs would tell what a policy hides.
+    hides_digest: bool,
 }
 
 /// The trace of a W3C `traceparent` header (version-trace-span-flags); `None` for what is none, or of a trace of zeros.
@@ -82,10 +89,29 @@ impl Kept {
         self.outputs = outputs.iter().copied().zip(tensors.iter().cloned()).collect();
     }
 
+    /// Does to inputs and outputs what their policies say. Before anything of them is written.
+    ///
+    /// Cost: nothing for a version without policies; else a copy of what is changed.
+    pub(crate) fn redact(&mut self) {
+        let Some(provenance) = self.provenance.clone() else {
+            return;
+        };
+        let Some(policies) = &provenance.policies else {
+            return;
+        };
+        for (place, input) in self.inputs.iter_mut().enumerate() {
+            *input = input.as_ref().and_then(|tensor| policies.input(place, tensor));
+        }
+        let outputs = std::mem::take(&mut self.outputs).into_iter();
+        let outputs = outputs.filter_map(|(place, tensor)| Some((place, policies.output(place, &tensor)?)));
+        self.outputs = outputs.collect();
+        self.hides_digest = policies.hide_inputs();
+    }
+
     /// XXH3-128 of the input, or of the digests of several in the order of the signature, big-endian; `None` where they were never
     /// read whole.
     pub(crate) fn digest(&self) -> Option<[u8; 16]> {
-        let mut present = self.inputs.iter().flatten();
+        let mut present = self.inputs.iter().flatten().filter(|_| !self.hides_digest);
         let of = |tensor: &Tensor| XxHash3_128::oneshot(&tensor.data).to_be_bytes();
         let first = of(present.next()?);
         let mut all = first.to_vec();

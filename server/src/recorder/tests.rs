@@ -329,9 +329,146 @@ fn signatures_have_numbers_that_stay() {
     let mut before = None;
     for _ in 0..2 {
         let recorder = Recorder::open(folder.path(), &config(Ack::Memory)).unwrap();
-        let numbers = ["a", "b", "a"].map(|name| recorder.schema(&signature(name)));
+        let numbers = ["a", "b", "a"].map(|name| recorder.schema(&signature(name), None));
         assert!(numbers[0] == numbers[2] && numbers[0] != numbers[1] && !numbers.contains(&NO_SCHEMA));
         assert_eq!(*before.get_or_insert(numbers), numbers);
         recorder.close();
     }
+}
+
+/// What was taken away is in no byte of any file, and nothing tells what it was.
+#[test]
+fn what_a_policy_takes_away_reaches_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = |name: &str, datatype| TensorSpec::new(name, datatype, ShapeSpec::from(&[-1, 1][..]));
+    let signature = ModelSignature {
+        inputs: vec![
+            spec("who", Datatype::Bytes),
+            spec("note", Datatype::Bytes),
+            spec("age", Datatype::Fp32),
+        ],
+        outputs: vec![spec("score", Datatype::Fp32)],
+        batched: true,
+        ..Default::default()
+    };
+    let fields = [
+        ("in.who", "hash"),
+        ("in.note", "mask"),
+        ("in.age", "bucket:10"),
+        ("out.score", "drop"),
+    ];
+    let fields = fields
+        .iter()
+        .map(|(name, policy)| ((*name).to_owned(), policy.parse().unwrap()));
+    let private = RecorderConfig {
+        fields: [("m".to_owned(), fields.collect())].into(),
+        ..config(Ack::Kernel)
+    };
+    let recorder = Recorder::open(folder.path(), &private).unwrap();
+    let policies = recorder.policies("m", &signature).unwrap();
+    let provenance = Arc::new(Provenance {
+        recorder: recorder.clone(),
+        schema: recorder.schema(&signature, policies.as_ref()),
+        policies,
+        artifact_sha256: None,
+        config_rev: None,
+        runtime: "fake",
+        device: "cpu".to_owned(),
+    });
+    let text = |text: &str| {
+        let mut data = Vec::new();
+        crossfade_runtimes_core::push_element(&mut data, text.as_bytes());
+        crossfade_runtimes_core::Tensor {
+            datatype: Datatype::Bytes,
+            shape: crossfade_runtimes_core::Shape::from([1, 1]),
+            data: data.into(),
+        }
+    };
+    let number = |number: f32| crossfade_runtimes_core::Tensor {
+        datatype: Datatype::Fp32,
+        shape: crossfade_runtimes_core::Shape::from([1, 1]),
+        data: number.to_le_bytes().to_vec().into(),
+    };
+    let headers: HeaderMap = [(
+        HeaderName::from_static("x-subject-id"),
+        "patient-4711".parse().unwrap(),
+    )]
+    .into_iter()
+    .collect();
+    let subject = recorder.subject(&headers);
+    assert!(subject.is_some() && subject == recorder.subject(&headers));
+    let mut kept = Kept::default();
+    let inputs = [
+        text("Ann Smith"),
+        text("reach me at ann@example.org"),
+        number(37.25),
+    ];
+    kept.asked(&inputs.map(Some), 1);
+    kept.answered(&[0], &[number(0.8125)]);
+    kept.provenance = Some(provenance.clone());
+    kept.redact();
+    assert_eq!(kept.digest(), None, "it would tell which of a few inputs it was");
+    recorder.open_request();
+    let written = Record {
+        subject_key: subject,
+        in_digest: kept.digest(),
+        tensors: kept.tensors(1024),
+        ..record(now())
+    };
+    assert!(recorder.record(provenance.schema, &written));
+    let mut searched = 0;
+    let mut search = |folder: &Path| {
+        let mut folders = vec![folder.to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
+                let bytes = fs::read(&path).unwrap();
+                searched += 1;
+                let secrets: [&[u8]; 5] = [
+                    b"Ann Smith",
+                    b"ann@example.org",
+                    b"patient-4711",
+                    &37.25_f32.to_le_bytes(),
+                    &0.8125_f32.to_le_bytes(),
+                ];
+                for secret in secrets {
+                    let found = bytes.windows(secret.len()).any(|window| window == secret);
+                    assert!(!found, "{} has {}", path.display(), secret.escape_ascii());
+                }
+            }
+        }
+    };
+    search(folder.path());
+    recorder.close();
+    search(folder.path());
+    assert!(searched >= 6, "{searched}");
+    let log = crossfade_inference_log::Log::open(folder.path()).unwrap();
+    let tables = log
+        .newest(&crossfade_inference_log::Selection::default(), 1)
+        .unwrap();
+    let mut line = Vec::new();
+    crossfade_inference_log::write_lines(&tables[0], &mut line).unwrap();
+    let line: serde_json::Value = serde_json::from_slice(&line).unwrap();
+    assert_eq!(line["in.age"], 30.0);
+    assert_eq!(line.get("out.score"), None);
+    let key: String = subject
+        .unwrap()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    assert_eq!(line["subject_key"], key);
+    let restored = crossfade_inference_log::restored(
+        &tables[0],
+        0,
+        crossfade_inference_log::Side::Input,
+        &signature.inputs[2],
+    );
+    assert_eq!(
+        restored,
+        crossfade_inference_log::Restored::Redacted("bucket:10".to_owned())
+    );
 }

@@ -65,6 +65,8 @@ pub(crate) struct Shadow {
 pub(crate) struct RequestCopy {
     id: RequestId,
     protocol: Protocol,
+    /// Whom it is about, for the inference log.
+    pub(crate) subject: Option<[u8; 16]>,
     /// As the canary draws it: of a key, the first pair counts.
     unit: u64,
     inputs: Vec<(Arc<str>, Tensor)>,
@@ -153,6 +155,7 @@ impl Shadow {
         Some(RequestCopy {
             id,
             protocol,
+            subject: None,
             unit: self.salt.draw(Purpose::Route, key.unwrap_or(id.as_bytes())),
             inputs: given.collect(),
             primary: None,

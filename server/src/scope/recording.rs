@@ -91,6 +91,7 @@ impl RequestScope {
             client_request_id: self.client_id.as_deref(),
             error: kept.error.as_deref(),
             caller: None,
+            subject_key: kept.subject,
             origin: match provenance {
                 Some(provenance) => provenance.origin(model, version.as_deref().unwrap_or_default()),
                 None => Origin {

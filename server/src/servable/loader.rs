@@ -225,20 +225,25 @@ impl Loader for ServableLoader {
             observer,
             kept: Kept::default(),
         };
-        let provenance = self.recorder.as_ref().map(|recorder| {
-            // Before the version is routed: a record never names a schema that is not on disk.
-            Arc::new(Provenance {
-                recorder: recorder.clone(),
-                schema: recorder.schema(&signature),
-                artifact_sha256: artifact_sha256.as_deref().and_then(hash),
-                config_rev: hash(&config.config_rev),
-                runtime: runtime.name(),
-                device: match config.instances.device {
-                    Device::Cpu => "cpu".to_owned(),
-                    Device::Cuda(index) => format!("cuda:{index}"),
-                },
-            })
-        });
+        let provenance = match &self.recorder {
+            None => None,
+            Some(recorder) => {
+                let policies = recorder.policies(&name, &signature).map_err(LoadError::Refused)?;
+                // Before the version is routed: a record never names a schema that is not on disk.
+                Some(Arc::new(Provenance {
+                    recorder: recorder.clone(),
+                    schema: recorder.schema(&signature, policies.as_ref()),
+                    policies,
+                    artifact_sha256: artifact_sha256.as_deref().and_then(hash),
+                    config_rev: hash(&config.config_rev),
+                    runtime: runtime.name(),
+                    device: match config.instances.device {
+                        Device::Cpu => "cpu".to_owned(),
+                        Device::Cuda(index) => format!("cuda:{index}"),
+                    },
+                }))
+            }
+        };
         let servable = Servable {
             name,
             provenance,

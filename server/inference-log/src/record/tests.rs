@@ -30,6 +30,7 @@ fn full() -> Record<'static> {
         client_request_id: Some("größe"),
         error: None,
         caller: Some("ann"),
+        subject_key: Some([4; 16]),
         origin: Origin {
             model: "digits",
             version: "1",

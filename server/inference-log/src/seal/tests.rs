@@ -32,6 +32,7 @@ fn data() -> Data {
         name: name.to_owned(),
         datatype: datatype.to_owned(),
         shape: shape.to_vec(),
+        policy: None,
     };
     let schema = Schema {
         batched: true,

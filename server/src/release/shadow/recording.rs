@@ -44,6 +44,8 @@ impl Worker {
             }
             Said::Nothing => return,
         };
+        kept.provenance = Some(provenance.clone());
+        kept.redact();
         recorder.open_request();
         let (ts_us, ts_mono_ns) = recorder.times(arrived);
         let version = self.candidate.version().to_string();
@@ -71,6 +73,7 @@ impl Worker {
             sampling_p: 1.0,
             in_digest: kept.digest(),
             shadow_of: Some(*copy.id.as_bytes()),
+            subject_key: copy.subject,
             release_id: Some(&self.release),
             error: kept.error.as_deref(),
             origin: provenance.origin(&self.model, &version),
