@@ -23,12 +23,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossfade_batcher::Timings;
 use crossfade_inference_log::{
-    Batch, Kind, LogError, Mark, NO_SCHEMA, Record, Schema, Schemas, Sealer, Writer, Written, schemas_in,
-    segments_in,
+    Batch, Certificate, Kind, LogError, Mark, NO_SCHEMA, Record, Schema, Schemas, Sealer, Writer, Written,
+    schemas_in, segments_in,
 };
 use crossfade_runtimes_core::ModelSignature;
 use http::{HeaderMap, HeaderName};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
 pub(crate) use files::seal_all;
@@ -182,7 +182,16 @@ struct Call {
     sync: bool,
     /// The next segment is missing.
     next: bool,
+    /// Persons whose records shall go.
+    erase: Vec<Erasure>,
     end: bool,
+}
+
+/// Someone waits for the records about a person to be gone.
+#[derive(Debug)]
+struct Erasure {
+    subject: [u8; 16],
+    done: oneshot::Sender<Result<Certificate, String>>,
 }
 
 /// What a scrape shows, since the server started.
@@ -415,6 +424,23 @@ impl Recorder {
         // The sender is this recorder's own.
         let done = synced.wait_for(|synced| synced.turn >= covered).await;
         done.is_ok_and(|synced| synced.failed < covered)
+    }
+
+    /// The digest by which records say that they are about a person.
+    pub(crate) fn subject_key(&self, id: &str) -> [u8; 16] {
+        self.pepper.subject(id.as_bytes())
+    }
+
+    /// Takes the records about a person out of the log, those that are not sealed yet with them. Requests that are under way are recorded
+    /// when they end.
+    ///
+    /// Errors: why it is not done, or not wholly; it may be asked for again.
+    pub(crate) async fn erase(&self, subject: [u8; 16]) -> Result<Certificate, String> {
+        let (done, certificate) = oneshot::channel();
+        lock(&self.call).erase.push(Erasure { subject, done });
+        self.called.notify_all();
+        let ended = || "the inference log ends; ask again when the server runs".to_owned();
+        certificate.await.map_err(|_| ended())?
     }
 
     /// Where its files are.

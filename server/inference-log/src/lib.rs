@@ -26,6 +26,7 @@ mod schema;
 
 mod columns;
 mod compact;
+mod erase;
 mod manifest;
 mod restore;
 mod seal;
@@ -37,6 +38,7 @@ mod follow;
 mod json;
 mod log;
 
+pub use erase::{Certificate, Rewritten};
 pub use error::{LogError, SegmentError};
 pub use export::{Labels, export};
 pub use follow::Follower;

@@ -16,7 +16,7 @@ use crate::gap::Gap;
 use crate::manifest::Content;
 use crate::scan::scan;
 use crate::schema::Schemas;
-use crate::seal::{Read, date, found_in, schemas_in, write_table};
+use crate::seal::{Read, SUBJECT, date, found_in, schemas_in, write_table};
 use crate::table::{Rows, gaps, grouped};
 
 /// Rows that are read at once.
@@ -44,6 +44,8 @@ pub struct Selection {
     pub since_us: Option<i64>,
     /// Before then.
     pub until_us: Option<i64>,
+    /// About this person.
+    pub subject_key: Option<[u8; 16]>,
 }
 
 impl Selection {
@@ -83,9 +85,22 @@ impl Selection {
             let at = times.map_or(0, |times| times.value(row));
             self.since_us.is_none_or(|since| at >= since) && self.until_us.is_none_or(|until| at < until)
         };
+        let subjects = batch
+            .column_by_name(SUBJECT)
+            .and_then(|column| column.as_fixed_size_binary_opt());
+        let about = |row: usize| {
+            self.subject_key.is_none_or(|key| {
+                subjects.is_some_and(|subjects| subjects.is_valid(row) && subjects.value(row) == key)
+            })
+        };
         (0..batch.num_rows())
             .map(|row| {
-                Some(timely(row) && text("model", &self.model, row) && text("version", &self.version, row))
+                Some(
+                    timely(row)
+                        && about(row)
+                        && text("model", &self.model, row)
+                        && text("version", &self.version, row),
+                )
             })
             .collect()
     }

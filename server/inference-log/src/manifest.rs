@@ -23,6 +23,17 @@ pub enum Entry {
         /// What they became.
         new: SealedFile,
     },
+    /// A file was written again without some of its rows.
+    Superseded {
+        /// Its place in the data folder.
+        old: String,
+        /// Of its bytes.
+        old_sha256: Hash,
+        /// What it became; `None`: no row was left.
+        new: Option<SealedFile>,
+        /// Why.
+        reason: String,
+    },
     /// Files are gone: too old, or too many.
     Removed {
         /// Their places in the data folder.
@@ -169,6 +180,11 @@ impl Content {
                 old.iter().for_each(|file| drop(self.files.remove(file)));
                 self.files.insert(new.path.clone(), new);
                 self.gone = old;
+            }
+            Entry::Superseded { old, new, .. } => {
+                self.files.remove(&old);
+                self.files.extend(new.map(|new| (new.path.clone(), new)));
+                self.gone = vec![old];
             }
             Entry::Removed { files, .. } => {
                 files.iter().for_each(|file| drop(self.files.remove(file)));

@@ -33,6 +33,8 @@ const GROUP_ROWS: usize = 64 * 1024;
 const ZSTD_LEVEL: i32 = 3;
 /// How the file of a segment ends that was put aside.
 const ASIDE: &str = "damaged";
+/// The column with whom a record is about.
+pub(crate) const SUBJECT: &str = "subject_key";
 /// How a file ends that is not whole yet.
 pub(crate) const NEW: &str = "new";
 /// Stands for a model or version that is not known, where a folder needs a name; readers of such folders take it for NULL.
@@ -361,12 +363,13 @@ fn segment_time(id: Uuid) -> i64 {
 
 pub(crate) fn properties() -> Result<WriterProperties, LogError> {
     let level = ZstdLevel::try_new(ZSTD_LEVEL)?;
-    let unique = ColumnPath::from("request_id");
+    let (unique, subject) = (ColumnPath::from("request_id"), ColumnPath::from(SUBJECT));
     Ok(WriterProperties::builder()
         .set_compression(Compression::ZSTD(level))
         .set_max_row_group_row_count(Some(GROUP_ROWS))
         .set_column_dictionary_enabled(unique.clone(), false)
         .set_column_bloom_filter_enabled(unique, true)
+        .set_column_bloom_filter_enabled(subject, true)
         .build())
 }
 

@@ -135,12 +135,16 @@ impl Writer {
         Ok(())
     }
 
-    /// Closes the current segment although it has room, unless there is nothing in it; does nothing while the next one is missing.
-    pub fn rotate(&self) {
+    /// Closes the current segment although it has room, unless there is nothing in it. Returns whether what was appended before is in
+    /// closed segments now: while the next one is missing it is not.
+    pub fn rotate(&self) -> bool {
         let current = self.current.load_full();
-        if current.records() > 0 {
-            self.advance(&current);
-        }
+        current.records() == 0 || self.advance(&current)
+    }
+
+    /// Whether closed segments wait to be taken.
+    pub fn has_full(&self) -> bool {
+        !self.turn().full.is_empty()
     }
 
     /// The segments that take no more records and in which every one that was begun is written: to be sealed.

@@ -31,7 +31,7 @@ const BYTES: u32 = 12 << 20;
 /// Rounds in one folder: each begins with what the one before left.
 const TOGETHER: u64 = 4;
 /// Where the child kills itself, and how often it comes there: often, seldom.
-const PLACES: [(&str, u64); 11] = [
+const PLACES: [(&str, u64); 12] = [
     ("reserved", 1000),
     ("filled", 1000),
     ("published", 1000),
@@ -42,17 +42,21 @@ const PLACES: [(&str, u64); 11] = [
     ("compacted", 2),
     ("superseded", 2),
     ("removed", 2),
+    ("erased", 2),
     ("", 1),
 ];
 
 /// One of no model that is looked for: its files may be removed.
 const JUNK: &str = "junk";
+/// Whom half of those records are about, until they are erased.
+const SUBJECT: [u8; 16] = [0xa1; 16];
 
 fn record(id: Uuid, model: &'static str) -> Vec<u8> {
     let record = Record {
         request_id: *id.as_bytes(),
         ts_us: 1_795_435_200_000_000,
         outcome: "ok",
+        subject_key: (model == JUNK && id.as_bytes()[15] % 2 == 0).then_some(SUBJECT),
         origin: Origin {
             model,
             version: "1",
@@ -126,7 +130,9 @@ fn child() {
             if turn % 3 == 2 {
                 sealer.compact(2, 1 << 30).unwrap();
             }
-            if turn % 4 == 3 {
+            if turn % 5 == 4 {
+                sealer.erase(SUBJECT).unwrap();
+            } else if turn % 4 == 3 {
                 let files = sealer.manifest().content().files.keys();
                 let junk = files.filter(|file| file.starts_with("log/model=junk/")).cloned();
                 let junk: Vec<String> = junk.collect();

@@ -112,6 +112,8 @@ pub enum Action {
     ReleaseOverride,
     /// Go back to an earlier version.
     Rollback,
+    /// Take what is known of a person out of the inference log.
+    SubjectErase,
     /// The audit follows a log from here on.
     FollowsLog,
     /// A version is live without a release.
@@ -148,6 +150,7 @@ impl Action {
             Action::ReleaseApprove => "release.approve",
             Action::ReleaseOverride => "release.override",
             Action::Rollback => "model.rollback",
+            Action::SubjectErase => "subject.erase",
             Action::FollowsLog => "release.log",
             Action::Adopted => "release.adopted",
             Action::Seen => "release.seen",

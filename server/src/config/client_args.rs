@@ -16,6 +16,21 @@ pub enum ClientCommand {
     Rollback(RollbackArgs),
     /// Agree to what a release waits for, with a signature
     Approve(ApproveArgs),
+    /// Take what is known of a person out of the inference log, and print the certificate
+    EraseSubject(EraseSubjectArgs),
+}
+
+/// Arguments of `crossfade erase-subject`.
+#[derive(Debug, Args)]
+pub struct EraseSubjectArgs {
+    /// The id of the person, as `x-subject-id` has it; `-`: from standard input, so that no other program sees it
+    pub subject: String,
+    /// Why; kept in the audit
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+    /// Which server
+    #[command(flatten)]
+    pub server: ServerArgs,
 }
 
 /// Which server, and as whom.

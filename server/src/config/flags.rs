@@ -201,6 +201,12 @@ pub struct LogExportArgs {
     /// A training set of one model: inputs, outputs and, where the folder `feedback` knows them, labels
     #[arg(long, requires = "model")]
     pub joined: bool,
+    /// Only records about this person, by the id that `x-subject-id` had
+    #[arg(long, value_name = "ID")]
+    pub subject: Option<String>,
+    /// File with the secret behind the digests of persons [default: state/pepper in the data folder]
+    #[arg(long, value_name = "FILE", requires = "subject")]
+    pub pepper_file: Option<PathBuf>,
     /// Only when requests came, for `crossfade-loadtest run --arrivals file:FILE`: seconds since the first, one per line
     #[arg(long, conflicts_with = "joined")]
     pub arrivals: bool,

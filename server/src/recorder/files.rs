@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crossfade_inference_log::{LogError, Outcome, Sealer};
+use crossfade_inference_log::{Certificate, LogError, Outcome, Sealer};
 use crossfade_journal::audit::Timestamp;
 use uuid::Uuid;
 
@@ -89,6 +89,13 @@ impl Held {
 }
 
 impl Held {
+    /// Takes the records about a person out of the files.
+    ///
+    /// Errors: the system's; it may be asked for again.
+    pub(super) fn erase(&mut self, subject: [u8; 16]) -> Result<Certificate, LogError> {
+        self.sealer.erase(subject)
+    }
+
     /// Makes one file of many small ones, where there are.
     ///
     /// Errors: the system's.

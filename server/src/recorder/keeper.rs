@@ -11,8 +11,14 @@ use std::time::{Duration, Instant};
 use crossfade_inference_log::{Kind, Sealer, Written};
 
 use super::files::{self, Held};
-use super::{Loss, OnFull, Recorder, lock};
+use super::{Erasure, Loss, OnFull, Recorder, lock};
 use crate::servable::lower_priority;
+
+/// What is asked of the thread that seals.
+pub(super) enum Work {
+    Seal(PathBuf),
+    Erase(Erasure),
+}
 
 /// Between two marks.
 const MARK: Duration = Duration::from_secs(1);
@@ -36,7 +42,7 @@ impl Recorder {
         let (full, segments) = channel();
         for path in left {
             // The receiver is the thread that is started next.
-            let _sent = full.send(path).is_ok();
+            let _sent = full.send(Work::Seal(path)).is_ok();
         }
         let held = Held::new(sealer, &self.config);
         let counts = self.clone();
@@ -53,7 +59,7 @@ impl Recorder {
     }
 
     /// Keeps the log going until it ends.
-    fn keep(&self, data_dir: &Path, full: &Sender<PathBuf>) {
+    fn keep(&self, data_dir: &Path, full: &Sender<Work>) {
         let (mut marked, mut rotated) = (Instant::now(), Instant::now());
         let mut synced = 0;
         loop {
@@ -81,6 +87,8 @@ impl Recorder {
                 self.writer.rotate();
             }
             self.hand_over(full, self.writer.take_full());
+            let erasures = std::mem::take(&mut lock(&self.call).erase);
+            self.pass_on(full, erasures);
         }
         self.hand_over(full, self.writer.end());
         // Whoever still waits for the disk is not kept: what was recorded is synced.
@@ -90,12 +98,33 @@ impl Recorder {
     /// Waits until there is something to do, at most `longest`. Returns whether the log ends.
     fn wait(&self, longest: Duration) -> bool {
         let call = lock(&self.call);
-        let waited = self
-            .called
-            .wait_timeout_while(call, longest, |call| !call.sync && !call.next && !call.end);
+        let waited = self.called.wait_timeout_while(call, longest, |call| {
+            !call.sync && !call.next && call.erase.is_empty() && !call.end
+        });
         let mut call = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
         call.next = false;
         call.end
+    }
+
+    /// Has everything that was recorded sealed, and then the records about these persons taken out.
+    fn pass_on(&self, full: &Sender<Work>, erasures: Vec<Erasure>) {
+        if erasures.is_empty() {
+            return;
+        }
+        let is_closed = self.writer.rotate();
+        // Those that were begun are finished within a copy of their bytes.
+        while is_closed && self.writer.has_full() {
+            self.hand_over(full, self.writer.take_full());
+            self.rests_at_most(Duration::from_millis(1));
+        }
+        for erasure in erasures {
+            if is_closed {
+                let _sent = full.send(Work::Erase(erasure)).is_ok();
+            } else {
+                let why = "what is not in a file yet cannot be sealed: there is no room for another segment";
+                let _told = erasure.done.send(Err(why.to_owned())).is_ok();
+            }
+        }
     }
 
     /// Whether no request is under way.
@@ -224,7 +253,7 @@ impl Recorder {
         });
     }
 
-    fn hand_over(&self, full: &Sender<PathBuf>, segments: Vec<Arc<crossfade_inference_log::Segment>>) {
+    fn hand_over(&self, full: &Sender<Work>, segments: Vec<Arc<crossfade_inference_log::Segment>>) {
         for segment in segments {
             let path = segment.path().to_owned();
             // Its mapping goes before it is read as a file.
@@ -232,7 +261,7 @@ impl Recorder {
             let began = std::mem::replace(&mut *lock(&self.segment_began), Instant::now());
             lock(&self.waiting).push_back(began);
             // The receiver goes only after this sender; what stays is sealed at the next start.
-            let _sent = full.send(path).is_ok();
+            let _sent = full.send(Work::Seal(path)).is_ok();
         }
     }
 
@@ -250,12 +279,21 @@ impl Recorder {
 }
 
 /// Seals what comes, and removes what is too old, until nothing comes any more.
-fn seal_until_closed(segments: &Receiver<PathBuf>, mut held: Held, recorder: &Recorder) {
+fn seal_until_closed(segments: &Receiver<Work>, mut held: Held, recorder: &Recorder) {
     let mut swept = Instant::now();
     let counts = recorder.counts();
     loop {
         match segments.recv_timeout(SWEEP_SOON) {
-            Ok(path) => {
+            Ok(Work::Erase(Erasure { subject, done })) => {
+                let erased = held.erase(subject).map_err(|error| {
+                    counts.failures.fetch_add(1, Relaxed);
+                    tracing::error!(%error, "records that are to be erased");
+                    error.to_string()
+                });
+                // Whoever asked may have gone; it is done all the same.
+                let _told = done.send(erased).is_ok();
+            }
+            Ok(Work::Seal(path)) => {
                 let sealed = files::seal(&mut held, &path, |longest| recorder.rests(longest));
                 counts.sealed.fetch_add(sealed.rows, Relaxed);
                 counts.failures.fetch_add(sealed.failures, Relaxed);

@@ -15,7 +15,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tonic::{Code, Request};
 
-use crate::harness::{Repository, Server};
+use crate::harness::{Repository, Server, exchange};
 use crate::release::{INFER, message, version_file};
 
 fn config(ack: Ack) -> RecorderConfig {
@@ -433,4 +433,94 @@ async fn records_can_be_followed() {
     // A reader does not hold the server up.
     server.stop().await;
     while reader.next_line().await.unwrap().is_some() {}
+}
+
+/// What is known of a person goes while the server answers others, whoever asked is in the audit, and nothing else is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn records_about_a_person_can_be_erased() {
+    let data = tempfile::tempdir().unwrap();
+    let repository = Repository::new();
+    repository.add("m", 1, &version_file(1), "");
+    let server = serving(repository, data.path(), Ack::Kernel).await;
+    let mut grpc = server.grpc().await;
+    let mut ask = async |subject: &'static str| {
+        let path = "/v2/models/m/infer";
+        let answer = server
+            .post_with(path, &[("x-subject-id", subject)], INFER.as_bytes())
+            .await;
+        assert_eq!(answer.status, 200);
+        let mut request = Request::new(message());
+        request
+            .metadata_mut()
+            .insert("x-subject-id", subject.parse().unwrap());
+        grpc.model_infer(request).await.unwrap();
+    };
+    for subject in ["ann", "bob", "ann"] {
+        ask(subject).await;
+    }
+    assert_eq!(server.post("/v2/models/m/infer", INFER).await.status, 200);
+    let erase = async |body: &str| {
+        let line = "POST /crossfade/v1/subjects:erase HTTP/1.1";
+        exchange(server.app.admin, line, &[], body.as_bytes()).await
+    };
+    for wrong in [
+        "{}",
+        r#"{"subject":"ann"}"#,
+        r#"{"subject":"","reason":"asked"}"#,
+        r#"{"subject":"ann","reason":" "}"#,
+    ] {
+        let answer = erase(wrong).await;
+        assert_eq!(answer.status, 400, "{wrong}: {answer:?}");
+    }
+    let certificate = erase(r#"{"subject":"ann","reason":"she asked for it"}"#).await;
+    assert_eq!(certificate.status, 200, "{certificate:?}");
+    let certificate = certificate.json();
+    assert_eq!(certificate["rows"], 4, "{certificate}");
+    assert!(
+        certificate["files"][0]["sha256_after"].is_string(),
+        "{certificate}"
+    );
+    assert_eq!(
+        erase(r#"{"subject":"nobody","reason":"she asked for it"}"#)
+            .await
+            .json()["rows"],
+        0
+    );
+    ask("bob").await;
+    let lines = exchange(server.app.admin, "GET /crossfade/v1/audit HTTP/1.1", &[], b"").await;
+    let lines = String::from_utf8(lines.body.to_vec()).unwrap();
+    let audit: Vec<serde_json::Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let told: Vec<(&str, &str)> = audit
+        .iter()
+        .filter(|record| record["action"] == "subject.erase")
+        .map(|record| {
+            (
+                record["after"]["outcome"].as_str().unwrap(),
+                record["reason"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        told[4..6],
+        [("accepted", "she asked for it"), ("ok", "she asked for it")],
+        "{told:?}"
+    );
+    let key = certificate["subject_key"].as_str().unwrap();
+    let object = format!("subject/{key}");
+    assert!(
+        audit.iter().any(|record| record["object"] == object.as_str()),
+        "{audit:?}"
+    );
+    assert!(
+        !serde_json::to_string(&audit).unwrap().contains("\"ann\""),
+        "whose key it is stays unsaid"
+    );
+    server.stop().await;
+    let rows: usize = tables(data.path()).iter().map(RecordBatch::num_rows).sum();
+    assert_eq!(rows, 2 + 1 + 2);
+    let verified = verify(data.path()).unwrap();
+    assert_eq!((verified.damaged.len(), verified.missing), (0, 0), "{verified:?}");
 }

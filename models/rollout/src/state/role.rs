@@ -22,17 +22,20 @@ pub enum Role {
     Override,
     /// Reads what models were asked and what they answered.
     Inspect,
+    /// Exports and erases what is known of a person.
+    Dpo,
 }
 
 impl Role {
     /// Every role.
-    pub const ALL: [Role; 6] = [
+    pub const ALL: [Role; 7] = [
         Role::Deploy,
         Role::Promote,
         Role::Rollback,
         Role::Approve,
         Role::Override,
         Role::Inspect,
+        Role::Dpo,
     ];
 
     /// As in the configuration.
@@ -44,6 +47,7 @@ impl Role {
             Role::Approve => "approve",
             Role::Override => "override",
             Role::Inspect => "inspect",
+            Role::Dpo => "dpo",
         }
     }
 }

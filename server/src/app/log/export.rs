@@ -13,6 +13,7 @@ use crossfade_inference_log::{Labels, Log, LogError, Selection, export, with_log
 use super::{exists, selection};
 use crate::app::say;
 use crate::config::LogExportArgs;
+use crate::recorder::{Pepper, pepper_in};
 
 pub(super) fn run(args: &LogExportArgs) -> Result<ExitCode> {
     let data_dir = &args.log.data_dir;
@@ -25,7 +26,14 @@ pub(super) fn run(args: &LogExportArgs) -> Result<ExitCode> {
 
 /// Writes what is wanted; returns how many records that are.
 fn write(args: &LogExportArgs, log: &Log) -> Result<usize> {
-    let wanted = selection(&args.which);
+    let mut wanted = selection(&args.which);
+    if let Some(subject) = &args.subject {
+        let named = args.pepper_file.clone();
+        let path = named.unwrap_or_else(|| pepper_in(&args.log.data_dir));
+        let pepper = Pepper::read(&path)
+            .with_context(|| format!("`{}`; name it with --pepper-file", path.display()))?;
+        wanted.subject_key = Some(pepper.subject(subject.as_bytes()));
+    }
     let extension = args.out.extension().and_then(|extension| extension.to_str());
     let rows = match (args.arrivals, extension) {
         (true, _) => arrivals(log, &wanted, &args.out)?,

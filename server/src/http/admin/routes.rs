@@ -15,6 +15,8 @@ pub(super) enum Route {
     Events,
     /// Records of the inference log as they come.
     LogStream,
+    /// What is known of a person goes.
+    EraseSubject,
     /// The releases of every model.
     AllReleases,
     Plan {
@@ -64,6 +66,7 @@ impl Route {
             ["audit"] => Ok(Self::Audit),
             ["events"] => Ok(Self::Events),
             ["log", "stream"] => Ok(Self::LogStream),
+            ["subjects:erase"] => Ok(Self::EraseSubject),
             ["rollouts"] => Ok(Self::AllReleases),
             ["models", model, "plan"] => Ok(Self::Plan { model: name(model)? }),
             ["models", model] => match model.rsplit_once(':') {
@@ -95,7 +98,7 @@ impl Route {
             }
             Self::Events | Self::LogStream => "GET",
             Self::Releases { .. } => "GET, HEAD, POST",
-            Self::Act { .. } | Self::Approve { .. } | Self::Rollback { .. } => "POST",
+            Self::Act { .. } | Self::Approve { .. } | Self::Rollback { .. } | Self::EraseSubject => "POST",
             Self::V2(route) => route.allow(),
         }
     }
@@ -120,6 +123,7 @@ impl Route {
             // Or an override, which the body says.
             Self::Approve { model, id } => Some((Action::ReleaseApprove, change::release(model, id))),
             Self::Rollback { model } => Some((Action::Rollback, object("", model))),
+            Self::EraseSubject => Some((Action::SubjectErase, "subject".to_owned())),
             Self::V2(route) => super::super::control::change(route),
         }
     }
@@ -127,7 +131,12 @@ impl Route {
     /// The model that a POST would change; empty for settings of the server.
     pub(super) fn model(&self) -> &str {
         match self {
-            Self::Health | Self::Audit | Self::Events | Self::LogStream | Self::AllReleases => "",
+            Self::Health
+            | Self::Audit
+            | Self::Events
+            | Self::LogStream
+            | Self::EraseSubject
+            | Self::AllReleases => "",
             Self::Releases { model }
             | Self::Plan { model }
             | Self::Release { model, .. }
