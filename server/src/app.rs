@@ -39,6 +39,7 @@ use crate::release::Releases;
 use crate::release::audited::Audited;
 use crate::servable::ServableLoader;
 use crate::service::{Service, Written};
+use crate::sink::Sink;
 use crate::telemetry::{self, LogControl};
 use crate::webhook::Webhook;
 use crate::{grpc, http};
@@ -166,6 +167,7 @@ pub struct App {
     stop: watch::Sender<bool>,
     listeners: JoinSet<()>,
     scrapes: JoinSet<()>,
+    /// Those who are told of releases and inferences.
     webhooks: JoinSet<()>,
     /// Given up last.
     _data: Option<DataDir>,
@@ -232,6 +234,11 @@ impl App {
         for webhook in &config.webhooks {
             let webhook = Webhook::open(webhook, &state, &releases, &counters)?;
             webhooks.spawn(webhook.run());
+        }
+        if recorder.is_some() {
+            for sink in &config.sinks {
+                webhooks.spawn(Sink::open(sink, &config.data_dir, &counters)?.run());
+            }
         }
         let service = Service::new(
             config.limits,

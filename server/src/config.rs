@@ -9,6 +9,7 @@ pub mod file;
 mod flags;
 pub mod reference;
 pub(crate) mod revision;
+mod sink;
 mod webhook;
 
 use std::collections::BTreeMap;
@@ -63,6 +64,8 @@ pub struct ServerConfig {
     pub log: LogConfig,
     /// The inference log, if it is kept.
     pub recorder: Option<RecorderConfig>,
+    /// Who gets its records.
+    pub sinks: Vec<SinkConfig>,
     /// From the first SIGTERM: not ready, but still accepting, so that load balancers notice.
     pub drain_grace: Duration,
     /// After the grace: how long in-flight requests may take.
@@ -160,6 +163,24 @@ pub struct AuditConfig {
     pub sign_every: NonZeroU64,
     /// A file with the key that signs.
     pub key: Option<PathBuf>,
+}
+
+/// One receiver of the inference log's records.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct SinkConfig {
+    /// Its name.
+    pub name: String,
+    /// Where events go.
+    #[serde(skip)]
+    pub(crate) target: Target,
+    /// Only records of these models; empty: of all.
+    pub models: Vec<String>,
+    /// Only requests that were answered.
+    pub only_success: bool,
+    /// How often an event is sent that is refused.
+    pub max_attempts: u32,
+    /// Certificates that are trusted instead of the system's.
+    pub ca: Option<PathBuf>,
 }
 
 /// Who is told of releases, and of which moves.
@@ -293,6 +314,10 @@ impl ServerConfig {
                 format: flags.log_format.unwrap_or(file.logging.format),
                 filter: flags.log_filter.unwrap_or(file.logging.filter),
                 access: flags.access_log.unwrap_or(file.logging.access),
+            },
+            sinks: match file.log.enabled {
+                true => sink::resolve(file.log.sink.clone())?,
+                false => Vec::new(),
             },
             recorder: file.log.resolve()?,
             drain_grace: flags

@@ -36,6 +36,7 @@ pub mod data_dir;
 pub mod recorder;
 
 mod outgoing;
+pub mod sink;
 pub mod webhook;
 
 pub mod fuzzing;

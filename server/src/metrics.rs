@@ -93,6 +93,27 @@ impl Metrics {
         self.recorder.register_counter(&key, &METADATA).increment(1);
     }
 
+    /// Counts events that a sink has tried to send.
+    pub(crate) fn sink(&self, sink: &str, result: &'static str, events: usize) {
+        let labels = vec![
+            Label::new("sink", sink.to_owned()),
+            Label::from_static_parts("result", result),
+        ];
+        let key = Key::from_parts(names::SINK_EVENTS.name, labels);
+        self.recorder
+            .register_counter(&key, &METADATA)
+            .increment(events as u64);
+    }
+
+    /// How old the oldest record is that a sink has not delivered.
+    pub(crate) fn sink_lag(&self, sink: &str, lag: std::time::Duration) {
+        let labels = vec![Label::new("sink", sink.to_owned())];
+        let key = Key::from_parts(names::SINK_LAG.name, labels);
+        self.recorder
+            .register_gauge(&key, &METADATA)
+            .set(lag.as_secs_f64());
+    }
+
     /// Everything, in Prometheus' text format. `loaded` are the versions that serve now; only their series, and
     /// that of unknown models, are shown. `released` are the models whose versions are released, `log` the inference log.
     pub fn render(

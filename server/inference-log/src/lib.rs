@@ -41,7 +41,7 @@ mod log;
 pub use erase::{Certificate, Rewritten};
 pub use error::{LogError, SegmentError};
 pub use export::{Labels, export};
-pub use follow::Follower;
+pub use follow::{Cursor, Follower};
 pub use frame::{FRAME_HEAD_BYTES, Kind, MAX_PAYLOAD_BYTES, Mark};
 pub use gap::Gap;
 pub use header::{HEADER_BYTES, Header, HeaderProblem};

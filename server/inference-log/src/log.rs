@@ -135,6 +135,15 @@ impl Log {
             }
             unsealed_gaps.extend(read.gaps);
         }
+        Ok(Self {
+            unsealed,
+            unsealed_gaps,
+            ..Self::sealed(data_dir, &content)
+        })
+    }
+
+    /// The part of a log that is in files.
+    pub(crate) fn sealed(data_dir: &Path, content: &Content) -> Self {
         let under = |top: &str| {
             let files = content.files.keys().filter(|path| path.starts_with(top));
             let mut files: Vec<PathBuf> = files.map(|path| data_dir.join(path)).collect();
@@ -142,13 +151,13 @@ impl Log {
             files.sort_by_key(|path| path.file_name().map(ToOwned::to_owned));
             files
         };
-        Ok(Self {
+        Self {
             data_dir: data_dir.to_owned(),
             files: under("log/"),
             gaps: under("gap/"),
-            unsealed,
-            unsealed_gaps,
-        })
+            unsealed: Vec::new(),
+            unsealed_gaps: Vec::new(),
+        }
     }
 
     /// The Parquet files of a folder that hold all there is: those of the log, and new ones in `scratch` for what is not sealed yet. Of

@@ -56,7 +56,7 @@ fn record(id: Uuid, model: &'static str) -> Vec<u8> {
         request_id: *id.as_bytes(),
         ts_us: 1_795_435_200_000_000,
         outcome: "ok",
-        subject_key: (model == JUNK && id.as_bytes()[15] % 2 == 0).then_some(SUBJECT),
+        subject_key: (model == JUNK && id.as_bytes()[15].is_multiple_of(2)).then_some(SUBJECT),
         origin: Origin {
             model,
             version: "1",

@@ -325,6 +325,34 @@ pub struct RawLog {
     pub fields: BTreeMap<String, BTreeMap<String, String>>,
     /// Whom requests are about.
     pub subject: RawSubject,
+    /// Who gets every record.
+    pub sink: Vec<RawSink>,
+}
+
+/// One `[[log.sink]]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawSink {
+    /// Names it in metrics, and the file in which it keeps how far it has come.
+    pub name: String,
+    /// Where events go.
+    pub url: String,
+    /// Only records of these models; absent: of all.
+    #[serde(default)]
+    pub models: Vec<String>,
+    /// Only requests that were answered.
+    #[serde(default)]
+    pub only_success: bool,
+    /// How often an event is sent that is refused.
+    #[serde(default = "attempts")]
+    pub max_attempts: u32,
+    /// Certificates, in PEM, that are trusted instead of the system's.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
+}
+
+fn attempts() -> u32 {
+    5
 }
 
 /// `[log.subject]`
@@ -372,6 +400,7 @@ impl Default for RawLog {
             payload: RawPayload::default(),
             fields: BTreeMap::new(),
             subject: RawSubject::default(),
+            sink: Vec::new(),
         }
     }
 }

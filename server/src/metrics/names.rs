@@ -293,6 +293,20 @@ pub(super) const WEBHOOK_DELIVERIES: Name = name(
     "Tries to deliver a message to a webhook, by result: delivered, refused, failed",
 );
 
+/// Events of sinks.
+pub(super) const SINK_EVENTS: Name = name(
+    "crossfade_sink_events_total",
+    "counter",
+    "Records that were sent to a sink of the inference log, by result: delivered, refused, failed, dead",
+);
+
+/// How far sinks are behind.
+pub(super) const SINK_LAG: Name = name(
+    "crossfade_sink_lag_seconds",
+    "gauge",
+    "Age of the oldest record that a sink has not delivered",
+);
+
 /// Gauges of the process, with their help texts.
 pub(super) const PROCESS: &[(&str, &str)] = &[
     (READY, "1 while the server is ready"),

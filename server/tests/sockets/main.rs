@@ -24,6 +24,7 @@ mod pinning;
 mod process;
 mod release;
 mod shadow;
+mod sink;
 mod tier;
 mod tls;
 mod webhook;

@@ -28,7 +28,7 @@ async fn receiver(codes: &[u16]) -> (SocketAddr, UnboundedReceiver<String>) {
 }
 
 /// A receiver that answers each request with a code, and hands on what it got.
-async fn receiver_that(
+pub(crate) async fn receiver_that(
     code: impl Fn(&str) -> u16 + Send + 'static,
 ) -> (SocketAddr, UnboundedReceiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -51,3 +51,34 @@ fn large_records_are_shown() {
     }
     assert_eq!(seen, [9, 10]);
 }
+
+/// A follower that comes back finds what was recorded, sealed and compacted while it was away, and nothing twice.
+#[test]
+fn a_cursor_goes_on_where_it_was() {
+    let data = Data::new();
+    data.put(1, NOON, "1");
+    let follower = Follower::from_now(data.folder.path()).unwrap();
+    data.put(2, NOON, "1");
+    let kept = serde_json::to_string(follower.cursor()).unwrap();
+    drop(follower);
+    data.put(3, NOON, "1");
+    data.seal();
+    data.put(4, NOON, "1");
+    data.seal();
+    let mut sealer = crate::seal::Sealer::open(data.folder.path()).unwrap();
+    assert_eq!(sealer.compact(2, 1 << 20).unwrap(), Some(2));
+    data.put(5, NOON, "1");
+    let mut follower = Follower::resume(data.folder.path(), serde_json::from_str(&kept).unwrap());
+    let mut seen = Vec::new();
+    for _ in 0..4 {
+        seen.extend(ids(&follower.poll().unwrap()));
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, [2, 3, 4, 5]);
+    // In the middle of a segment that is still written to.
+    let kept = follower.cursor().clone();
+    data.put(6, NOON, "1");
+    let mut follower = Follower::resume(data.folder.path(), kept);
+    assert_eq!(ids(&follower.poll().unwrap()), [6]);
+    assert_eq!(ids(&follower.poll().unwrap()), [0; 0]);
+}

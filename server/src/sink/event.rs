@@ -1,0 +1,82 @@
+//! Records as CloudEvents (1.0, JSON). Pure.
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::TimestampMicrosecondType;
+use arrow_array::{Array, RecordBatch};
+use crossfade_inference_log::{LogError, write_lines};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+/// The type of every event.
+const TYPE: &str = "io.crossfade.inference";
+
+/// A record, ready to be sent.
+pub(super) struct Event {
+    /// The request's id, and the event's: whoever gets it twice tells so by it.
+    pub(super) id: String,
+    /// When the request came, microseconds since 1970.
+    pub(super) ts_us: i64,
+    pub(super) text: String,
+}
+
+/// The records of tables.
+///
+/// * `only`: of these models; empty: of all
+/// * `only_success`: of requests that were answered
+///
+/// Errors: none, of tables of a log.
+pub(super) fn all(
+    tables: &[RecordBatch],
+    only: &[String],
+    only_success: bool,
+) -> Result<Vec<Event>, LogError> {
+    let mut events = Vec::new();
+    for table in tables {
+        let text = |name: &str, row: usize| -> Option<&str> {
+            let column = table.column_by_name(name)?.as_string_opt::<i32>()?;
+            column.is_valid(row).then(|| column.value(row))
+        };
+        let ids = table
+            .column_by_name("request_id")
+            .and_then(|column| column.as_fixed_size_binary_opt());
+        let times = table
+            .column_by_name("ts")
+            .and_then(|column| column.as_primitive_opt::<TimestampMicrosecondType>());
+        let (Some(ids), Some(times)) = (ids, times) else {
+            continue;
+        };
+        let mut lines = Vec::new();
+        write_lines(table, &mut lines)?;
+        for (row, line) in lines
+            .split(|byte| *byte == b'\n')
+            .take(table.num_rows())
+            .enumerate()
+        {
+            let model = text("model", row).unwrap_or_default();
+            let is_meant = only.is_empty() || only.iter().any(|wanted| wanted == model);
+            if !is_meant || only_success && text("outcome", row) != Some("ok") {
+                continue;
+            }
+            let Ok(data) = serde_json::from_slice::<Value>(line) else {
+                continue;
+            };
+            let id = Uuid::from_slice(ids.value(row)).unwrap_or_default().to_string();
+            let event = json!({
+                "specversion": "1.0",
+                "type": TYPE,
+                "source": format!("crossfade/{}", text("replica", row).unwrap_or_default()),
+                "subject": model,
+                "id": id,
+                "time": data["ts"],
+                "datacontenttype": "application/json",
+                "data": data,
+            });
+            events.push(Event {
+                id,
+                ts_us: times.value(row),
+                text: event.to_string(),
+            });
+        }
+    }
+    Ok(events)
+}
