@@ -324,8 +324,6 @@ impl App {
             releases.end_copies();
             registry.shutdown();
         };
-        // No request comes any more; what is sealed now need not be at the next start.
-        let sealed = tokio::task::spawn_blocking(move || recorder.map(|recorder| recorder.close()));
         let joined = tokio::task::spawn_blocking(down);
         match tokio::time::timeout(JOINING, joined).await {
             Ok(Ok(())) => {}
@@ -335,6 +333,8 @@ impl App {
                 "a model's run does not end; the process ends without it"
             ),
         }
+        // No request and no copy comes any more; what is sealed now need not be at the next start.
+        let sealed = tokio::task::spawn_blocking(move || recorder.map(|recorder| recorder.close()));
         if let Err(error) = sealed.await {
             tracing::error!(%error, "the inference log did not end");
         }

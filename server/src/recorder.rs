@@ -149,6 +149,10 @@ pub struct Recorder {
     opened: AtomicU64,
     /// What is recorded now is counted as lost already.
     ended: AtomicBool,
+    /// Requests that are being recorded.
+    inside: AtomicU64,
+    /// Records of a segment that was handed over are not on disk.
+    unsynced: AtomicBool,
     /// When the segments began that wait to be sealed, oldest first.
     waiting: Mutex<VecDeque<Instant>>,
     /// When the segment began that takes records.
@@ -245,6 +249,8 @@ impl Recorder {
             sampling: Sampling::new(config.rate),
             opened: AtomicU64::new(0),
             ended: AtomicBool::new(false),
+            inside: AtomicU64::new(0),
+            unsynced: AtomicBool::new(false),
             waiting: Mutex::new(left.iter().map(|_| Instant::now()).collect()),
             segment_began: Mutex::new(Instant::now()),
             prepared: watch::Sender::new(()),
@@ -342,15 +348,46 @@ impl Recorder {
 
     /// Counts a request that has ended and is left out.
     pub(crate) fn leave_out(&self) {
-        self.counts.sampled_out.fetch_add(1, Relaxed);
-        self.counts.received.fetch_add(1, SeqCst);
+        self.inside(|| {
+            self.counts.sampled_out.fetch_add(1, Relaxed);
+            self.counts.received.fetch_add(1, SeqCst);
+            true
+        });
     }
 
     /// Records a request that has ended, or counts it as lost; returns whether it is recorded. Never waits.
     pub(crate) fn record(&self, schema: u16, record: &Record<'_>) -> bool {
-        if self.ended.load(SeqCst) {
-            return false;
-        }
+        self.inside(|| {
+            let is_recorded = match self.append(schema, record) {
+                Written::Done | Written::Next => true,
+                Written::Full => {
+                    self.losses.add(Loss::Full, 1, record.ts_us);
+                    false
+                }
+                Written::Size => {
+                    self.losses.add(Loss::Size, 1, record.ts_us);
+                    false
+                }
+            };
+            if is_recorded {
+                self.counts.recorded.fetch_add(1, Relaxed);
+            }
+            // Last: a mark never says more than is there.
+            self.counts.received.fetch_add(1, SeqCst);
+            is_recorded
+        })
+    }
+
+    /// Counts a request, unless the log has ended: then it is counted as lost already.
+    fn inside(&self, count: impl FnOnce() -> bool) -> bool {
+        self.inside.fetch_add(1, SeqCst);
+        let done = !self.ended.load(SeqCst) && count();
+        self.inside.fetch_sub(1, SeqCst);
+        done
+    }
+
+    /// Appends a record; one that is too large without its tensors.
+    fn append(&self, schema: u16, record: &Record<'_>) -> Written {
         let written = HEAD.with_borrow_mut(|head| {
             head.clear();
             record.encode(head);
@@ -364,27 +401,18 @@ impl Recorder {
             }
             written
         });
-        let is_recorded = match written {
-            Written::Done => true,
-            Written::Next => {
-                self.needs_next();
-                true
+        match written {
+            Written::Next => self.needs_next(),
+            Written::Size if !record.tensors.is_empty() => {
+                let bare = Record {
+                    tensors: Vec::new(),
+                    ..record.clone()
+                };
+                return self.append(schema, &bare);
             }
-            Written::Full => {
-                self.losses.add(Loss::Full, 1, record.ts_us);
-                false
-            }
-            Written::Size => {
-                self.losses.add(Loss::Size, 1, record.ts_us);
-                false
-            }
-        };
-        if is_recorded {
-            self.counts.recorded.fetch_add(1, Relaxed);
+            Written::Done | Written::Full | Written::Size => {}
         }
-        // Last: a mark never says more than is there.
-        self.counts.received.fetch_add(1, SeqCst);
-        is_recorded
+        written
     }
 
     /// Whether a request may only be answered once it is recorded.

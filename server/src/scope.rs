@@ -428,6 +428,12 @@ impl RequestScope {
         }
     }
 
+    /// Ends a request whose answer is not its own: nothing waits for its record.
+    pub(crate) fn end_at_once(mut self, outcome: Outcome, message: &str) {
+        self.note_error(message);
+        let _is_recorded = self.end(outcome);
+    }
+
     /// Returns whether the request is in the inference log, or need not be.
     fn end(&mut self, outcome: Outcome) -> bool {
         self.finished = true;

@@ -9,19 +9,21 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::{RecordBatch, new_null_array};
-use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use arrow_schema::{Field, Schema, SchemaRef};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::error::LogError;
 use crate::kill;
 use crate::manifest::{Entry, SealedFile};
-use crate::seal::{NEW, Sealer, properties};
+use crate::seal::{NEW, Sealer, digest, properties};
 
 /// In the name of a file that others became: those of segments have none.
 const JOINED: char = '+';
 /// Rows that are read at once.
 const ROWS: usize = 8192;
+/// Of the files that become one at a time.
+const MOST_BYTES: u64 = 256 << 20;
 
 impl Sealer {
     /// Makes one file of those of a model, version and day, if `least` of them or more have less than `small` bytes each; of one day
@@ -36,33 +38,53 @@ impl Sealer {
             folders.entry(folder).or_default().push(file);
         }
         let ready = folders.into_values().filter(|files| files.len() >= least.max(2));
-        let ready: Vec<(Vec<String>, u64)> = ready
-            .map(|files| {
-                let rows = files.iter().map(|file| file.rows).sum();
-                (files.into_iter().map(|file| file.path.clone()).collect(), rows)
-            })
-            .collect();
-        for (old, rows) in ready {
-            // Of another type in each file, a column stays in files of its own.
-            let Some(schema) = union(&self.data_dir, &old)? else {
-                continue;
-            };
-            let new = self.joined(&old, &schema)?;
-            if new.rows != rows {
-                self.unlink(&[new.path])?;
-                return Err(LogError::Manifest(format!(
-                    "the files of `{}` have other rows than it says",
-                    old.first().map_or("", String::as_str)
-                )));
+        let ready: Vec<Vec<SealedFile>> = ready.map(bounded).collect();
+        let mut failed = Ok(None);
+        for files in ready {
+            // What cannot be read in one folder is no reason to leave the others.
+            match self.compact_files(&files) {
+                Ok(false) => {}
+                Ok(true) => return Ok(Some(files.len())),
+                Err(error) => failed = Err(error),
             }
-            kill::at("compacted");
-            let count = old.len();
-            self.manifest.append(Entry::Compacted { old, new })?;
-            kill::at("superseded");
-            self.unlink(&self.manifest.content().gone)?;
-            return Ok(Some(count));
         }
-        Ok(None)
+        failed
+    }
+
+    /// Makes one file of these; returns whether it could.
+    fn compact_files(&mut self, files: &[SealedFile]) -> Result<bool, LogError> {
+        for file in files {
+            self.unchanged(file)?;
+        }
+        let old: Vec<String> = files.iter().map(|file| file.path.clone()).collect();
+        // Of another type in each file, a column stays in files of its own.
+        let Some(schema) = union(&self.data_dir, &old)? else {
+            return Ok(false);
+        };
+        let new = self.joined(&old, &schema)?;
+        let rows: u64 = files.iter().map(|file| file.rows).sum();
+        if new.rows != rows {
+            self.unlink(&[new.path])?;
+            return Err(LogError::Manifest(format!(
+                "the files of `{}` have other rows than it says",
+                old.first().map_or("", String::as_str)
+            )));
+        }
+        kill::at("compacted");
+        self.manifest.append(Entry::Compacted { old, new })?;
+        kill::at("superseded");
+        self.unlink_gone()?;
+        Ok(true)
+    }
+
+    /// Errors: a file that is not as it was written, whose bytes must not get a new digest.
+    pub(crate) fn unchanged(&self, file: &SealedFile) -> Result<(), LogError> {
+        let path = self.data_dir.join(&file.path);
+        let (sha256, _) = digest(&path).map_err(LogError::io(&path, "reading it"))?;
+        match sha256 == file.sha256 {
+            true => Ok(()),
+            false => Err(LogError::Damaged(path)),
+        }
     }
 
     /// Writes the rows of files, in their order, to one, which the manifest does not name yet.
@@ -93,30 +115,43 @@ impl Sealer {
         self.put_in_place(&place, rows)
     }
 
-    /// Removes what a crash left of a compaction: a joined file that the manifest does not name.
+    /// Removes what a crash left: files that the manifest does not name. What was being sealed is sealed again.
     pub(crate) fn forget_unlisted(&self) -> Result<(), LogError> {
-        if self.manifest.content().files.is_empty() {
+        let named = &self.manifest.content().files;
+        if named.is_empty() {
             return Ok(());
         }
         let mut found = Vec::new();
-        joined_below(&self.data_dir, Path::new("log"), &mut found)
-            .map_err(LogError::io(&self.data_dir.join("log"), "reading it"))?;
-        found.retain(|file| !self.manifest.content().files.contains_key(file));
+        for top in ["log", "gap"] {
+            files_below(&self.data_dir, Path::new(top), &mut found)
+                .map_err(LogError::io(&self.data_dir.join(top), "reading it"))?;
+        }
+        found.retain(|file| !named.contains_key(file));
         self.unlink(&found)
     }
 }
 
-/// The joined files below a folder of the data folder.
-fn joined_below(data_dir: &Path, folder: &Path, found: &mut Vec<String>) -> std::io::Result<()> {
+/// The first of files, up to a bound of what is worked on at once.
+fn bounded(files: Vec<&SealedFile>) -> Vec<SealedFile> {
+    let mut bytes = 0;
+    let within = files.into_iter().take_while(|file| {
+        bytes += file.bytes;
+        bytes <= MOST_BYTES
+    });
+    within.cloned().collect()
+}
+
+/// The log's files below a folder of the data folder, those that are not whole with them.
+fn files_below(data_dir: &Path, folder: &Path, found: &mut Vec<String>) -> std::io::Result<()> {
     for entry in fs::read_dir(data_dir.join(folder))? {
         let entry = entry?;
         let path = folder.join(entry.file_name());
+        let is_ours = path
+            .extension()
+            .is_some_and(|extension| extension == "parquet" || extension == NEW);
         if entry.file_type()?.is_dir() {
-            joined_below(data_dir, &path, found)?;
-        } else if let Some(name) = path.file_name().and_then(|name| name.to_str())
-            && name.contains(JOINED)
-            && let Some(path) = path.to_str()
-        {
+            files_below(data_dir, &path, found)?;
+        } else if let Some(path) = path.to_str().filter(|_| is_ours) {
             found.push(path.to_owned());
         }
     }
@@ -126,17 +161,19 @@ fn joined_below(data_dir: &Path, folder: &Path, found: &mut Vec<String>) -> std:
 /// The columns of all files; `None` where a column has another type in one than in another.
 fn union(data_dir: &Path, files: &[String]) -> Result<Option<SchemaRef>, LogError> {
     let mut fields: Vec<Field> = Vec::new();
-    let mut kinds: BTreeMap<String, DataType> = BTreeMap::new();
+    let mut kinds: BTreeMap<String, Field> = BTreeMap::new();
     for path in files {
         let path = data_dir.join(path);
         let file = File::open(&path).map_err(LogError::io(&path, "reading it"))?;
         let schema = ParquetRecordBatchReaderBuilder::try_new(file)?.schema().clone();
         for field in schema.fields() {
             match kinds.get(field.name()) {
-                Some(kind) if kind == field.data_type() => {}
+                // What a policy made is another thing than what was sent.
+                Some(kind)
+                    if kind.data_type() == field.data_type() && kind.metadata() == field.metadata() => {}
                 Some(_) => return Ok(None),
                 None => {
-                    kinds.insert(field.name().clone(), field.data_type().clone());
+                    kinds.insert(field.name().clone(), field.as_ref().clone());
                     fields.push(field.as_ref().clone());
                 }
             }

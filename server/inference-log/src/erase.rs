@@ -58,6 +58,8 @@ impl Sealer {
     /// Errors: the system's; files before the one that failed are done, and it may be called again.
     /// Cost: reads one filter of each file; of those that may have a record, one column, and of those that have, everything.
     pub fn erase(&mut self, subject: [u8; 16]) -> Result<Certificate, LogError> {
+        // What an earlier call could not remove.
+        self.unlink_gone()?;
         let mut done = Certificate {
             subject_key: subject.iter().map(|byte| format!("{byte:02x}")).collect(),
             ..Certificate::default()
@@ -77,6 +79,7 @@ impl Sealer {
             if rows == 0 {
                 continue;
             }
+            self.unchanged(&file)?;
             let new = match rows < file.rows {
                 true => Some(self.without(&file, &subject)?),
                 false => None,
@@ -96,7 +99,7 @@ impl Sealer {
                 new,
                 reason: "erasure".to_owned(),
             })?;
-            self.unlink(&self.manifest.content().gone)?;
+            self.unlink_gone()?;
         }
         Ok(done)
     }

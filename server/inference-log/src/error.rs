@@ -62,6 +62,9 @@ pub enum LogError {
     /// An entry of the manifest.
     #[error("the manifest: {0}; use the release that wrote it")]
     Manifest(String),
+    /// A file is not as it was written.
+    #[error("`{0}`: not the bytes that were written; `crossfade log verify` says what else is not")]
+    Damaged(PathBuf),
     /// Files were compacted or removed while they were read.
     #[error("`{0}`: it became part of another file, or was removed, while the log was read; read it again")]
     Changed(PathBuf),

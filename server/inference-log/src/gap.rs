@@ -12,7 +12,8 @@ pub struct Gap {
     pub to_us: i64,
     /// How many.
     pub count: u64,
-    /// Why: `full`, `size`, `failed`, or, where a process was killed while it wrote, `unfinished`.
+    /// Why: `full`, `size`, `stopped`; `unfinished`, where a process was killed while it wrote; `changed`, where a record is not what was
+    /// written, and `unreadable`, where it is of another release.
     pub reason: String,
     /// Of this model, where they are all of one.
     pub model: Option<String>,

@@ -96,7 +96,9 @@ pub struct SealedFile {
 /// The manifest of a data folder, open for writing.
 #[derive(Debug)]
 pub struct Manifest {
-    journal: Journal,
+    data_dir: PathBuf,
+    /// `None` after a failure: what is on disk is read again then.
+    journal: Option<Journal>,
     content: Content,
 }
 
@@ -109,7 +111,7 @@ pub struct Content {
     pub files: BTreeMap<String, SealedFile>,
     /// Every sealing, oldest first.
     pub sealed: Vec<Sealed>,
-    /// Files that the last removal was of; a crash may have left them.
+    /// Files that the last entry has taken away.
     pub(crate) gone: Vec<String>,
 }
 
@@ -129,17 +131,39 @@ impl Manifest {
             tracing::warn!(file = %path.display(), bytes = cut.bytes, kept = %cut.kept.display(), "the torn end of the manifest");
         }
         let content = Content::read(data_dir)?;
-        Ok(Self { journal, content })
+        Ok(Self {
+            data_dir: data_dir.to_owned(),
+            journal: Some(journal),
+            content,
+        })
     }
 
     /// Writes an entry down; it is on disk when this returns.
     ///
-    /// Errors: [`LogError::Journal`].
+    /// Errors: [`LogError::Journal`]; then nobody knows whether it is there, and the next call reads what is.
     pub fn append(&mut self, entry: Entry) -> Result<(), LogError> {
         let value = serde_json::to_value(&entry).map_err(|error| LogError::Manifest(error.to_string()))?;
         let text = canonical(&value).map_err(|error| LogError::Manifest(error.to_string()))?;
-        self.journal.append(text.as_bytes())?;
+        self.reopen()?;
+        let Some(journal) = &mut self.journal else {
+            return Ok(());
+        };
+        if let Err(error) = journal.append(text.as_bytes()) {
+            self.journal = None;
+            return Err(error.into());
+        }
         self.content.note(entry);
+        Ok(())
+    }
+
+    /// Opens it again after a failure.
+    ///
+    /// Errors: as [`open`](Self::open).
+    pub(crate) fn reopen(&mut self) -> Result<(), LogError> {
+        if self.journal.is_none() {
+            let data_dir = self.data_dir.clone();
+            *self = Self::open(&data_dir)?;
+        }
         Ok(())
     }
 
@@ -191,5 +215,30 @@ impl Content {
                 self.gone = files;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seal::Sealer;
+
+    /// After a failure what is on disk is read again, and the chain goes on.
+    #[test]
+    fn a_manifest_that_has_failed_is_opened_again() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(Sealer::open(folder.path()).unwrap());
+        let mut manifest = Manifest::open(folder.path()).unwrap();
+        let removed = |file: &str| Entry::Removed {
+            files: vec![file.to_owned()],
+            reason: "retention".to_owned(),
+        };
+        manifest.append(removed("a")).unwrap();
+        manifest.journal = None;
+        manifest.content = Content::default();
+        manifest.append(removed("b")).unwrap();
+        assert_eq!(manifest.content().gone, ["b"]);
+        drop(manifest);
+        assert_eq!(Content::read(folder.path()).unwrap().gone, ["b"]);
     }
 }

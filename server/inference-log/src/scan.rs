@@ -1,7 +1,11 @@
 //! Reading a segment: one that was closed, or what a killed process left of it.
 
-use crate::frame::{ALIGNMENT, FRAME_HEAD_BYTES, Kind, framed, parse};
+use crate::frame::{ALIGNMENT, FRAME_HEAD_BYTES, Kind, MAGIC, framed, parse};
+
 use crate::header::{HEADER_BYTES, Header, HeaderProblem};
+
+/// Bytes of a frame's length, which follows its magic.
+const LENGTH_BYTES: usize = 4;
 
 /// What a segment holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +46,8 @@ pub struct Hole {
     pub seq: u64,
     /// How many are missing; `None` at the end, where nothing follows that would tell.
     pub records: Option<u64>,
+    /// A record begins there that says it is whole, and is not: it was changed, or torn by a loss of power.
+    pub is_changed: bool,
 }
 
 /// Reads all of a segment.
@@ -64,10 +70,12 @@ pub fn scan(bytes: &[u8]) -> Result<Scan<'_>, HeaderProblem> {
         match parse(&bytes[at..], found.header.id).filter(|(head, _)| (seq..u64::MAX).contains(&head.seq)) {
             Some((head, payload)) => {
                 if head.seq > seq || hole.is_some() {
+                    let offset = hole.take().unwrap_or(at);
                     found.holes.push(Hole {
-                        offset: hole.take().unwrap_or(at),
+                        offset,
                         seq,
                         records: Some(head.seq - seq),
+                        is_changed: is_changed(&bytes[offset..]),
                     });
                 }
                 found.frames.push(Frame {
@@ -104,9 +112,19 @@ pub fn scan(bytes: &[u8]) -> Result<Scan<'_>, HeaderProblem> {
             offset,
             seq,
             records: None,
+            is_changed: is_changed(&bytes[offset..]),
         });
     }
     Ok(found)
+}
+
+/// Whether what begins here was never a record that is being written: of such a one the length is zero until all of it is there.
+fn is_changed(bytes: &[u8]) -> bool {
+    let Some((magic, rest)) = bytes.split_at_checked(MAGIC.len()) else {
+        return false;
+    };
+    let has_length = rest.iter().take(LENGTH_BYTES).any(|byte| *byte != 0);
+    has_length || magic != MAGIC && magic.iter().any(|byte| *byte != 0)
 }
 
 #[cfg(test)]

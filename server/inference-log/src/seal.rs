@@ -3,7 +3,7 @@
 //! Names come from the segment's id, so that whatever a crash interrupts is done again in the same way.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use crossfade_journal::Hash;
@@ -29,6 +29,8 @@ use crate::writer::EXTENSION;
 
 /// Rows of a row group: what a reader has to hold at once.
 const GROUP_ROWS: usize = 64 * 1024;
+/// Files that one entry of the manifest takes away.
+const REMOVED: usize = 1000;
 /// Levels beyond it take much longer and save little.
 const ZSTD_LEVEL: i32 = 3;
 /// How the file of a segment ends that was put aside.
@@ -55,6 +57,8 @@ pub fn schemas_in(data_dir: &Path) -> PathBuf {
 pub struct Sealer {
     pub(crate) data_dir: PathBuf,
     pub(crate) manifest: Manifest,
+    /// Files that are in the log no more, and could not be removed yet.
+    left: Vec<String>,
 }
 
 /// What came of a segment.
@@ -86,8 +90,8 @@ impl Sealer {
         let sealer = Self {
             data_dir: data_dir.to_owned(),
             manifest: Manifest::open(data_dir)?,
+            left: Vec::new(),
         };
-        sealer.unlink(&sealer.manifest.content().gone)?;
         sealer.forget_unlisted()?;
         Ok(sealer)
     }
@@ -101,20 +105,34 @@ impl Sealer {
     ///
     /// Errors: the manifest's, and then the files stay; the system's, and then they go when the log is opened again.
     pub fn remove(&mut self, files: Vec<String>, reason: &str) -> Result<(), LogError> {
-        // Said first: a file that nobody names is no harm, one that is named and gone looks like damage.
-        self.manifest.append(Entry::Removed {
-            files,
-            reason: reason.to_owned(),
-        })?;
-        kill::at("removed");
-        self.unlink(&self.manifest.content().gone)
+        for files in files.chunks(REMOVED) {
+            // Said first: a file that nobody names is no harm, one that is named and gone looks like damage.
+            self.manifest.append(Entry::Removed {
+                files: files.to_vec(),
+                reason: reason.to_owned(),
+            })?;
+            kill::at("removed");
+            self.unlink_gone()?;
+        }
+        Ok(())
+    }
+
+    /// Removes what the last entry has taken away, and what earlier ones have and could not be removed.
+    pub(crate) fn unlink_gone(&mut self) -> Result<(), LogError> {
+        self.left.extend(self.manifest.content().gone.iter().cloned());
+        while let Some(file) = self.left.last() {
+            self.unlink(std::slice::from_ref(file))?;
+            self.left.pop();
+        }
+        Ok(())
     }
 
     pub(crate) fn unlink(&self, files: &[String]) -> Result<(), LogError> {
         for file in files {
             let path = self.data_dir.join(file);
             match fs::remove_file(&path) {
-                Ok(()) => {}
+                // A loss of power must not bring it back.
+                Ok(()) => sync_folder_of(&path)?,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(source) => return Err(LogError::io(&path, "removing it")(source)),
             }
@@ -146,6 +164,7 @@ impl Sealer {
             Err(problem) => return self.put_aside(path, &bytes, &problem.to_string()),
         };
         let id = found.header.id;
+        self.manifest.reopen()?;
         if self.manifest.content().segments.contains(&id) {
             remove(path)?;
             return Ok(Outcome::Again);
@@ -224,16 +243,32 @@ impl Sealer {
     pub(crate) fn put_in_place(&self, place: &str, rows: usize) -> Result<SealedFile, LogError> {
         let path = self.data_dir.join(place);
         let new = path.with_extension(NEW);
-        let bytes = fs::read(&new).map_err(LogError::io(&new, "reading it back"))?;
+        let (sha256, bytes) = digest(&new).map_err(LogError::io(&new, "reading it back"))?;
         kill::at("written");
         fs::rename(&new, &path).map_err(LogError::io(&path, "putting it in its place"))?;
         sync_folder_of(&path)?;
         Ok(SealedFile {
             path: place.to_owned(),
-            sha256: Hash(Sha256::digest(&bytes).into()),
-            bytes: bytes.len() as u64,
+            sha256,
+            bytes,
             rows: rows as u64,
         })
+    }
+}
+
+/// sha256 and length of a file.
+pub(crate) fn digest(path: &Path) -> io::Result<(Hash, u64)> {
+    let mut file = File::open(path)?;
+    let (mut hash, mut bytes) = (Sha256::new(), 0);
+    let mut piece = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok((Hash(hash.finalize().into()), bytes)),
+            read => {
+                hash.update(piece.get(..read).unwrap_or_default());
+                bytes += read as u64;
+            }
+        }
     }
 }
 
@@ -300,7 +335,7 @@ impl<'a> Read<'a> {
                 from_us,
                 to_us: time(after).unwrap_or(from_us),
                 count: hole.records.unwrap_or(1),
-                reason: "unfinished".to_owned(),
+                reason: if hole.is_changed { "changed" } else { "unfinished" }.to_owned(),
                 model: None,
             });
         }
@@ -392,7 +427,12 @@ fn named(name: &str) -> String {
         b'.' if !dots => ".".to_owned(),
         byte => format!("%{byte:02X}"),
     });
-    escaped.collect()
+    let whole: String = escaped.collect();
+    match name.len() {
+        ..=80 => whole,
+        // Names that begin alike stay apart.
+        _ => format!("{whole}~{:08x}", crc32fast::hash(name.as_bytes())),
+    }
 }
 
 fn remove(path: &Path) -> Result<(), LogError> {

@@ -11,8 +11,8 @@ use crate::header::{HEADER_BYTES, Header};
 use crate::kill;
 use crate::mapping::Mapping;
 
-/// Bytes at the end that are left for what has to be said at last: the gaps and the mark of a log that ends without room.
-const SPARED: usize = 1024;
+/// Bytes at the end that are left for what has to be said without room: gaps and marks, once in a while and when the log ends.
+const SPARED: usize = 64 << 10;
 
 /// A segment, open for records.
 pub struct Segment {
@@ -34,8 +34,8 @@ pub enum Appended {
 }
 
 impl Segment {
-    /// Makes a segment; its place on disk is taken at once, so a full disk is an error here and not later. The file and its header are
-    /// synced; the folder is not.
+    /// Makes a segment; its place on disk is taken at once, so a full disk is an error here and not later. The file, its header and its
+    /// name are synced. Of one that cannot be made nothing stays.
     ///
     /// Errors: [`SegmentError`]: a file that is there already, a disk that is full, a size that no segment can have.
     /// Blocks for the disk.
@@ -47,6 +47,20 @@ impl Segment {
         if !fits || bytes > 1 << 31 {
             return Err(SegmentError::Size(bytes.into()));
         }
+        if path.exists() {
+            let there = std::io::Error::from(std::io::ErrorKind::AlreadyExists);
+            return Err(SegmentError::io(path, "creating it")(there));
+        }
+        let made = Self::made(path, header);
+        if made.is_err() {
+            // Else one would be left for each try.
+            let _gone = std::fs::remove_file(path).is_ok();
+        }
+        made
+    }
+
+    fn made(path: &Path, header: Header) -> Result<Self, SegmentError> {
+        let bytes = header.bytes;
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -62,6 +76,10 @@ impl Segment {
         mapping.write_header(&header.encode());
         file.sync_all()
             .map_err(SegmentError::io(path, "syncing its header"))?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(SegmentError::io(path, "syncing its name"))?;
         Ok(Self {
             path: path.to_owned(),
             header,

@@ -4,14 +4,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use crossfade_journal::Hash;
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::error::LogError;
-use crate::manifest::{Content, RunMark};
+use crate::manifest::{Content, RunMark, Sealed};
 use crate::scan::scan;
-use crate::seal::{Read, aside_in, found_in};
+use crate::seal::{Read, aside_in, digest, found_in};
 
 /// What was found.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -76,25 +74,39 @@ impl Run {
 ///
 /// Errors: what cannot be read at all, and a manifest whose chain is broken.
 pub fn verify(data_dir: &Path) -> Result<Verified, LogError> {
-    let content = Content::read(data_dir)?;
     let mut verified = Verified::default();
+    for path in aside_in(data_dir)? {
+        let line = format!("{}: a segment that could not be read, put aside", path.display());
+        verified.damaged.push(line);
+    }
+    // Segments first: what is sealed meanwhile is in the manifest then, and is told by its id.
+    let open = open_segments(data_dir, &mut verified)?;
+    let content = Content::read(data_dir)?;
     let mut runs: BTreeMap<Uuid, Run> = BTreeMap::new();
-    for sealed in &content.sealed {
-        let run = runs.entry(sealed.run).or_default();
-        run.add(sealed.records, sealed.missing, &sealed.marks);
-        verified.records += sealed.records;
-        verified.missing += sealed.missing;
-        if sealed.missing > 0 {
-            let segment = sealed.segment;
+    let unsealed = open
+        .into_iter()
+        .filter(|segment| !content.segments.contains(&segment.segment));
+    for part in content.sealed.iter().cloned().map(Part::from).chain(unsealed) {
+        runs.entry(part.run)
+            .or_default()
+            .add(part.records, part.missing, &part.marks);
+        verified.records += part.records;
+        verified.missing += part.missing;
+        verified.damaged.extend(part.damaged);
+        if part.missing > 0 {
+            let (missing, segment) = (part.missing, part.segment);
             verified
                 .gaps
-                .push(format!("{} requests in segment {segment}", sealed.missing));
+                .push(format!("{missing} requests in segment {segment}"));
         }
+    }
+    for (id, run) in &runs {
+        run.check(*id, &mut verified);
     }
     let mut now = None;
     for file in content.files.values() {
-        match fs::read(data_dir.join(&file.path)) {
-            Ok(bytes) if Hash(Sha256::digest(&bytes).into()) == file.sha256 => verified.files += 1,
+        match digest(&data_dir.join(&file.path)) {
+            Ok((sha256, _)) if sha256 == file.sha256 => verified.files += 1,
             Ok(_) => verified
                 .damaged
                 .push(format!("{}: not the bytes that were written", file.path)),
@@ -109,10 +121,35 @@ pub fn verify(data_dir: &Path) -> Result<Verified, LogError> {
             }
         }
     }
-    for path in aside_in(data_dir)? {
-        let line = format!("{}: a segment that could not be read, put aside", path.display());
-        verified.damaged.push(line);
+    Ok(verified)
+}
+
+/// What one segment adds to its run.
+struct Part {
+    segment: Uuid,
+    run: Uuid,
+    records: u64,
+    missing: u64,
+    marks: Vec<RunMark>,
+    damaged: Vec<String>,
+}
+
+impl From<Sealed> for Part {
+    fn from(sealed: Sealed) -> Self {
+        Self {
+            segment: sealed.segment,
+            run: sealed.run,
+            records: sealed.records,
+            missing: sealed.missing,
+            marks: sealed.marks,
+            damaged: Vec::new(),
+        }
     }
+}
+
+/// The segments that lie there.
+fn open_segments(data_dir: &Path, verified: &mut Verified) -> Result<Vec<Part>, LogError> {
+    let mut parts = Vec::new();
     for path in found_in(data_dir)? {
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
@@ -126,22 +163,30 @@ pub fn verify(data_dir: &Path) -> Result<Verified, LogError> {
             }
             continue;
         };
-        if content.segments.contains(&found.header.id) {
-            continue;
-        }
         let read = Read::of(&found);
-        // A hole at its end may be a record that is being written.
-        let missing = read.gaps.iter().map(|gap| gap.count).sum::<u64>();
-        let records = read.rows.len() as u64;
-        runs.entry(found.header.run)
-            .or_default()
-            .add(records, missing, &read.marks);
-        verified.records += records;
+        // One at the end may be a record that is being written.
+        let holes = found.holes.iter();
+        let writing = holes
+            .clone()
+            .filter(|hole| hole.records.is_none() && !hole.is_changed)
+            .count() as u64;
+        let changed = holes.filter(|hole| hole.is_changed).map(|hole| {
+            format!(
+                "{}: the record at byte {} is not what was written, or a loss of power tore it",
+                path.display(),
+                hole.offset
+            )
+        });
+        parts.push(Part {
+            segment: found.header.id,
+            run: found.header.run,
+            records: read.rows.len() as u64,
+            missing: read.gaps.iter().map(|gap| gap.count).sum::<u64>() - writing,
+            damaged: changed.collect(),
+            marks: read.marks,
+        });
     }
-    for (id, run) in &runs {
-        run.check(*id, &mut verified);
-    }
-    Ok(verified)
+    Ok(parts)
 }
 
 #[cfg(test)]

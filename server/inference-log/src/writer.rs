@@ -130,7 +130,9 @@ impl Writer {
             return Ok(());
         }
         let next = Arc::new(segment(&self.folder, self.bytes, self.replica, self.run)?);
-        self.turn().next = Some(next);
+        // Under the lock: whoever takes it says so under the same.
+        let mut turn = self.turn();
+        turn.next = Some(next);
         self.spare.store(true, Ordering::Release);
         Ok(())
     }
@@ -159,17 +161,20 @@ impl Writer {
 
     /// Has everything that was appended before on disk when it returns. Blocks for the disk.
     ///
-    /// Errors: the system's; the segment takes no more records then, and what is in it is in the kernel's hands.
+    /// Errors: the first of the system's; a segment that it is about takes no more records, since asking for it again would not tell
+    /// what is on disk, and what is in it is in the kernel's hands.
     pub fn sync(&self) -> Result<(), SegmentError> {
         let mut segments = self.turn().full.clone();
         segments.push(self.current.load_full());
+        let mut done = Ok(());
         for segment in segments {
             if let Err(error) = segment.sync() {
+                segment.close();
                 self.advance(&segment);
-                return Err(error);
+                done = done.and(Err(error));
             }
         }
-        Ok(())
+        done
     }
 
     /// Ends: closes the current segment, gives back what was only prepared, and returns the segments that are left to seal.

@@ -95,6 +95,20 @@ impl Call {
     }
 }
 
+impl Call {
+    /// The scope of a request that arrived at this time.
+    fn opened(&self, arrived: Instant) -> RequestScope {
+        let mut scope = RequestScope::open(&self.service, Protocol::GrpcStream, arrived);
+        if let Some(client_id) = &self.client_id {
+            scope.note_client_id(client_id);
+        }
+        if let Some(deadline) = self.deadline {
+            scope.limit_to(deadline.saturating_duration_since(arrived));
+        }
+        scope
+    }
+}
+
 /// The requests of a call as they travelled, until the framing is broken.
 ///
 /// Between two of them a client may be silent; inside one it may pause as long as inside any request. A message that
@@ -114,8 +128,16 @@ where
         if !messages.another().await? {
             return Ok(None);
         }
-        let announced = messages.announced().await?;
-        let message = messages.message(announced, call.service.arriving()).await?;
+        let arrived = Instant::now();
+        let read = match messages.announced().await {
+            Ok(announced) => messages.message(announced, call.service.arriving()).await,
+            Err(failure) => Err(failure),
+        };
+        // What could not be read was a request, too.
+        let message = read.inspect_err(|failure| {
+            call.opened(arrived)
+                .end_at_once(failure.outcome(), failure.message());
+        })?;
         Ok(Some((message, (messages, call))))
     })
 }
@@ -177,7 +199,9 @@ impl Answers {
                     Poll::Ready(None) => self.stop_reading(None),
                     Poll::Ready(Some(Err(failure))) => self.stop_reading(Some(failure.status())),
                     Poll::Ready(Some(Ok(message))) => {
-                        let answer = answer(self.call.clone(), message, Instant::now());
+                        let arrived = Instant::now();
+                        // Here, not in the task: one that is dropped before it runs is a request that was cancelled.
+                        let answer = answer(self.call.clone(), self.call.opened(arrived), message);
                         self.in_flight.push_back(Answering(tokio::spawn(answer)));
                     }
                 }
@@ -212,16 +236,8 @@ impl Stream for Answers {
 }
 
 /// Answers one message, a refusal included; an error ends the stream.
-async fn answer(call: Arc<Call>, message: Received, arrived: Instant) -> Answer {
-    let service = &call.service;
-    let mut scope = RequestScope::open(service, Protocol::GrpcStream, arrived);
+async fn answer(call: Arc<Call>, mut scope: RequestScope, message: Received) -> Answer {
     let id = scope.id();
-    if let Some(client_id) = &call.client_id {
-        scope.note_client_id(client_id);
-    }
-    if let Some(deadline) = call.deadline {
-        scope.limit_to(deadline.saturating_duration_since(arrived));
-    }
     let mut asked = Asked::default();
     let answer = answer_in_scope(&call, &mut scope, message, &mut asked).await;
     let outcome = match &answer {

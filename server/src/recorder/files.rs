@@ -10,9 +10,6 @@ use uuid::Uuid;
 
 use super::RecorderConfig;
 
-/// Between two attempts to seal a segment.
-const AGAIN: Duration = Duration::from_secs(5);
-
 /// So many files of a day become one, while they are small: bytes.
 const TOGETHER: usize = 32;
 const SMALL: u64 = 32 << 20;
@@ -22,14 +19,6 @@ pub(super) struct Held {
     sealer: Sealer,
     retention: Duration,
     max_bytes: u64,
-    min_free_bytes: u64,
-}
-
-/// What came of a segment.
-#[derive(Debug, Default)]
-pub(super) struct Tried {
-    pub(super) rows: u64,
-    pub(super) failures: u64,
 }
 
 impl Held {
@@ -38,17 +27,16 @@ impl Held {
             sealer,
             retention: config.retention,
             max_bytes: config.max_bytes,
-            min_free_bytes: config.min_free_bytes,
         }
     }
 
     /// Removes files of days that are too long ago, and the oldest until the others are small enough and enough of the disk is free.
     ///
     /// * `unsealed`: bytes of segments
-    /// * `free`: bytes of the disk
+    /// * `wanted`: bytes that are not free on the disk and should be
     ///
     /// Errors: the manifest's; the files stay then, or are removed the next time.
-    pub(super) fn sweep(&mut self, unsealed: u64, free: u64) -> Result<(), LogError> {
+    pub(super) fn sweep(&mut self, unsealed: u64, wanted: u64) -> Result<(), LogError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let oldest = day(now.saturating_sub(self.retention));
         let files = &self.sealer.manifest().content().files;
@@ -60,20 +48,20 @@ impl Held {
         let mut left = dated
             .iter()
             .fold(unsealed, |sum, (.., bytes)| sum.saturating_add(*bytes));
-        let mut free = free;
+        let mut wanted = wanted;
         let mut removed: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for (date, path, bytes) in dated {
             let reason = if !date.is_empty() && date < oldest {
                 "retention"
             } else if left > self.max_bytes {
                 "max_bytes"
-            } else if free < self.min_free_bytes {
+            } else if wanted > 0 {
                 "min_free_bytes"
             } else {
                 break;
             };
             left = left.saturating_sub(bytes);
-            free = free.saturating_add(bytes);
+            wanted = wanted.saturating_sub(bytes);
             removed.entry(reason).or_default().push(path);
         }
         for (reason, files) in removed {
@@ -89,6 +77,19 @@ impl Held {
 }
 
 impl Held {
+    /// Seals a segment; returns how many records became rows.
+    ///
+    /// Errors: the segment stays, and may be sealed later.
+    pub(super) fn seal(&mut self, path: &Path) -> Result<u64, LogError> {
+        Ok(match self.sealer.seal(path)? {
+            Outcome::Sealed(sealed) => {
+                tracing::debug!(segment = %sealed.segment, records = sealed.records, files = sealed.files.len(), "sealed");
+                sealed.records
+            }
+            Outcome::Again | Outcome::Aside(_) | Outcome::Empty => 0,
+        })
+    }
+
     /// Takes the records about a person out of the files.
     ///
     /// Errors: the system's; it may be asked for again.
@@ -104,30 +105,6 @@ impl Held {
             tracing::debug!(files, "files of the inference log are one now");
         }
         Ok(())
-    }
-}
-
-/// Seals a segment, again and again until it is done or the log ends; what is not done then is sealed at the next start.
-///
-/// * `rests`: waits so long, and says whether the log ends
-pub(super) fn seal(held: &mut Held, path: &Path, rests: impl Fn(Duration) -> bool) -> Tried {
-    let mut tried = Tried::default();
-    loop {
-        match held.sealer.seal(path) {
-            Ok(Outcome::Sealed(sealed)) => {
-                tracing::debug!(segment = %sealed.segment, records = sealed.records, files = sealed.files.len(), "sealed");
-                tried.rows = sealed.records;
-                return tried;
-            }
-            Ok(Outcome::Again | Outcome::Aside(_) | Outcome::Empty) => return tried,
-            Err(error) => {
-                tried.failures += 1;
-                tracing::error!(%error, "a segment of the inference log that is not sealed");
-                if rests(AGAIN) {
-                    return tried;
-                }
-            }
-        }
     }
 }
 

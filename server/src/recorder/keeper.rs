@@ -1,5 +1,6 @@
 //! The threads of the log: one that keeps it going, one that seals.
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crossfade_inference_log::{Kind, Sealer, Written};
 
-use super::files::{self, Held};
+use super::files::Held;
 use super::{Erasure, Loss, OnFull, Recorder, lock};
 use crate::servable::lower_priority;
 
@@ -28,6 +29,10 @@ const SAY: Duration = Duration::from_secs(10);
 const SWEEP: Duration = Duration::from_secs(60);
 /// The same while the disk is nearly full.
 const SWEEP_SOON: Duration = Duration::from_secs(1);
+/// Between two tries to make a segment, where one has failed.
+const TRIED: Duration = Duration::from_millis(20);
+/// Between two tries to seal a segment.
+const AGAIN: Duration = Duration::from_secs(5);
 /// How long requests that were cut off have to say so before the log ends.
 const CUT_OFF: Duration = Duration::from_secs(1);
 
@@ -61,23 +66,30 @@ impl Recorder {
     /// Keeps the log going until it ends.
     fn keep(&self, data_dir: &Path, full: &Sender<Work>) {
         let (mut marked, mut rotated) = (Instant::now(), Instant::now());
-        let mut synced = 0;
+        let (mut synced, mut last_mark, mut tried) = (0, None, None);
         loop {
             let ends = self.wait(self.config.sync);
             let is_whole = ends && self.await_requests();
-            self.prepare(data_dir);
-            self.say_what_is_missing();
-            if marked.elapsed() >= MARK || ends {
+            // Whoever waits for room asks again and again.
+            if tried.is_none_or(|tried: Instant| tried.elapsed() >= TRIED || ends) {
+                tried = self.prepare(data_dir).then(Instant::now);
+            }
+            let is_time = marked.elapsed() >= MARK || ends;
+            self.say_what_is_missing(is_time);
+            if is_time {
                 marked = Instant::now();
-                self.put_mark(is_whole);
+                let mark = self.mark(is_whole);
+                // A log in which nothing happens has nothing to say.
+                if last_mark != Some(mark) {
+                    last_mark = self.put(Kind::Mark, &mark.encode(), true).then_some(mark);
+                }
                 self.look_at_disk(data_dir);
             }
             // What was recorded while it synced is synced by the next one.
             let bytes = self.counts.bytes.load(Relaxed);
             let asked = std::mem::take(&mut lock(&self.call).sync);
-            if asked || bytes != synced {
+            if (asked || bytes != synced) && self.sync() {
                 synced = bytes;
-                self.sync();
             }
             if ends {
                 break;
@@ -141,6 +153,10 @@ impl Recorder {
             self.rests_at_most(Duration::from_millis(5));
         }
         self.ended.store(true, SeqCst);
+        // Those that came before that are counted when they are done, which takes a copy of their bytes.
+        while self.inside.load(SeqCst) > 0 {
+            self.rests_at_most(Duration::from_millis(1));
+        }
         let received = self.counts.received.load(SeqCst);
         let cut_off = self.opened.load(SeqCst).saturating_sub(received);
         let (now, _) = self.times(Instant::now());
@@ -149,10 +165,10 @@ impl Recorder {
         cut_off == 0
     }
 
-    /// Has another segment ready, if there may be one.
-    fn prepare(&self, data_dir: &Path) {
+    /// Has another segment ready, if there may be one. Returns whether it failed.
+    fn prepare(&self, data_dir: &Path) -> bool {
         if self.writer.is_prepared() {
-            return;
+            return false;
         }
         let unsealed = self.unsealed_bytes();
         if self.config.on_full == OnFull::Sample && unsealed > self.config.buffer_bytes / 2 {
@@ -173,10 +189,12 @@ impl Recorder {
         } else {
             self.writer.prepare().map_err(|error| error.to_string())
         };
-        if done.is_ok() {
+        let failed = done.is_err();
+        if !failed {
             self.prepared.send_replace(());
         }
         self.attempt("there is no next segment", done);
+        failed
     }
 
     /// Notes how much of the disk is free.
@@ -195,17 +213,11 @@ impl Recorder {
         drop(self.called.wait_timeout(call, longest));
     }
 
-    /// Waits so long, or until the log ends; returns whether it does.
-    fn rests(&self, longest: Duration) -> bool {
-        let call = lock(&self.call);
-        let waited = self.called.wait_timeout_while(call, longest, |call| !call.end);
-        waited.unwrap_or_else(std::sync::PoisonError::into_inner).0.end
-    }
-
-    fn sync(&self) {
+    /// Returns whether all that was recorded before is on disk.
+    fn sync(&self) -> bool {
         let turn = self.syncs.fetch_add(1, SeqCst) + 1;
         let done = self.writer.sync();
-        let failed = done.is_err();
+        let failed = done.is_err() | self.unsynced.swap(false, SeqCst);
         self.attempt("records are not on disk", done);
         // A disk that fails keeps nobody waiting.
         self.synced.send_modify(|synced| {
@@ -214,24 +226,15 @@ impl Recorder {
                 synced.failed = turn;
             }
         });
-    }
-
-    fn put_mark(&self, last: bool) {
-        let mark = self.mark(last).encode();
-        // Where there is no room, the next one says as much.
-        if !self.put(Kind::Mark, &mark) {
-            tracing::debug!("no room for a mark");
-        }
+        !failed
     }
 
     /// Appends what is no request; returns whether there was room.
-    fn put(&self, kind: Kind, payload: &[u8]) -> bool {
-        // At the end nothing comes any more: it is said in what full segments spare.
-        let written = match self.ended.load(SeqCst) {
-            true => self.writer.append_last(kind, payload),
-            false => self.writer.append(kind, 0, &[payload]),
-        };
-        match written {
+    ///
+    /// * `at_last`: also in what full segments spare
+    fn put(&self, kind: Kind, payload: &[u8], at_last: bool) -> bool {
+        match self.writer.append(kind, 0, &[payload]) {
+            Written::Full if at_last => self.writer.append_last(kind, payload) == Written::Done,
             Written::Done => true,
             Written::Next => {
                 self.needs_next();
@@ -242,9 +245,11 @@ impl Recorder {
     }
 
     /// Writes down how many requests are missing, once there is room.
-    fn say_what_is_missing(&self) {
+    ///
+    /// * `at_last`: also where there is none
+    fn say_what_is_missing(&self, at_last: bool) {
         self.losses.say(|gap| {
-            let is_said = self.put(Kind::Gap, &gap.encode());
+            let is_said = self.put(Kind::Gap, &gap.encode(), at_last);
             if is_said {
                 let (count, reason) = (gap.count, &gap.reason);
                 tracing::warn!(count, reason, "requests that are missing in the inference log");
@@ -256,6 +261,12 @@ impl Recorder {
     fn hand_over(&self, full: &Sender<Work>, segments: Vec<Arc<crossfade_inference_log::Segment>>) {
         for segment in segments {
             let path = segment.path().to_owned();
+            // Whoever waits for the disk waits for this, too, and it is not synced with the current one any more.
+            let done = segment.sync();
+            if done.is_err() {
+                self.unsynced.store(true, SeqCst);
+            }
+            self.attempt("records are not on disk", done);
             // Its mapping goes before it is read as a file.
             drop(segment);
             let began = std::mem::replace(&mut *lock(&self.segment_began), Instant::now());
@@ -278,48 +289,81 @@ impl Recorder {
     }
 }
 
-/// Seals what comes, and removes what is too old, until nothing comes any more.
-fn seal_until_closed(segments: &Receiver<Work>, mut held: Held, recorder: &Recorder) {
+/// Seals what comes, and removes what is too old, until nothing comes any more. What cannot be sealed is tried again, and holds up
+/// nothing else.
+fn seal_until_closed(work: &Receiver<Work>, mut held: Held, recorder: &Recorder) {
     let mut swept = Instant::now();
-    let counts = recorder.counts();
+    let mut failed: VecDeque<PathBuf> = VecDeque::new();
+    let mut tried = Instant::now();
     loop {
-        match segments.recv_timeout(SWEEP_SOON) {
+        match work.recv_timeout(SWEEP_SOON) {
+            Ok(Work::Seal(path)) => failed.extend(seal(&mut held, path, recorder)),
             Ok(Work::Erase(Erasure { subject, done })) => {
-                let erased = held.erase(subject).map_err(|error| {
-                    counts.failures.fetch_add(1, Relaxed);
-                    tracing::error!(%error, "records that are to be erased");
-                    error.to_string()
-                });
+                retry(&mut failed, &mut held, recorder);
+                let erased = match failed.len() {
+                    0 => held.erase(subject).map_err(|error| {
+                        recorder.counts().failures.fetch_add(1, Relaxed);
+                        tracing::error!(%error, "records that are to be erased");
+                        error.to_string()
+                    }),
+                    count => Err(format!(
+                        "{count} segments cannot be sealed; the server's log says why"
+                    )),
+                };
                 // Whoever asked may have gone; it is done all the same.
                 let _told = done.send(erased).is_ok();
             }
-            Ok(Work::Seal(path)) => {
-                let sealed = files::seal(&mut held, &path, |longest| recorder.rests(longest));
-                counts.sealed.fetch_add(sealed.rows, Relaxed);
-                counts.failures.fetch_add(sealed.failures, Relaxed);
-                lock(&recorder.waiting).pop_front();
-                if recorder.unsealed_bytes() < recorder.config.buffer_bytes / 4 {
-                    recorder.sampling.relax();
-                }
-                // There may be room for another segment now.
-                recorder.needs_next();
-            }
             Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Disconnected) => {
+                retry(&mut failed, &mut held, recorder);
+                return;
+            }
         }
-        let is_low = recorder.disk_free() < recorder.config.min_free_bytes;
-        if swept.elapsed() >= if is_low { SWEEP_SOON } else { SWEEP } {
+        let config = &recorder.config;
+        // So much that segments can be made again, and not only just.
+        let enough = config
+            .min_free_bytes
+            .saturating_add(2 * u64::from(config.segment_bytes));
+        let free = recorder.disk_free();
+        if swept.elapsed() >= if free < enough { SWEEP_SOON } else { SWEEP } {
             swept = Instant::now();
-            let unsealed = recorder.unsealed_bytes();
-            if let Err(error) = held.sweep(unsealed, recorder.disk_free()) {
-                counts.failures.fetch_add(1, Relaxed);
-                tracing::error!(%error, "files of the inference log that cannot be removed");
-            }
+            let kept = held.sweep(recorder.unsealed_bytes(), enough.saturating_sub(free));
+            recorder.attempt("files that are too old are not removed", kept);
             // A minute's files of a day are many.
-            if let Err(error) = held.compact() {
-                counts.failures.fetch_add(1, Relaxed);
-                tracing::error!(%error, "files of the inference log that cannot be put together");
+            recorder.attempt("small files are not put together", held.compact());
+        }
+        if !failed.is_empty() && tried.elapsed() >= AGAIN {
+            tried = Instant::now();
+            retry(&mut failed, &mut held, recorder);
+        }
+    }
+}
+
+/// Tries each of them once more.
+fn retry(failed: &mut VecDeque<PathBuf>, held: &mut Held, recorder: &Recorder) {
+    for path in std::mem::take(failed) {
+        failed.extend(seal(held, path, recorder));
+    }
+}
+
+/// Seals a segment; returns it if it cannot be sealed now.
+fn seal(held: &mut Held, path: PathBuf, recorder: &Recorder) -> Option<PathBuf> {
+    let counts = recorder.counts();
+    match held.seal(&path) {
+        Ok(rows) => {
+            counts.sealed.fetch_add(rows, Relaxed);
+            lock(&recorder.waiting).pop_front();
+            if recorder.unsealed_bytes() < recorder.config.buffer_bytes / 4 {
+                recorder.sampling.relax();
             }
+            // There may be room for another segment now.
+            recorder.needs_next();
+            None
+        }
+        Err(error) => {
+            counts.failures.fetch_add(1, Relaxed);
+            tracing::error!(%error, "a segment of the inference log that is not sealed");
+            Some(path)
         }
     }
 }

@@ -286,31 +286,29 @@ fn files_that_are_too_old_or_too_many_go() {
         assert!(put(&recorder, &record(now() - age * day)));
     }
     recorder.close();
-    let held = |retention: u64, max_bytes: u64, free: u64| {
+    let held = |retention: u64, max_bytes: u64, wanted: u64| {
         let config = RecorderConfig {
             retention: Duration::from_secs(retention * 86_400),
             max_bytes,
-            min_free_bytes: 1 << 20,
             ..config(Ack::Kernel)
         };
         let mut held = files::Held::new(Sealer::open(folder.path()).unwrap(), &config);
-        held.sweep(0, free).unwrap();
+        held.sweep(0, wanted).unwrap();
         let content = Content::read(folder.path()).unwrap();
         for file in content.files.values() {
             assert!(folder.path().join(&file.path).is_file(), "{}", file.path);
         }
         content.files.len()
     };
-    let enough = 1 << 20;
-    assert_eq!(held(100, 1 << 30, enough), 4);
-    assert_eq!(held(7, 1 << 30, enough), 3);
-    assert_eq!(held(7, 1 << 30, enough - 1), 2, "room is made on the disk");
+    assert_eq!(held(100, 1 << 30, 0), 4);
+    assert_eq!(held(7, 1 << 30, 0), 3);
+    assert_eq!(held(7, 1 << 30, 1), 2, "room is made on the disk");
     let largest = Content::read(folder.path()).unwrap();
     let largest = largest.files.values().map(|file| file.bytes).max().unwrap();
-    assert_eq!(held(7, largest, enough), 1, "the youngest stays");
+    assert_eq!(held(7, largest, 0), 1, "the youngest stays");
     let dates = fs::read_dir(folder.path().join("log/model=m/version=1")).unwrap();
     assert_eq!(dates.count(), 1);
-    assert_eq!(held(7, 0, enough), 0);
+    assert_eq!(held(7, 0, 0), 0);
     assert!(!folder.path().join("log/model=m").exists());
 }
 
@@ -471,4 +469,42 @@ fn what_a_policy_takes_away_reaches_no_file() {
         restored,
         crossfade_inference_log::Restored::Redacted("bucket:10".to_owned())
     );
+}
+
+/// One segment that cannot be sealed keeps no other from it.
+#[test]
+fn what_cannot_be_sealed_holds_up_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(Sealer::open(folder.path()).unwrap());
+    // Nobody can read a folder as a file; it is the oldest.
+    let stuck = segments_in(folder.path()).join(format!("{}.seg", Uuid::from_u128(1)));
+    fs::create_dir(&stuck).unwrap();
+    let recorder = Recorder::open(folder.path(), &config(Ack::Kernel)).unwrap();
+    for _ in 0..10 {
+        assert!(put(&recorder, &record(now())));
+    }
+    recorder.close();
+    assert_eq!(sealed(folder.path()).0, 10);
+    assert!(recorder.counts().failures.load(Relaxed) > 0 && stuck.is_dir());
+}
+
+/// What is too large for a record is left out of it; that the request was there is not.
+#[test]
+fn a_record_that_is_too_large_does_without_its_tensors() {
+    let folder = tempfile::tempdir().unwrap();
+    let recorder = Recorder::open(folder.path(), &config(Ack::Kernel)).unwrap();
+    let bytes = vec![0; 9 << 20];
+    let large = Record {
+        tensors: vec![crossfade_inference_log::LoggedTensor {
+            side: crossfade_inference_log::Side::Input,
+            column: 0,
+            shape: vec![9 << 20],
+            bytes: &bytes,
+        }],
+        ..record(now())
+    };
+    assert!(put(&recorder, &large));
+    recorder.close();
+    let (records, missing, last) = sealed(folder.path());
+    assert_eq!((records, missing, last.received), (1, 0, 1));
 }

@@ -86,3 +86,27 @@ fn what_a_crash_left_goes() {
     assert!(!root.join(&old[1]).exists());
     assert_eq!(all(&data), [0, 1]);
 }
+
+/// A file that was changed does not get a new digest by being put into another one, nor by an erasure.
+#[test]
+fn what_was_changed_is_left_as_it_is() {
+    let data = Data::new();
+    for id in 0..2 {
+        data.put(id, NOON, "1");
+        data.seal();
+    }
+    let before = files(&data);
+    let path = data.folder.path().join(&before[0]);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[40] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    let mut sealer = Sealer::open(data.folder.path()).unwrap();
+    let error = sealer.compact(2, SMALL).unwrap_err();
+    assert!(
+        matches!(&error, LogError::Damaged(which) if *which == path),
+        "{error}"
+    );
+    drop(sealer);
+    assert_eq!(files(&data), before);
+    assert_eq!(verify(data.folder.path()).unwrap().damaged.len(), 1);
+}

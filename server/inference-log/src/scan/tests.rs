@@ -47,6 +47,7 @@ fn a_record_that_was_never_finished_is_a_hole() {
         offset: second,
         seq: 1,
         records: Some(1),
+        is_changed: false,
     };
     assert_eq!(found.holes, [hole]);
     // One whose range was taken, and nothing written to it.
@@ -66,7 +67,8 @@ fn an_unfinished_record_at_the_end_is_a_hole_of_unknown_size() {
         [Hole {
             offset: second,
             seq: 1,
-            records: None
+            records: None,
+            is_changed: false,
         }]
     );
     assert_eq!(found.end, second);
@@ -135,5 +137,18 @@ proptest! {
         let mut bytes = written(&[])[..HEADER_BYTES].to_vec();
         bytes.extend(noise);
         prop_assert_eq!(numbers(&scan(&bytes).unwrap()), Vec::<u64>::new());
+    }
+}
+
+/// A byte that was flipped is told from a record that was never finished, wherever it is.
+#[test]
+fn a_record_that_was_changed_is_told_from_one_that_was_never_finished() {
+    let bytes = written(&[vec![1; 10], vec![2; 100], vec![3; 10]]);
+    let second = scan(&bytes).unwrap().frames[1].offset;
+    for at in second..second + FRAME_HEAD_BYTES + 100 {
+        let mut changed = bytes.clone();
+        changed[at] ^= 0x20;
+        let holes = scan(&changed).unwrap().holes;
+        assert!(holes.len() == 1 && holes[0].is_changed, "byte {at}: {holes:?}");
     }
 }
