@@ -109,7 +109,8 @@ impl hyper::service::Service<http::Request<Incoming>> for FrontEnd {
             MODEL_INFER => {
                 let service = self.service.clone();
                 let (head, body) = request.into_parts();
-                Box::pin(async move { Ok(unary::model_infer(service, head, body, arrived).await) })
+                let answer = unary::model_infer(service, head, body, arrived);
+                Box::pin(async move { Ok(answer.await) })
             }
             MODEL_STREAM_INFER => {
                 let (service, stopping) = (self.service.clone(), self.stopping.clone());

@@ -29,6 +29,8 @@ pub(crate) fn all() -> Result<()> {
             CARGO_DENY,
         ]))?;
     }
+    // It looks at what other systems would build, too, which no build here has fetched.
+    run(&mut cargo(&["fetch", "--locked"]))?;
     // Advisories need a database from the network, which is not everywhere to be had; the rest is offline.
     run(&mut cargo(&[
         "deny",

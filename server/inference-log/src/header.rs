@@ -92,7 +92,9 @@ impl Header {
         if format != FORMAT {
             return Err(HeaderProblem::Format(format));
         }
-        if crc32fast::hash(&page[..CRC_AT]) != u32::from_le_bytes(field(page, CRC_AT)) {
+        let rest = page.get(CRC_AT + 4..).unwrap_or_default();
+        let crc = u32::from_le_bytes(field(page, CRC_AT));
+        if crc32fast::hash(&page[..CRC_AT]) != crc || rest.iter().any(|byte| *byte != 0) {
             return Err(HeaderProblem::Crc);
         }
         Ok(Self {

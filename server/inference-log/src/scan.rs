@@ -18,6 +18,8 @@ pub struct Scan<'a> {
     pub holes: Vec<Hole>,
     /// Bytes up to the end of the last record.
     pub end: usize,
+    /// Where records begin that are whole, and what fills them up is not what was written.
+    pub filled: Vec<usize>,
 }
 
 /// A record.
@@ -61,6 +63,7 @@ pub fn scan(bytes: &[u8]) -> Result<Scan<'_>, HeaderProblem> {
     let mut found = Scan {
         frames: Vec::new(),
         holes: Vec::new(),
+        filled: Vec::new(),
         end: HEADER_BYTES,
         header,
     };
@@ -86,8 +89,13 @@ pub fn scan(bytes: &[u8]) -> Result<Scan<'_>, HeaderProblem> {
                     payload,
                     offset: at,
                 });
+                let (end, next) = (at + FRAME_HEAD_BYTES + payload.len(), at + framed(payload.len()));
+                let filling = bytes.get(end..next).unwrap_or_default();
+                if filling.iter().any(|byte| *byte != 0) {
+                    found.filled.push(at);
+                }
                 seq = head.seq + 1;
-                at += framed(payload.len());
+                at = next;
                 found.end = at;
             }
             None => {

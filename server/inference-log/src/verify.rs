@@ -170,11 +170,11 @@ fn open_segments(data_dir: &Path, verified: &mut Verified) -> Result<Vec<Part>, 
             .clone()
             .filter(|hole| hole.records.is_none() && !hole.is_changed)
             .count() as u64;
-        let changed = holes.filter(|hole| hole.is_changed).map(|hole| {
+        let changed = holes.filter(|hole| hole.is_changed).map(|hole| hole.offset);
+        let changed = changed.chain(found.filled.iter().copied()).map(|offset| {
             format!(
-                "{}: the record at byte {} is not what was written, or a loss of power tore it",
-                path.display(),
-                hole.offset
+                "{}: the record at byte {offset} is not what was written, or a loss of power tore it",
+                path.display()
             )
         });
         parts.push(Part {

@@ -24,16 +24,30 @@ struct Answer {
 }
 
 /// Answers one ModelInfer call whose head was read at `arrived`.
-pub(super) async fn model_infer<B>(
+///
+/// Its scope opens with the call, not with the first poll: one that is reset before that is recorded too.
+pub(super) fn model_infer<B>(
     service: Arc<Service>,
     head: request::Parts,
     body: B,
     arrived: Instant,
+) -> impl Future<Output = http::Response<ReplyBody>>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let scope = RequestScope::open(&service, Protocol::Grpc, arrived);
+    in_scope(service, scope, head, body)
+}
+
+async fn in_scope<B>(
+    service: Arc<Service>,
+    mut scope: RequestScope,
+    head: request::Parts,
+    body: B,
 ) -> http::Response<ReplyBody>
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    let mut scope = RequestScope::open(&service, Protocol::Grpc, arrived);
     let id = scope.id();
     let answer = answer(&service, &mut scope, &head.headers, body).await;
     let outcome = match &answer {

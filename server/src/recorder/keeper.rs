@@ -36,6 +36,22 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// How long requests that were cut off have to say so before the log ends.
 const CUT_OFF: Duration = Duration::from_secs(1);
 
+/// However the thread ends, whoever still waits for the disk is not kept.
+struct LastWord<'a>(&'a Recorder);
+
+impl Drop for LastWord<'_> {
+    fn drop(&mut self) {
+        let is_panic = std::thread::panicking();
+        self.0.synced.send_modify(|synced| {
+            // What was recorded is synced, unless the thread came to nothing.
+            synced.turn = u64::MAX;
+            if is_panic {
+                synced.failed = u64::MAX;
+            }
+        });
+    }
+}
+
 impl Recorder {
     /// Starts both threads. `left`: segments of an earlier process, which nobody writes to.
     pub(super) fn start(
@@ -65,6 +81,7 @@ impl Recorder {
 
     /// Keeps the log going until it ends.
     fn keep(&self, data_dir: &Path, full: &Sender<Work>) {
+        let _last = LastWord(self);
         let (mut marked, mut rotated) = (Instant::now(), Instant::now());
         let (mut synced, mut last_mark, mut tried) = (0, None, None);
         loop {
@@ -103,8 +120,6 @@ impl Recorder {
             self.pass_on(full, erasures);
         }
         self.hand_over(full, self.writer.end());
-        // Whoever still waits for the disk is not kept: what was recorded is synced.
-        self.synced.send_modify(|synced| synced.turn = u64::MAX);
     }
 
     /// Waits until there is something to do, at most `longest`. Returns whether the log ends.

@@ -524,3 +524,116 @@ async fn records_about_a_person_can_be_erased() {
     let verified = verify(data.path()).unwrap();
     assert_eq!((verified.damaged.len(), verified.missing), (0, 0), "{verified:?}");
 }
+
+/// Many clients of both protocols at once, some of whom send nonsense, are in a hurry, go away or come to a full queue: as many rows as
+/// requests, and of each kind as many as clients were told.
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_rows_as_requests_whatever_becomes_of_them() {
+    const REQUESTS: usize = 400;
+    let data = tempfile::tempdir().unwrap();
+    let repository = Repository::new();
+    let slow = format!("{}delay_ms 30\n", version_file(1));
+    repository.add("m", 1, &version_file(1), "");
+    repository.add("slow", 1, &slow, "[batching]\nmax_queue = 4\nmax_rows = 1\n");
+    let server = std::sync::Arc::new(serving(repository, data.path(), Ack::Kernel).await);
+    let grpc = server.grpc().await;
+    let mut clients = tokio::task::JoinSet::new();
+    for turn in 0..REQUESTS {
+        let (server, mut grpc) = (server.clone(), grpc.clone());
+        clients.spawn(async move {
+            let infer = |model: &str| format!("/v2/models/{model}/infer");
+            let is_http = turn % 2 == 0;
+            match turn % 20 {
+                // Nonsense, by either protocol.
+                0 | 1 if is_http => server.post(&infer("m"), "{").await.status.to_string(),
+                0 | 1 => {
+                    let mut wrong = message();
+                    wrong.inputs[0].datatype = "INT8".into();
+                    grpc.model_infer(wrong).await.unwrap_err().code().to_string()
+                }
+                // In a hurry, and perhaps at a full queue.
+                2 | 3 => {
+                    let headers = [("x-request-timeout-ms", "5")];
+                    let answer = server.post_with(&infer("slow"), &headers, INFER.as_bytes()).await;
+                    answer.status.to_string()
+                }
+                // Gone before the answer.
+                4 => {
+                    let mut gone = message();
+                    gone.model_name = "slow".into();
+                    let asked = tokio::time::timeout(Duration::from_millis(10), grpc.model_infer(gone)).await;
+                    match asked {
+                        Err(_) => "gone".to_owned(),
+                        Ok(Ok(_)) => "200".to_owned(),
+                        Ok(Err(refusal)) => refusal.code().to_string(),
+                    }
+                }
+                5 | 6 => server.post(&infer("slow"), INFER).await.status.to_string(),
+                _ if is_http => server.post(&infer("m"), INFER).await.status.to_string(),
+                _ => match grpc.model_infer(message()).await {
+                    Ok(_) => "200".to_owned(),
+                    Err(refusal) => refusal.code().to_string(),
+                },
+            }
+        });
+    }
+    let mut told: BTreeMap<&str, usize> = BTreeMap::new();
+    while let Some(ended) = clients.join_next().await {
+        let kind = match ended.unwrap().as_str() {
+            "200" => "ok",
+            "400" => "invalid_input",
+            "429" | "503" => "overloaded",
+            "504" => "deadline_exceeded",
+            "gone" => "gone",
+            text if text == Code::InvalidArgument.to_string() => "invalid_input",
+            text if text == Code::ResourceExhausted.to_string() => "overloaded",
+            text if text == Code::Unavailable.to_string() => "overloaded",
+            other => panic!("{other}"),
+        };
+        *told.entry(kind).or_default() += 1;
+    }
+    drop(grpc);
+    while server.app.service.permits().requests() > 0 {
+        tokio::task::yield_now().await;
+    }
+    std::sync::Arc::into_inner(server).unwrap().stop().await;
+    let mut rows: BTreeMap<String, usize> = BTreeMap::new();
+    for table in &tables(data.path()) {
+        for row in 0..table.num_rows() {
+            *rows
+                .entry(text(table, "outcome", row).unwrap().to_owned())
+                .or_default() += 1;
+        }
+    }
+    assert_eq!(
+        rows.values().sum::<usize>(),
+        REQUESTS,
+        "{rows:?}, and clients {told:?}"
+    );
+    let of = |kind: &str| rows.get(kind).copied().unwrap_or_default();
+    for kind in ["invalid_input", "deadline_exceeded"] {
+        assert_eq!(
+            of(kind),
+            told.get(kind).copied().unwrap_or_default(),
+            "{kind}: {rows:?} {told:?}"
+        );
+    }
+    // Whoever has gone was answered, refused or cancelled, and does not know which.
+    let gone = told.get("gone").copied().unwrap_or_default();
+    let known = ["ok", "overloaded"].map(|kind| told.get(kind).copied().unwrap_or_default());
+    assert_eq!(
+        of("ok") + of("overloaded") + of("cancelled"),
+        known[0] + known[1] + gone,
+        "{rows:?} {told:?}"
+    );
+    assert!(
+        of("cancelled") <= gone && of("ok") >= known[0] && of("overloaded") >= known[1],
+        "{rows:?} {told:?}"
+    );
+    for kind in ["ok", "invalid_input", "deadline_exceeded"] {
+        assert!(of(kind) > 0, "{kind} was not tried: {rows:?}");
+    }
+    let verified = verify(data.path()).unwrap();
+    assert_eq!((verified.records as usize, verified.missing), (REQUESTS, 0));
+    assert!(verified.damaged.is_empty(), "{verified:?}");
+}

@@ -127,3 +127,50 @@ fn segments_that_are_not_sealed_count() {
     writer.append(Kind::Mark, 0, &[&mark(2).encode()]);
     assert_eq!(verify(folder.path()).unwrap().damaged.len(), 1);
 }
+
+/// Whatever byte of whatever file is changed, verify does not call the log whole, and says where.
+#[test]
+fn any_changed_byte_is_noticed() {
+    let sealed = sealed(5, false);
+    let root = sealed.path();
+    // A segment that is not sealed, too.
+    let writer = Writer::open(&segments_in(root), 12 << 20, "", Uuid::from_u128(6)).unwrap();
+    for _ in 0..3 {
+        let mut head = Vec::new();
+        Record::default().encode(&mut head);
+        writer.append(Kind::Inference, 0, &[&head]);
+    }
+    let segment = writer.end().remove(0).path().to_owned();
+    let content = Content::read(root).unwrap();
+    let mut files: Vec<PathBuf> = content.files.keys().map(|file| root.join(file)).collect();
+    files.extend([manifest_in(root), segment]);
+    assert!(verify(root).unwrap().damaged.is_empty());
+    let mut tried = 0;
+    for path in files {
+        let whole = fs::read(&path).unwrap();
+        let last = whole.iter().rposition(|byte| *byte != 0).unwrap();
+        // All bytes of what is short, some of what is long, and one behind the last.
+        let step = (last / 60).max(1);
+        for at in (0..=last).step_by(step).chain([(last + 64).min(whole.len() - 1)]) {
+            let mut changed = whole.clone();
+            changed[at] ^= 0x11;
+            fs::write(&path, &changed).unwrap();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            match verify(root) {
+                Ok(found) => {
+                    let named = found.damaged.iter().any(|line| line.contains(name));
+                    assert!(named, "{name}, byte {at}: {found:?}");
+                }
+                // A broken chain is an error of its own, which names the manifest.
+                Err(error) => assert!(
+                    error.to_string().contains("manifest"),
+                    "{name}, byte {at}: {error}"
+                ),
+            }
+            tried += 1;
+        }
+        fs::write(&path, &whole).unwrap();
+    }
+    assert!(verify(root).unwrap().damaged.is_empty());
+    assert!(tried > 200, "{tried}");
+}
