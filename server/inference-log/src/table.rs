@@ -162,7 +162,7 @@ impl<'a> Rows<'a, '_> {
             let Some(datatype) = column.datatype() else {
                 continue;
             };
-            let cells: Cells<'_> = self.rows.iter().map(|row| self.cell(row, side, column)).collect();
+            let cells = self.cells(side, column);
             let prefix = if side == Side::Input { "in" } else { "out" };
             let new = columns(prefix, column, datatype, &cells);
             // Another version's tensor of the same name and another kind: the number of the kind tells all its columns apart.
@@ -190,22 +190,34 @@ impl<'a> Rows<'a, '_> {
         made
     }
 
-    /// What a row has in a column.
-    fn cell<'s>(
-        &'s self,
-        row: &'s Row<'a>,
-        side: Side,
-        column: &Column,
-    ) -> Option<&'s crate::LoggedTensor<'a>> {
-        let schema = self.schemas.get(&row.schema)?;
-        let own = match side {
-            Side::Input => &schema.inputs,
-            Side::Output => &schema.outputs,
+    /// What each row has in a column.
+    fn cells<'s>(&'s self, side: Side, column: &Column) -> Cells<'s> {
+        // Its place in each schema, found once and not for each row.
+        let places: BTreeMap<u16, usize> = self
+            .schemas
+            .iter()
+            .filter_map(|(id, schema)| {
+                let own = match side {
+                    Side::Input => &schema.inputs,
+                    Side::Output => &schema.outputs,
+                };
+                Some((*id, own.iter().position(|other| other == column)?))
+            })
+            .collect();
+        let cell = |row: &'s Row<'a>| {
+            let (place, tensors) = (*places.get(&row.schema)?, &row.record.tensors);
+            let is = |tensor: &&crate::LoggedTensor<'_>| {
+                tensor.side == side && usize::from(tensor.column) == place
+            };
+            // Mostly all inputs are there, in their order, and then all outputs.
+            let first = match side {
+                Side::Input => 0,
+                Side::Output => self.schemas.get(&row.schema)?.inputs.len(),
+            };
+            let likely = tensors.get(first + place).filter(is);
+            likely.or_else(|| tensors.iter().find(is))
         };
-        let place = own.iter().position(|other| other == column)?;
-        let is =
-            |tensor: &&crate::LoggedTensor<'_>| tensor.side == side && usize::from(tensor.column) == place;
-        row.record.tensors.iter().find(is)
+        self.rows.iter().map(cell).collect()
     }
 
     fn numbers<T: arrow_array::ArrowPrimitiveType>(
