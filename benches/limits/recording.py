@@ -41,7 +41,7 @@ def pair(tools, servers, protocol, load, turn):
     found = {}
     for which in ("on", "off") if turn % 2 == 0 else ("off", "on"):
         total = tools.load(servers[which], protocol, MODEL, *load, seconds=SECONDS)["total"]
-        found[which] = {"rps": total["throughput"], "p50_us": total["latency_us"]["p50"], "p99_us": total["latency_us"]["p99"]}
+        found[which] = {"rps": total["ok"] / SECONDS, **{key: total["latency"][key] for key in ("p50_us", "p99_us")}}
     return {"protocol": protocol, "clients": load[1], **found}
 
 
