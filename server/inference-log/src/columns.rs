@@ -40,20 +40,31 @@ pub(crate) fn columns(
     };
     let is_row = |tensor: &&LoggedTensor<'_>| tensor.shape.first() == Some(&1);
     let rows: Cells<'_> = cells.iter().map(|cell| cell.filter(is_row)).collect();
-    let elements: Vec<Option<Vec<&[u8]>>> = rows
-        .iter()
-        .map(|cell| cell.map(|tensor| elements(datatype, tensor.bytes)))
-        .collect();
+    // Texts have no width: where each begins is found once for all columns.
+    let texts: Vec<Option<Vec<&[u8]>>> = match datatype.width() {
+        Some(_) => Vec::new(),
+        None => rows
+            .iter()
+            .map(|cell| cell.map(|tensor| elements(datatype, tensor.bytes)))
+            .collect(),
+    };
     for place in 0..width {
         let own = if width == 1 {
             name.clone()
         } else {
             format!("{name}.{place}")
         };
-        let values = elements
-            .iter()
-            .map(|row| row.as_ref().and_then(|row| row.get(place).copied()));
-        made.push((own, scalars(datatype, values.collect())));
+        let values = match datatype.width() {
+            Some(bytes) => rows
+                .iter()
+                .map(|cell| cell.and_then(|tensor| tensor.bytes.get(place * bytes..(place + 1) * bytes)))
+                .collect(),
+            None => texts
+                .iter()
+                .map(|row| row.as_ref().and_then(|row| row.get(place).copied()))
+                .collect(),
+        };
+        made.push((own, scalars(datatype, values)));
     }
     let several: Cells<'_> = cells
         .iter()
