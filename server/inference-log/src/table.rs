@@ -18,6 +18,9 @@ use crate::seal::date;
 /// The metadata of a column with what became of its values before they were written.
 pub(crate) const POLICY: &str = "crossfade.policy";
 
+/// Microseconds of a day.
+const DAY_US: i64 = 86_400_000_000;
+
 /// A record and its place.
 pub(crate) struct Row<'a> {
     pub(crate) record: Record<'a>,
@@ -274,13 +277,13 @@ pub(crate) fn grouped(
     schemas: &Schemas,
     replica: &str,
 ) -> Result<Vec<Group>, ArrowError> {
-    let mut groups: BTreeMap<(String, String, String), Vec<Row<'_>>> = BTreeMap::new();
+    let mut groups: BTreeMap<(&str, &str, i64), Vec<Row<'_>>> = BTreeMap::new();
     for row in rows {
         let Origin { model, version, .. } = row.record.origin;
-        let key = (model.to_owned(), version.to_owned(), date(row.record.ts_us));
-        groups.entry(key).or_default().push(row);
+        let day = row.record.ts_us.div_euclid(DAY_US);
+        groups.entry((model, version, day)).or_default().push(row);
     }
-    let groups = groups.into_iter().map(|((model, version, date), mut rows)| {
+    let groups = groups.into_iter().map(|((model, version, day), mut rows)| {
         rows.sort_by_key(|row| (row.record.ts_us, row.seq));
         let used = rows.iter().map(|row| row.schema).filter(|id| *id != NO_SCHEMA);
         let used: BTreeMap<u16, Schema> = used
@@ -293,9 +296,9 @@ pub(crate) fn grouped(
         };
         Ok(Group {
             table: table.table()?,
-            model,
-            version,
-            date,
+            model: model.to_owned(),
+            version: version.to_owned(),
+            date: date(day.saturating_mul(DAY_US)),
         })
     });
     groups.collect()
