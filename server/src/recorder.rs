@@ -415,6 +415,11 @@ impl Recorder {
         written
     }
 
+    /// Whether an answer may have to wait for its record.
+    pub(crate) fn delays(&self) -> bool {
+        self.blocks() || self.config.ack == Ack::Disk
+    }
+
     /// Whether a request may only be answered once it is recorded.
     pub(crate) fn blocks(&self) -> bool {
         self.config.on_full == OnFull::Block

@@ -406,7 +406,8 @@ impl RequestScope {
     ///
     /// Errors: the answer must not be sent, because nothing is served unrecorded and it could not be.
     pub async fn finish(mut self, outcome: Outcome) -> Result<(), Refusal> {
-        let Some(recorder) = self.service.recorder().cloned() else {
+        let strict = self.service.recorder().filter(|recorder| recorder.delays());
+        let Some(recorder) = strict.cloned() else {
             self.end(outcome);
             return Ok(());
         };

@@ -89,11 +89,7 @@ impl Sealer {
 
     /// Writes the rows of files, in their order, to one, which the manifest does not name yet.
     fn joined(&self, old: &[String], schema: &SchemaRef) -> Result<SealedFile, LogError> {
-        let first = old
-            .first()
-            .and_then(|file| file.strip_suffix(".parquet"))
-            .unwrap_or_default();
-        let place = format!("{first}{JOINED}{}.parquet", old.len());
+        let place = rewritten(old.first().map_or("", String::as_str));
         let new = self.data_dir.join(&place).with_extension(NEW);
         let file = File::create(&new).map_err(LogError::io(&new, "creating it"))?;
         let mut writer = ArrowWriter::try_new(file, schema.clone(), Some(properties()?))?;
@@ -117,10 +113,12 @@ impl Sealer {
 
     /// Removes what a crash left: files that the manifest does not name. What was being sealed is sealed again.
     pub(crate) fn forget_unlisted(&self) -> Result<(), LogError> {
-        let named = &self.manifest.content().files;
-        if named.is_empty() {
+        let content = self.manifest.content();
+        // One that has never named anything is new, or was lost: nothing is removed on its word.
+        if content.segments.is_empty() {
             return Ok(());
         }
+        let named = &content.files;
         let mut found = Vec::new();
         for top in ["log", "gap"] {
             files_below(&self.data_dir, Path::new(top), &mut found)
@@ -128,6 +126,20 @@ impl Sealer {
         }
         found.retain(|file| !named.contains_key(file));
         self.unlink(&found)
+    }
+}
+
+/// The place of a file that is made of this one: its segment's, and how often that was done. However often it is, names stay short.
+pub(crate) fn rewritten(file: &str) -> String {
+    let stem = file.strip_suffix(".parquet").unwrap_or(file);
+    let (segment, times) = match stem.rsplit_once(JOINED) {
+        Some((segment, times)) => (segment, times.parse().ok()),
+        None => (stem, Some(0)),
+    };
+    match times {
+        Some(times) => format!("{segment}{JOINED}{}.parquet", u64::saturating_add(times, 1)),
+        // What was split is the name of a folder.
+        None => format!("{stem}{JOINED}1.parquet"),
     }
 }
 

@@ -18,6 +18,7 @@ use parquet::file::reader::FileReader;
 use parquet::file::serialized_reader::{ReadOptionsBuilder, SerializedFileReader};
 use serde::Serialize;
 
+use crate::compact::rewritten;
 use crate::error::LogError;
 use crate::kill;
 use crate::manifest::{Entry, SealedFile};
@@ -106,8 +107,7 @@ impl Sealer {
 
     /// Writes a file without the records about a person; the manifest does not name it yet.
     fn without(&self, file: &SealedFile, subject: &[u8; 16]) -> Result<SealedFile, LogError> {
-        let stem = file.path.strip_suffix(".parquet").unwrap_or(&file.path);
-        let place = format!("{stem}+e.parquet");
+        let place = rewritten(&file.path);
         let (old, new) = (
             self.data_dir.join(&file.path),
             self.data_dir.join(&place).with_extension(NEW),

@@ -23,6 +23,7 @@ use crate::table::{Row, grouped};
 
 /// Bytes that are read of a segment at once.
 const CHUNK: usize = 4 << 20;
+
 /// Shows records as they come. Reads files only, so that it may run beside a server, or in it.
 pub struct Follower {
     data_dir: PathBuf,
@@ -193,6 +194,11 @@ impl Open {
             };
             self.replica = header.replica().to_owned();
             self.offset = HEADER_BYTES;
+        }
+        // Mostly nothing has come: that is seen by a few bytes.
+        let head = read_at(&file, self.offset, FRAME_HEAD_BYTES).map_err(LogError::io(path, "reading it"))?;
+        if payload_length(&head).is_none() {
+            return Ok((Vec::new(), from));
         }
         let mut chunk = read_at(&file, self.offset, CHUNK).map_err(LogError::io(path, "reading it"))?;
         if let Some(length) = payload_length(&chunk)

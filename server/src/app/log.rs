@@ -37,7 +37,7 @@ fn verified(data_dir: &Path) -> Result<ExitCode> {
     exists(data_dir)?;
     let found = verify(data_dir)?;
     say(&format!(
-        "{} records, {} files as they were written",
+        "{} records were written, {} files are as they were",
         found.records, found.files
     ));
     list("missing", &found.gaps);

@@ -186,9 +186,6 @@ impl Recorder {
             return false;
         }
         let unsealed = self.unsealed_bytes();
-        if self.config.on_full == OnFull::Sample && unsealed > self.config.buffer_bytes / 2 {
-            self.sampling.press();
-        }
         let needed = u64::from(self.config.segment_bytes);
         let most = self.config.buffer_bytes;
         self.look_at_disk(data_dir);
@@ -207,6 +204,10 @@ impl Recorder {
         let failed = done.is_err();
         if !failed {
             self.prepared.send_replace(());
+            // Once for each segment: those that cannot be made are tried many times a second.
+            if self.config.on_full == OnFull::Sample && unsealed > self.config.buffer_bytes / 2 {
+                self.sampling.press();
+            }
         }
         self.attempt("there is no next segment", done);
         failed

@@ -110,3 +110,13 @@ fn what_was_changed_is_left_as_it_is() {
     assert_eq!(files(&data), before);
     assert_eq!(verify(data.folder.path()).unwrap().damaged.len(), 1);
 }
+
+/// A file that is written again and again keeps a name that a disk takes, and never that of the one it is made of.
+#[test]
+fn names_stay_short() {
+    let mut name = "log/model=a+b/x-0.parquet".to_owned();
+    for times in 1..=1000 {
+        name = rewritten(&name);
+        assert_eq!(name, format!("log/model=a+b/x-0+{times}.parquet"));
+    }
+}
