@@ -220,8 +220,46 @@ impl Content {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
+    use crossfade_journal::storage::{DiskFile, Storage};
+    use crossfade_journal::{Head, Header};
+
     use super::*;
     use crate::seal::Sealer;
+
+    /// A disk that takes `left` more syncs, and then none.
+    #[derive(Debug)]
+    struct Failing {
+        disk: DiskFile,
+        left: u32,
+    }
+
+    impl Storage for Failing {
+        fn size(&mut self) -> io::Result<u64> {
+            self.disk.size()
+        }
+
+        fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+            self.disk.read_at(offset, buffer)
+        }
+
+        fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<usize> {
+            self.disk.write_at(offset, bytes)
+        }
+
+        fn sync(&mut self) -> io::Result<()> {
+            self.left = self
+                .left
+                .checked_sub(1)
+                .ok_or_else(|| io::Error::other("the disk fails"))?;
+            self.disk.sync()
+        }
+
+        fn truncate(&mut self, size: u64) -> io::Result<()> {
+            self.disk.truncate(size)
+        }
+    }
 
     /// After a failure what is on disk is read again, and the chain goes on.
     #[test]
@@ -235,10 +273,19 @@ mod tests {
         };
         manifest.append(removed("a")).unwrap();
         manifest.journal = None;
-        manifest.content = Content::default();
-        manifest.append(removed("b")).unwrap();
-        assert_eq!(manifest.content().gone, ["b"]);
+        let path = manifest_in(folder.path());
+        let disk = DiskFile::open_locked(&path).unwrap();
+        let header = Header {
+            purpose: Purpose::Manifest,
+            base: Head::EMPTY,
+        };
+        // Opening syncs once.
+        let (journal, _) = Journal::on(Box::new(Failing { disk, left: 1 }), &path, header).unwrap();
+        manifest.journal = Some(journal);
+        assert!(matches!(manifest.append(removed("b")), Err(LogError::Journal(_))));
+        manifest.append(removed("c")).unwrap();
+        assert_eq!(manifest.content().gone, ["c"]);
         drop(manifest);
-        assert_eq!(Content::read(folder.path()).unwrap().gone, ["b"]);
+        assert_eq!(Content::read(folder.path()).unwrap().gone, ["c"]);
     }
 }
