@@ -63,7 +63,7 @@ fn floats(count: usize, seed: u32) -> Vec<u8> {
 
 /// Appends a record to the mapping, as a request does; makes room outside of the clock.
 fn mapped(folder: &Path, iterations: u64) -> Duration {
-    let writer = Writer::open(folder, SEGMENT_BYTES, "", uuid()).expect("a segment");
+    let writer = Writer::open(folder, SEGMENT_BYTES, "", uuid(), &Keys::none()).expect("a segment");
     writer.prepare().expect("another one");
     let (input, output) = (floats(100, 1), floats(2, 2));
     let mut head = Vec::new();
@@ -210,8 +210,14 @@ fn seal(criterion: &mut Criterion) {
                 };
                 let mut schemas = Schemas::open(&schemas_in(folder.path())).expect("schemas");
                 let schema = schemas.number(&schema).expect("a number");
-                let writer =
-                    Writer::open(&segments_in(folder.path()), SEGMENT_BYTES, "", uuid()).expect("a segment");
+                let writer = Writer::open(
+                    &segments_in(folder.path()),
+                    SEGMENT_BYTES,
+                    "",
+                    uuid(),
+                    &Keys::none(),
+                )
+                .expect("a segment");
                 let mut head = Vec::new();
                 for row in 0..ROWS {
                     head.clear();

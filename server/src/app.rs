@@ -235,9 +235,9 @@ impl App {
             let webhook = Webhook::open(webhook, &state, &releases, &counters)?;
             webhooks.spawn(webhook.run());
         }
-        if recorder.is_some() {
+        if let Some(recorder) = &recorder {
             for sink in &config.sinks {
-                webhooks.spawn(Sink::open(sink, &config.data_dir, &counters)?.run());
+                webhooks.spawn(Sink::open(sink, recorder, &counters)?.run());
             }
         }
         let service = Service::new(

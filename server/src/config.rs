@@ -7,6 +7,7 @@ mod admin;
 mod client_args;
 pub mod file;
 mod flags;
+mod inference_log;
 pub mod reference;
 pub(crate) mod revision;
 mod sink;

@@ -189,7 +189,7 @@ pub fn segment(data: &[u8]) {
             let bytes: usize = found.frames.iter().map(|frame| frame.payload.len()).sum();
             assert!(bytes <= segment.len() && found.end <= segment.len());
             for frame in &found.frames {
-                let _read = Record::decode(frame.payload).is_ok();
+                let _read = Record::decode(&frame.payload).is_ok();
             }
         }
         None => {}

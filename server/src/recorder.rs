@@ -5,6 +5,7 @@
 //! counts; `log-seal` makes Parquet files of segments that are full, at the lowest priority.
 
 mod detect;
+mod encryption;
 mod files;
 mod keeper;
 mod kept;
@@ -23,14 +24,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossfade_batcher::Timings;
 use crossfade_inference_log::{
-    Batch, Certificate, Kind, LogError, Mark, NO_SCHEMA, Record, Schema, Schemas, Sealer, Writer, Written,
-    schemas_in, segments_in,
+    Batch, Certificate, Keys, Kind, LogError, Mark, NO_SCHEMA, Record, Schema, Schemas, Sealer, Writer,
+    Written, schemas_in, segments_in,
 };
 use crossfade_runtimes_core::ModelSignature;
 use http::{HeaderMap, HeaderName};
 use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
+pub(crate) use encryption::keys_to_read;
+pub use encryption::{Encryption, KeySource, NoSource};
 pub(crate) use files::seal_all;
 pub(crate) use kept::{Kept, Provenance, trace_id};
 pub(crate) use losses::Loss;
@@ -79,6 +82,8 @@ pub struct RecorderConfig {
     pub subject_header: HeaderName,
     /// The secret behind keyed digests; by default one that is made in the data folder.
     pub pepper_file: Option<PathBuf>,
+    /// What records are encrypted with.
+    pub encryption: Option<Encryption>,
 }
 
 fn as_text<S: serde::Serializer>(header: &HeaderName, to: S) -> Result<S::Ok, S::Error> {
@@ -103,6 +108,7 @@ impl Default for RecorderConfig {
             fields: BTreeMap::new(),
             subject_header: HeaderName::from_static("x-subject-id"),
             pepper_file: None,
+            encryption: None,
         }
     }
 }
@@ -136,6 +142,8 @@ pub struct Recorder {
     config: RecorderConfig,
     data_dir: PathBuf,
     writer: Writer,
+    /// What records are encrypted with.
+    keys: Keys,
     /// This start of the server.
     run: Uuid,
     /// The clock of `ts_mono_ns`.
@@ -222,7 +230,12 @@ impl Recorder {
     ///
     /// Errors: a folder that cannot be written, a manifest that is damaged.
     pub fn open(data_dir: &Path, config: &RecorderConfig) -> Result<Arc<Self>, LogError> {
-        let sealer = Sealer::open(data_dir)?;
+        let keys = encryption::keys(data_dir, config.encryption.as_ref()).map_err(|error| LogError::Io {
+            path: data_dir.to_owned(),
+            doing: "reading the keys of the log",
+            source: std::io::Error::other(error),
+        })?;
+        let sealer = Sealer::open(data_dir, &keys)?;
         let left = sealer.found()?;
         let schemas = Schemas::open(&schemas_in(data_dir)).map_err(|source| LogError::Io {
             path: schemas_in(data_dir),
@@ -239,7 +252,14 @@ impl Recorder {
         let recorder = Arc::new(Self {
             config: config.clone(),
             data_dir: data_dir.to_owned(),
-            writer: Writer::open(&segments_in(data_dir), config.segment_bytes, &replica(), run)?,
+            writer: Writer::open(
+                &segments_in(data_dir),
+                config.segment_bytes,
+                &replica(),
+                run,
+                &keys,
+            )?,
+            keys,
             run,
             began: Instant::now(),
             schemas: Mutex::new(schemas),
@@ -479,6 +499,11 @@ impl Recorder {
     /// Where its files are.
     pub(crate) fn data_dir(&self) -> &Path {
         &self.data_dir
+    }
+
+    /// What opens them.
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.keys
     }
 
     /// What was counted since the server started.

@@ -6,7 +6,7 @@
 
 mod event;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -20,6 +20,7 @@ use self::event::Event;
 use crate::config::SinkConfig;
 use crate::metrics::Metrics;
 use crate::outgoing::{Asked, Peer};
+use crate::recorder::Recorder;
 
 /// One event is sent so; several, as a batch.
 const ONE: HeaderValue = HeaderValue::from_static("application/cloudevents+json");
@@ -51,6 +52,8 @@ pub struct Sink {
     /// Where it keeps how far it has come.
     file: PathBuf,
     dead: PathBuf,
+    /// Nothing of a record may lie on a disk as it is.
+    is_encrypted: bool,
     metrics: Arc<Metrics>,
 }
 
@@ -67,7 +70,12 @@ impl Sink {
     /// A sink that goes on where it was, or begins now. Blocks for the disk.
     ///
     /// Errors: a place that cannot be read or written; certificates that cannot be.
-    pub fn open(config: &SinkConfig, data_dir: &Path, metrics: &Arc<Metrics>) -> Result<Self, SinkError> {
+    pub(crate) fn open(
+        config: &SinkConfig,
+        recorder: &Recorder,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, SinkError> {
+        let (data_dir, keys) = (recorder.data_dir(), recorder.keys());
         let failed = |reason: String| SinkError {
             name: config.name.clone(),
             reason,
@@ -83,15 +91,16 @@ impl Sink {
                 let cursor: Cursor = serde_json::from_slice(&text).map_err(|error| {
                     failed(format!("`{}`: {error}; remove it to begin anew", file.display()))
                 })?;
-                Follower::resume(data_dir, cursor)
+                Follower::resume(data_dir, keys, cursor)
             }
-            None => Follower::from_now(data_dir).map_err(|error| failed(error.to_string()))?,
+            None => Follower::from_now(data_dir, keys).map_err(|error| failed(error.to_string()))?,
         };
         let sink = Self {
             peer: peer.map_err(|error| failed(error.to_string()))?,
             dead: data_dir.join("sink_dead").join(&config.name),
             follower: Some(follower),
             config: config.clone(),
+            is_encrypted: !keys.is_none(),
             file,
             metrics: metrics.clone(),
         };
@@ -243,7 +252,12 @@ impl Sink {
             sink = self.config.name, why, event = event.id, file = %file.display(),
             "a sink's receiver refuses an event; it is not sent again"
         );
-        let kept = create_folder(&self.dead).and_then(|()| std::fs::write(&file, &event.text));
+        let text = match self.is_encrypted {
+            // The log has it.
+            true => serde_json::json!({ "id": event.id, "refused": why }).to_string(),
+            false => event.text.clone(),
+        };
+        let kept = create_folder(&self.dead).and_then(|()| std::fs::write(&file, text));
         if let Err(error) = kept {
             tracing::error!(%error, file = %file.display(), "the event that was refused is not kept");
         }

@@ -1,7 +1,7 @@
 //! Every test there is.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
@@ -9,7 +9,7 @@ use crate::paths::{binary, root, target};
 use crate::process::{cargo, command, run, succeeds};
 use crate::{demo, onnxruntime, python};
 
-/// The tests with real clients: requirements-NAME.txt, test_NAME.py.
+/// The tests with real clients: requirements-NAME.txt, and test_NAME.py or several test_NAME_*.py.
 const CLIENTS: &str = "server/tests/clients";
 
 /// Set-up, then the sample models' hashes, the Rust tests, the model-checked ones, and the real clients.
@@ -52,22 +52,37 @@ pub(crate) fn clients(only: &[&str]) -> Result<()> {
     {
         let requirements = root().join(CLIENTS).join(format!("requirements-{name}.txt"));
         let python = python::environment(name, &requirements)?;
-        let test = format!("{CLIENTS}/test_{name}.py");
+        let tests = client_tests(name)?;
         run(command(python)
-            .args([
-                "-m",
-                "pytest",
-                "-q",
-                "--no-header",
-                "-p",
-                "no:cacheprovider",
-                &test,
-            ])
+            .args(["-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider"])
+            .args(tests)
             .env("CROSSFADE_BIN", binary())
             .env("CROSSFADE_ORT_LIBRARY", &library)
             .env("CROSSFADE_CACHE", target().join("clients")))?;
     }
     Ok(())
+}
+
+/// The test files of a client.
+fn client_tests(name: &str) -> Result<Vec<PathBuf>> {
+    let own = |file: &str| {
+        let rest = file
+            .strip_prefix("test_")
+            .and_then(|file| file.strip_prefix(name)?.strip_suffix(".py"));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+    };
+    let mut tests = Vec::new();
+    for entry in fs::read_dir(root().join(CLIENTS))? {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(own) {
+            tests.push(entry.path());
+        }
+    }
+    tests.sort();
+    match tests.is_empty() {
+        true => bail!("there is no test_{name}.py in {CLIENTS}"),
+        false => Ok(tests),
+    }
 }
 
 /// The crash test of the inference log; the first argument is how many rounds.

@@ -4,24 +4,21 @@
 //! files without the manifest may meet both for a moment, and tells them apart by `request_id`.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::{RecordBatch, new_null_array};
 use arrow_schema::{Field, Schema, SchemaRef};
-use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::error::LogError;
 use crate::kill;
 use crate::manifest::{Entry, SealedFile};
-use crate::seal::{NEW, Sealer, digest, properties};
+use crate::seal::{NEW, Sealer, digest};
+use crate::table_file;
 
 /// In the name of a file that others became: those of segments have none.
 const JOINED: char = '+';
-/// Rows that are read at once.
-const ROWS: usize = 8192;
 /// Of the files that become one at a time.
 const MOST_BYTES: u64 = 256 << 20;
 
@@ -58,7 +55,7 @@ impl Sealer {
         }
         let old: Vec<String> = files.iter().map(|file| file.path.clone()).collect();
         // Of another type in each file, a column stays in files of its own.
-        let Some(schema) = union(&self.data_dir, &old)? else {
+        let Some(schema) = self.union(&old)? else {
             return Ok(false);
         };
         let new = self.joined(&old, &schema)?;
@@ -91,16 +88,11 @@ impl Sealer {
     fn joined(&self, old: &[String], schema: &SchemaRef) -> Result<SealedFile, LogError> {
         let place = rewritten(old.first().map_or("", String::as_str));
         let new = self.data_dir.join(&place).with_extension(NEW);
-        let file = File::create(&new).map_err(LogError::io(&new, "creating it"))?;
-        let mut writer = ArrowWriter::try_new(file, schema.clone(), Some(properties()?))?;
+        let key = self.key()?;
+        let mut writer = table_file::writer(&new, schema.clone(), key.as_deref())?;
         let mut rows = 0;
         for path in old {
-            let path = self.data_dir.join(path);
-            let file = File::open(&path).map_err(LogError::io(&path, "reading it"))?;
-            for table in ParquetRecordBatchReaderBuilder::try_new(file)?
-                .with_batch_size(ROWS)
-                .build()?
-            {
+            for table in table_file::reader(&self.data_dir.join(path), &self.keys)?.build()? {
                 let table = table?;
                 rows += table.num_rows();
                 writer.write(&widened(&table, schema)?)?;
@@ -108,7 +100,29 @@ impl Sealer {
         }
         let file = writer.into_inner()?;
         file.sync_all().map_err(LogError::io(&new, "syncing it"))?;
-        self.put_in_place(&place, rows)
+        self.put_in_place(&place, rows, key.as_deref())
+    }
+
+    /// The columns of all files; `None` where a column has another type in one than in another.
+    fn union(&self, files: &[String]) -> Result<Option<SchemaRef>, LogError> {
+        let mut fields: Vec<Field> = Vec::new();
+        let mut kinds: BTreeMap<String, Field> = BTreeMap::new();
+        for path in files {
+            let file = table_file::reader(&self.data_dir.join(path), &self.keys)?;
+            for field in file.schema().fields() {
+                match kinds.get(field.name()) {
+                    // What a policy made is another thing than what was sent.
+                    Some(kind)
+                        if kind.data_type() == field.data_type() && kind.metadata() == field.metadata() => {}
+                    Some(_) => return Ok(None),
+                    None => {
+                        kinds.insert(field.name().clone(), field.as_ref().clone());
+                        fields.push(field.as_ref().clone());
+                    }
+                }
+            }
+        }
+        Ok(Some(Arc::new(Schema::new(fields))))
     }
 
     /// Removes what a crash left: files that the manifest does not name. What was being sealed is sealed again.
@@ -168,30 +182,6 @@ fn files_below(data_dir: &Path, folder: &Path, found: &mut Vec<String>) -> std::
         }
     }
     Ok(())
-}
-
-/// The columns of all files; `None` where a column has another type in one than in another.
-fn union(data_dir: &Path, files: &[String]) -> Result<Option<SchemaRef>, LogError> {
-    let mut fields: Vec<Field> = Vec::new();
-    let mut kinds: BTreeMap<String, Field> = BTreeMap::new();
-    for path in files {
-        let path = data_dir.join(path);
-        let file = File::open(&path).map_err(LogError::io(&path, "reading it"))?;
-        let schema = ParquetRecordBatchReaderBuilder::try_new(file)?.schema().clone();
-        for field in schema.fields() {
-            match kinds.get(field.name()) {
-                // What a policy made is another thing than what was sent.
-                Some(kind)
-                    if kind.data_type() == field.data_type() && kind.metadata() == field.metadata() => {}
-                Some(_) => return Ok(None),
-                None => {
-                    kinds.insert(field.name().clone(), field.as_ref().clone());
-                    fields.push(field.as_ref().clone());
-                }
-            }
-        }
-    }
-    Ok(Some(Arc::new(Schema::new(fields))))
 }
 
 /// A table with the columns of a schema, null where it has none.

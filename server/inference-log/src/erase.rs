@@ -10,9 +10,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::{Array, BooleanArray, RecordBatch};
 use arrow_select::filter::filter_record_batch;
 use crossfade_journal::Hash;
-use parquet::arrow::ArrowWriter;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::file::properties::ReaderProperties;
 use parquet::file::reader::FileReader;
 use parquet::file::serialized_reader::{ReadOptionsBuilder, SerializedFileReader};
@@ -20,12 +18,11 @@ use serde::Serialize;
 
 use crate::compact::rewritten;
 use crate::error::LogError;
+use crate::keys::Keys;
 use crate::kill;
 use crate::manifest::{Entry, SealedFile};
-use crate::seal::{NEW, SUBJECT, Sealer, properties};
-
-/// Rows that are read at once.
-const ROWS: usize = 8192;
+use crate::seal::{NEW, Sealer};
+use crate::table_file::{self, SUBJECT};
 
 /// What an erasure did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -72,8 +69,9 @@ impl Sealer {
             .collect();
         for file in files {
             let path = self.data_dir.join(&file.path);
-            let rows = if may_have(&path, &subject)? {
-                count(&path, &subject)?
+            // Encrypted files have no filters.
+            let rows = if file.key.is_some() || may_have(&path, &subject)? {
+                count(&path, &self.keys, &subject)?
             } else {
                 0
             };
@@ -112,10 +110,9 @@ impl Sealer {
             self.data_dir.join(&file.path),
             self.data_dir.join(&place).with_extension(NEW),
         );
-        let reader = File::open(&old).map_err(LogError::io(&old, "reading it"))?;
-        let reader = ParquetRecordBatchReaderBuilder::try_new(reader)?.with_batch_size(ROWS);
-        let to = File::create(&new).map_err(LogError::io(&new, "creating it"))?;
-        let mut writer = ArrowWriter::try_new(to, reader.schema().clone(), Some(properties()?))?;
+        let key = self.key()?;
+        let reader = table_file::reader(&old, &self.keys)?;
+        let mut writer = table_file::writer(&new, reader.schema().clone(), key.as_deref())?;
         let mut rows = 0;
         for table in reader.build()? {
             let table = table?;
@@ -126,7 +123,7 @@ impl Sealer {
         }
         let to = writer.into_inner()?;
         to.sync_all().map_err(LogError::io(&new, "syncing it"))?;
-        self.put_in_place(&place, rows)
+        self.put_in_place(&place, rows, key.as_deref())
     }
 }
 
@@ -161,9 +158,8 @@ fn may_have(path: &Path, subject: &[u8; 16]) -> Result<bool, LogError> {
 }
 
 /// How many records of a file are about a person.
-fn count(path: &Path, subject: &[u8; 16]) -> Result<u64, LogError> {
-    let file = File::open(path).map_err(LogError::io(path, "reading it"))?;
-    let reader = ParquetRecordBatchReaderBuilder::try_new(file)?.with_batch_size(ROWS);
+fn count(path: &Path, keys: &Keys, subject: &[u8; 16]) -> Result<u64, LogError> {
+    let reader = table_file::reader(path, keys)?;
     let roots = reader
         .schema()
         .fields()

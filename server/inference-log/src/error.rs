@@ -26,6 +26,9 @@ pub enum SegmentError {
         /// What is wrong with it.
         problem: HeaderProblem,
     },
+    /// What it is encrypted with.
+    #[error("a segment: {0}")]
+    Key(#[from] KeyError),
     /// A size that no segment can have.
     #[error(
         "a segment of {0} bytes: it has to hold its header and the largest record, and be less than 2 GiB"
@@ -38,6 +41,37 @@ impl SegmentError {
         let path = path.to_owned();
         move |source| Self::Io { path, doing, source }
     }
+}
+
+/// Why something that is encrypted cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// It is encrypted, and no key was named.
+    #[error("it is encrypted with data key {0}: name the key in `log.encryption.key`, or with --log-key")]
+    None(uuid::Uuid),
+    /// A data key is not there.
+    #[error(
+        "data key {0} is not in `state/keys` of the data folder; what it encrypted cannot be read without it"
+    )]
+    Gone(uuid::Uuid),
+    /// A data key is wrapped with a key that was not named.
+    #[error(
+        "`{path}` is wrapped with the key {by}, and {known:?} are named: name that one, too, in `log.encryption.previous` or with --log-key"
+    )]
+    Wrapped {
+        /// Its file.
+        path: PathBuf,
+        /// What wraps it.
+        by: String,
+        /// What was named.
+        known: Vec<String>,
+    },
+    /// A file of keys cannot be used.
+    #[error("`{0}`: {1}")]
+    File(PathBuf, String),
+    /// The system has no random bytes.
+    #[error("the system gives no random bytes")]
+    Random,
 }
 
 /// Why the log cannot be read or written.
@@ -56,6 +90,9 @@ pub enum LogError {
     /// A segment.
     #[error(transparent)]
     Segment(#[from] SegmentError),
+    /// What it is encrypted with.
+    #[error("the keys of the log: {0}")]
+    Key(#[from] KeyError),
     /// The manifest's chain.
     #[error("the manifest: {0}")]
     Journal(#[from] crossfade_journal::Error),

@@ -10,13 +10,12 @@ use arrow_array::{Array, ArrayRef, RecordBatch, new_null_array};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use arrow_select::filter::filter_record_batch;
 use arrow_select::interleave::interleave;
-use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::compact::widened;
 use crate::error::LogError;
 use crate::log::{Log, Selection};
-use crate::seal::properties;
+use crate::table_file;
 
 /// Columns of a training set beside those of tensors.
 const JOINED: [&str; 4] = ["request_id", "ts", "model", "version"];
@@ -112,8 +111,8 @@ impl Labels {
 /// Errors: what cannot be read or written; columns of one name and different types.
 pub fn export(log: &Log, wanted: &Selection, labels: Option<&Labels>, to: &Path) -> Result<usize, LogError> {
     let schema = schema(log, wanted, labels)?;
-    let file = File::create(to).map_err(LogError::io(to, "creating it"))?;
-    let mut writer = ArrowWriter::try_new(file, schema.clone(), Some(properties()?))?;
+    // It is for others, who have no key.
+    let mut writer = table_file::writer(to, schema.clone(), None)?;
     let mut rows = 0;
     log.each(wanted, |table| -> Result<(), LogError> {
         let table = match labels {

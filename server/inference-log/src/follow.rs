@@ -1,5 +1,6 @@
 //! What is appended to the segments of a data folder, while it is.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -11,9 +12,11 @@ use arrow_array::types::UInt64Type;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::cipher::Cipher;
 use crate::error::LogError;
-use crate::frame::{FRAME_HEAD_BYTES, Kind, framed, parse, payload_length};
+use crate::frame::{ENCRYPTED, FRAME_HEAD_BYTES, Kind, framed, parse, payload_length};
 use crate::header::{HEADER_BYTES, Header};
+use crate::keys::Keys;
 use crate::log::{Log, Selection};
 use crate::manifest::Content;
 use crate::record::Record;
@@ -27,6 +30,7 @@ const CHUNK: usize = 4 << 20;
 /// Shows records as they come. Reads files only, so that it may run beside a server, or in it.
 pub struct Follower {
     data_dir: PathBuf,
+    keys: Keys,
     cursor: Cursor,
     /// Where reading goes on in segments that are open, and who wrote them.
     open: BTreeMap<Uuid, Open>,
@@ -45,20 +49,21 @@ pub struct Cursor {
 }
 
 /// A segment that records are read from.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Open {
     /// Where the next frame begins; 0: nothing was read yet.
     offset: usize,
     replica: String,
+    cipher: Option<Cipher>,
 }
 
 impl Follower {
     /// Follows what comes from now on.
     ///
     /// Errors: as [`poll`](Self::poll).
-    pub fn from_now(data_dir: &Path) -> Result<Self, LogError> {
+    pub fn from_now(data_dir: &Path, keys: &Keys) -> Result<Self, LogError> {
         let sealed = Content::read(data_dir)?.segments;
-        let mut follower = Self::resume(data_dir, Cursor::default());
+        let mut follower = Self::resume(data_dir, keys, Cursor::default());
         follower.cursor.floor = sealed.last().copied().unwrap_or_default();
         // What is sealed already is over; of the others all that is there is.
         while !follower.poll()?.is_empty() {}
@@ -66,9 +71,10 @@ impl Follower {
     }
 
     /// Goes on where another follower stood.
-    pub fn resume(data_dir: &Path, cursor: Cursor) -> Self {
+    pub fn resume(data_dir: &Path, keys: &Keys, cursor: Cursor) -> Self {
         Self {
             data_dir: data_dir.to_owned(),
+            keys: keys.clone(),
             cursor,
             open: BTreeMap::new(),
             is_new: true,
@@ -113,7 +119,7 @@ impl Follower {
             there.insert(id);
             let open = self.open.entry(id).or_default();
             let next = self.cursor.segments.get(&id).copied().unwrap_or_default();
-            let (read, next) = open.read(path, next, &schemas)?;
+            let (read, next) = open.read(path, next, &schemas, &self.keys)?;
             self.cursor.segments.insert(id, next);
             self.cursor.floor = self.cursor.floor.max(id);
             tables.extend(read);
@@ -144,7 +150,7 @@ impl Follower {
             .collect();
         let mut tables = Vec::new();
         if !wanted.is_empty() {
-            let log = Log::sealed(&self.data_dir, &content);
+            let log = Log::sealed(&self.data_dir, &content, &self.keys);
             let segments = wanted.clone();
             let is_new = move |table: &RecordBatch, row: usize| {
                 let of = table
@@ -175,6 +181,7 @@ impl Open {
         path: &Path,
         from: u64,
         schemas: &Schemas,
+        keys: &Keys,
     ) -> Result<(Vec<RecordBatch>, u64), LogError> {
         let failed = LogError::io(path, "reading it");
         let file = match File::open(path) {
@@ -193,6 +200,8 @@ impl Open {
                 return Ok((Vec::new(), from));
             };
             self.replica = header.replica().to_owned();
+            let key = keys.find(header.key)?;
+            self.cipher = key.map(|key| key.segment(&header.encode()));
             self.offset = HEADER_BYTES;
         }
         // Mostly nothing has come: that is seen by a few bytes.
@@ -206,26 +215,35 @@ impl Open {
         {
             chunk = read_at(&file, self.offset, framed(length)).map_err(LogError::io(path, "reading it"))?;
         }
-        let (mut rows, mut next) = (Vec::new(), from);
+        let (mut payloads, mut next) = (Vec::new(), from);
         let mut at = 0;
         while at + FRAME_HEAD_BYTES <= chunk.len() {
             let Some((head, payload)) = parse(&chunk[at..], id) else {
                 break;
             };
-            if head.kind == Kind::Inference
-                && head.seq >= from
-                && let Ok(record) = Record::decode(payload)
-            {
-                rows.push(Row {
-                    record,
-                    segment: id,
-                    seq: head.seq,
-                    schema: head.schema,
-                });
+            if head.kind == Kind::Inference && head.seq >= from {
+                let is_encrypted = head.flags & ENCRYPTED != 0;
+                let cipher = self.cipher.as_ref().filter(|_| is_encrypted);
+                payloads.push((
+                    head,
+                    match cipher {
+                        Some(cipher) => Cow::Owned(cipher.open(head, payload).unwrap_or_default()),
+                        None => Cow::Borrowed(payload),
+                    },
+                ));
             }
             next = next.max(head.seq + 1);
             at += framed(payload.len());
         }
+        let rows = payloads.iter().filter_map(|(head, payload)| {
+            Some(Row {
+                record: Record::decode(payload).ok()?,
+                segment: id,
+                seq: head.seq,
+                schema: head.schema,
+            })
+        });
+        let rows = rows.collect();
         self.offset += at;
         let groups = grouped(rows, schemas, &self.replica)?;
         Ok((groups.into_iter().map(|group| group.table).collect(), next))

@@ -20,6 +20,8 @@ pub(crate) const ALIGNMENT: usize = 8;
 /// The first bytes of every frame. They are not UTF-8.
 pub(crate) const MAGIC: [u8; 4] = *b"\xF1inf";
 pub(crate) const LENGTH_AT: usize = 4;
+/// The flag of a record whose payload is encrypted.
+pub(crate) const ENCRYPTED: u8 = 1 << 7;
 
 /// What a record is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,7 +109,7 @@ pub(crate) struct FrameHead {
 
 impl FrameHead {
     /// The twelve bytes behind the checksum.
-    fn tail(self) -> [u8; 12] {
+    pub(crate) fn tail(self) -> [u8; 12] {
         let mut bytes = [0; 12];
         bytes[0] = self.kind.number();
         bytes[1] = self.flags;

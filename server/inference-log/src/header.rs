@@ -26,8 +26,8 @@ pub struct Header {
     pub began_us: i64,
     /// Which start of the server wrote it.
     pub run: Uuid,
-    /// The key that its records are encrypted with, or zeros.
-    pub key: [u8; 16],
+    /// The data key behind what its records are encrypted with, or zeros.
+    pub key: Uuid,
     /// The server that wrote it: UTF-8, filled up with zeros.
     pub replica: [u8; 32],
 }
@@ -73,7 +73,7 @@ impl Header {
         put(self.id.as_bytes());
         put(&self.began_us.to_le_bytes());
         put(self.run.as_bytes());
-        put(&self.key);
+        put(self.key.as_bytes());
         put(&self.replica);
         let crc = crc32fast::hash(&page[..CRC_AT]);
         page[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
@@ -102,7 +102,7 @@ impl Header {
             id: Uuid::from_bytes(field(page, 16)),
             began_us: i64::from_le_bytes(field(page, 32)),
             run: Uuid::from_bytes(field(page, 40)),
-            key: field(page, 56),
+            key: Uuid::from_bytes(field(page, 56)),
             replica: field(page, 72),
         })
     }
@@ -125,7 +125,7 @@ mod tests {
             bytes: 1 << 20,
             began_us: -5,
             run: Uuid::from_u128(1),
-            key: [2; 16],
+            key: Uuid::from_u128(2),
             replica: *b"replica-of-the-first-test-here!!",
         }
     }

@@ -11,6 +11,10 @@
 mod error;
 mod kill;
 
+mod keys;
+
+mod cipher;
+
 mod frame;
 mod header;
 
@@ -31,6 +35,7 @@ mod manifest;
 mod restore;
 mod seal;
 mod table;
+mod table_file;
 mod verify;
 
 mod export;
@@ -39,14 +44,15 @@ mod json;
 mod log;
 
 pub use erase::{Certificate, Rewritten};
-pub use error::{LogError, SegmentError};
+pub use error::{KeyError, LogError, SegmentError};
 pub use export::{Labels, export};
 pub use follow::{Cursor, Follower};
 pub use frame::{FRAME_HEAD_BYTES, Kind, MAX_PAYLOAD_BYTES, Mark};
 pub use gap::Gap;
 pub use header::{HEADER_BYTES, Header, HeaderProblem};
 pub use json::write_lines;
-pub use log::{Log, Selection, with_log};
+pub use keys::{DataKey, KEY_BYTES, Keys, WrappingKey, wrapped_in};
+pub use log::{Log, Readable, Selection, in_memory, memory, with_log};
 pub use manifest::{Content, Entry, Manifest, RunMark, Sealed, SealedFile, manifest_in};
 pub use record::{Batch, LoggedTensor, Origin, Record, RecordProblem, STAGES, Side};
 pub use restore::{Restored, restored};

@@ -2,35 +2,106 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
 use arrow_array::{Array, BooleanArray, RecordBatch};
+use arrow_schema::{ArrowError, Schema, SchemaRef};
 use arrow_select::filter::filter_record_batch;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowPredicateFn, ParquetRecordBatchReaderBuilder, RowFilter};
+use rustix::fs::{MemfdFlags, memfd_create};
+use uuid::Uuid;
 
 use crate::error::LogError;
 use crate::gap::Gap;
+use crate::keys::Keys;
 use crate::manifest::Content;
 use crate::scan::scan;
 use crate::schema::Schemas;
-use crate::seal::{Read, SUBJECT, date, found_in, schemas_in, write_table};
+use crate::seal::{Read, date, found_in, schemas_in};
 use crate::table::{Rows, gaps, grouped};
+use crate::table_file::{self, SUBJECT};
 
-/// Rows that are read at once.
-const ROWS: usize = 8192;
 /// How often a log is read that changes while it is.
 const TURNS: usize = 5;
 
 /// A log, as it was when it was opened; a server may be writing to it.
 pub struct Log {
     data_dir: PathBuf,
-    files: Vec<PathBuf>,
-    gaps: Vec<PathBuf>,
+    keys: Keys,
+    files: Vec<TableFile>,
+    gaps: Vec<TableFile>,
     unsealed: Vec<RecordBatch>,
     unsealed_gaps: Vec<Gap>,
+}
+
+/// A Parquet file of a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct TableFile {
+    path: PathBuf,
+    /// The data key that it is encrypted with.
+    key: Option<Uuid>,
+}
+
+/// A Parquet file for other programs.
+#[derive(Debug)]
+pub enum Readable {
+    /// One of the log's.
+    At(PathBuf),
+    /// A file in memory, which goes with this.
+    Memory(File),
+}
+
+impl Readable {
+    /// Where programs of the same user find it while this process runs.
+    pub fn path(&self) -> PathBuf {
+        match self {
+            Self::At(path) => path.clone(),
+            Self::Memory(file) => in_memory(file),
+        }
+    }
+
+    fn made(tables: &[RecordBatch]) -> Result<Self, LogError> {
+        let schema = tables
+            .first()
+            .map_or_else(|| Arc::new(Schema::empty()), RecordBatch::schema);
+        Self::of(schema, tables.iter().map(|table| Ok(table.clone())))
+    }
+
+    fn copied(from: ParquetRecordBatchReaderBuilder<File>) -> Result<Self, LogError> {
+        let schema = from.schema().clone();
+        Self::of(schema, from.build()?)
+    }
+
+    fn of(
+        schema: SchemaRef,
+        tables: impl Iterator<Item = Result<RecordBatch, ArrowError>>,
+    ) -> Result<Self, LogError> {
+        let name = "crossfade-log";
+        let memory = memory(name).map_err(LogError::io(Path::new(name), "making a file in memory"))?;
+        let mut writer = table_file::writer_to(memory, schema, None)?;
+        for table in tables {
+            writer.write(&table?)?;
+        }
+        Ok(Self::Memory(writer.into_inner()?))
+    }
+}
+
+/// An empty file in memory.
+///
+/// Errors: the system's.
+pub fn memory(name: &str) -> io::Result<File> {
+    Ok(memfd_create(name, MemfdFlags::CLOEXEC)?.into())
+}
+
+/// Where programs of the same user find a file in memory, while this process has it open.
+pub fn in_memory(file: &File) -> PathBuf {
+    format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()).into()
 }
 
 /// Which records are wanted.
@@ -109,8 +180,10 @@ impl Selection {
 impl Log {
     /// Reads the manifest and the segments of a data folder.
     ///
+    /// * `keys`: what opens those that are encrypted
+    ///
     /// Errors: what cannot be read; a manifest whose chain is broken.
-    pub fn open(data_dir: &Path) -> Result<Self, LogError> {
+    pub fn open(data_dir: &Path, keys: &Keys) -> Result<Self, LogError> {
         let schemas_at = schemas_in(data_dir);
         let schemas = Schemas::open(&schemas_at).map_err(LogError::io(&schemas_at, "reading the schemas"))?;
         // Segments first: what is sealed meanwhile is in the manifest then, and is told by its id.
@@ -125,10 +198,11 @@ impl Log {
         let content = Content::read(data_dir)?;
         let (mut unsealed, mut unsealed_gaps) = (Vec::new(), Vec::new());
         for bytes in &segments {
-            let Ok(found) = scan(bytes) else { continue };
+            let Ok(mut found) = scan(bytes) else { continue };
             if content.segments.contains(&found.header.id) {
                 continue;
             }
+            found.decrypt(keys)?;
             let read = Read::of(&found);
             for group in grouped(read.rows, &schemas, found.header.replica())? {
                 unsealed.push(group.table);
@@ -138,21 +212,27 @@ impl Log {
         Ok(Self {
             unsealed,
             unsealed_gaps,
-            ..Self::sealed(data_dir, &content)
+            ..Self::sealed(data_dir, &content, keys)
         })
     }
 
     /// The part of a log that is in files.
-    pub(crate) fn sealed(data_dir: &Path, content: &Content) -> Self {
+    pub(crate) fn sealed(data_dir: &Path, content: &Content, keys: &Keys) -> Self {
         let under = |top: &str| {
-            let files = content.files.keys().filter(|path| path.starts_with(top));
-            let mut files: Vec<PathBuf> = files.map(|path| data_dir.join(path)).collect();
+            let files = content.files.values().filter(|file| file.path.starts_with(top));
+            let mut files: Vec<TableFile> = files
+                .map(|file| TableFile {
+                    path: data_dir.join(&file.path),
+                    key: file.key,
+                })
+                .collect();
             // As they were written, day after day, whatever model they are of.
-            files.sort_by_key(|path| path.file_name().map(ToOwned::to_owned));
+            files.sort_by_key(|file| file.path.file_name().map(ToOwned::to_owned));
             files
         };
         Self {
             data_dir: data_dir.to_owned(),
+            keys: keys.clone(),
             files: under("log/"),
             gaps: under("gap/"),
             unsealed: Vec::new(),
@@ -160,27 +240,32 @@ impl Log {
         }
     }
 
-    /// The Parquet files of a folder that hold all there is: those of the log, and new ones in `scratch` for what is not sealed yet. Of
-    /// both kinds there is at least one, which may have no row. First those of records, then those of gaps.
+    /// Parquet files that any program reads, and that hold all there is: those of the log, and files in memory for what is not sealed
+    /// yet and for what is encrypted. Of both kinds there is at least one, which may have no row. First those of records, then those
+    /// of gaps.
     ///
-    /// Errors: what cannot be written.
-    pub fn files(&self, scratch: &Path) -> Result<[Vec<PathBuf>; 2], LogError> {
-        let write = |name: String, table: &RecordBatch| -> Result<PathBuf, LogError> {
-            let path = scratch.join(name);
-            write_table(&path, table)?;
-            Ok(path)
-        };
-        let mut files = self.files.clone();
-        let none = Rows::none()?;
-        for (place, table) in std::iter::once(&none).chain(&self.unsealed).enumerate() {
-            files.push(write(format!("unsealed-{place}.parquet"), table)?);
+    /// Errors: what cannot be read.
+    /// Cost: of a log that is encrypted, reads and writes all of it, and holds as many bytes in memory.
+    pub fn readable(&self) -> Result<[Vec<Readable>; 2], LogError> {
+        let mut records = vec![Readable::made(&[Rows::none()?])?];
+        for file in &self.files {
+            records.push(match file.key {
+                None => Readable::At(file.path.clone()),
+                Some(_) => Readable::copied(self.reader(file)?)?,
+            });
         }
-        let mut gap_files = self.gaps.clone();
-        gap_files.push(write(
-            "unsealed-gaps.parquet".to_owned(),
-            &gaps(&self.unsealed_gaps)?,
-        )?);
-        Ok([files, gap_files])
+        for table in &self.unsealed {
+            records.push(Readable::made(std::slice::from_ref(table))?);
+        }
+        let mut missing = vec![Readable::made(&[gaps(&self.unsealed_gaps)?])?];
+        missing.extend(self.gaps.iter().map(|file| Readable::At(file.path.clone())));
+        Ok([records, missing])
+    }
+
+    fn reader(&self, file: &TableFile) -> Result<ParquetRecordBatchReaderBuilder<File>, LogError> {
+        // Which key is missing is said here; the file would only say that one is.
+        self.keys.find(file.key.unwrap_or_default())?;
+        table_file::reader(&file.path, &self.keys)
     }
 
     /// Shows the records that are wanted, in tables of one file each, those of the oldest segment first.
@@ -191,10 +276,8 @@ impl Log {
         wanted: &Selection,
         mut show: impl FnMut(&RecordBatch) -> Result<(), E>,
     ) -> Result<(), E> {
-        for path in self.files.iter().filter(|path| wanted.may_be_in(path)) {
-            let file = opened(path)?;
-            let tables = ParquetRecordBatchReaderBuilder::try_new(file)
-                .and_then(|file| file.with_batch_size(ROWS).build());
+        for file in self.files.iter().filter(|file| wanted.may_be_in(&file.path)) {
+            let tables = self.reader(file)?.build();
             for table in tables.map_err(LogError::from)? {
                 let table = table.map_err(LogError::from)?;
                 let kept = wanted.of(&table)?;
@@ -217,7 +300,7 @@ impl Log {
     /// Errors: what cannot be read.
     pub fn newest(&self, wanted: &Selection, rows: usize) -> Result<Vec<RecordBatch>, LogError> {
         match self.newest_of(wanted, rows) {
-            Err(LogError::Changed(_)) => with_log(&self.data_dir, LogError::is_changed, |log| {
+            Err(LogError::Changed(_)) => with_log(&self.data_dir, &self.keys, LogError::is_changed, |log| {
                 log.newest_of(wanted, rows)
             }),
             done => done,
@@ -231,26 +314,19 @@ impl Log {
             count += kept.num_rows();
             tables.push(kept);
         }
-        for path in self.files.iter().rev().filter(|path| wanted.may_be_in(path)) {
+        let files = self.files.iter().rev();
+        for file in files.filter(|file| wanted.may_be_in(&file.path)) {
             if count >= rows {
                 break;
             }
-            for table in Self::tables(path)? {
+            for table in self.reader(file)?.build()? {
+                let table = table?;
                 let kept = wanted.of(&table)?;
                 count += kept.num_rows();
                 tables.push(kept);
             }
         }
         Ok(tables)
-    }
-
-    /// All of a file.
-    fn tables(path: &Path) -> Result<Vec<RecordBatch>, LogError> {
-        let file = opened(path)?;
-        let tables = ParquetRecordBatchReaderBuilder::try_new(file)?
-            .with_batch_size(ROWS)
-            .build()?;
-        Ok(tables.collect::<Result<_, _>>()?)
     }
 
     /// The records of which `is` says so, each table those of one file. Reads of each file only `columns`, and the rest where there
@@ -267,7 +343,7 @@ impl Log {
         is: impl Fn(&RecordBatch, usize) -> bool + Clone + Send + 'static,
     ) -> Result<Vec<RecordBatch>, LogError> {
         match self.found(wanted, columns, is.clone()) {
-            Err(LogError::Changed(_)) => with_log(&self.data_dir, LogError::is_changed, |log| {
+            Err(LogError::Changed(_)) => with_log(&self.data_dir, &self.keys, LogError::is_changed, |log| {
                 log.found(wanted, columns, is.clone())
             }),
             done => done,
@@ -284,9 +360,8 @@ impl Log {
             (0..table.num_rows()).map(|row| Some(is(table, row))).collect()
         };
         let mut found = Vec::new();
-        for path in self.files.iter().filter(|path| wanted.may_be_in(path)) {
-            let file = opened(path)?;
-            let file = ParquetRecordBatchReaderBuilder::try_new(file)?.with_batch_size(ROWS);
+        for file in self.files.iter().filter(|file| wanted.may_be_in(&file.path)) {
+            let file = self.reader(file)?;
             let names: BTreeSet<&str> = columns.iter().copied().collect();
             let roots = file.schema().fields().iter().enumerate();
             let roots = roots.filter(|(_, field)| names.contains(field.name().as_str()));
@@ -313,28 +388,19 @@ impl Log {
     }
 }
 
-/// A file of the log.
-///
-/// Errors: [`LogError::Changed`] for one that is there no more.
-fn opened(path: &Path) -> Result<File, LogError> {
-    File::open(path).map_err(|source| match source.kind() {
-        std::io::ErrorKind::NotFound => LogError::Changed(path.to_owned()),
-        _ => LogError::io(path, "reading it")(source),
-    })
-}
-
 /// Reads a log, and once more from the beginning if files were compacted or removed meanwhile.
 ///
 /// Errors: those of `read`; [`LogError::Changed`] if it changes again and again.
 pub fn with_log<T, E: From<LogError>>(
     data_dir: &Path,
+    keys: &Keys,
     is_changed: impl Fn(&E) -> bool,
     mut read: impl FnMut(&Log) -> Result<T, E>,
 ) -> Result<T, E> {
     let mut turn = 0;
     loop {
         turn += 1;
-        match read(&Log::open(data_dir)?) {
+        match read(&Log::open(data_dir, keys)?) {
             Err(error) if turn < TURNS && is_changed(&error) => {}
             done => return done,
         }

@@ -91,6 +91,9 @@ pub struct SealedFile {
     pub bytes: u64,
     /// Its rows.
     pub rows: u64,
+    /// The data key that it is encrypted with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Uuid>,
 }
 
 /// The manifest of a data folder, open for writing.
@@ -226,6 +229,7 @@ mod tests {
     use crossfade_journal::{Head, Header};
 
     use super::*;
+    use crate::keys::Keys;
     use crate::seal::Sealer;
 
     /// A disk that takes `left` more syncs, and then none.
@@ -265,7 +269,7 @@ mod tests {
     #[test]
     fn a_manifest_that_has_failed_is_opened_again() {
         let folder = tempfile::tempdir().unwrap();
-        drop(Sealer::open(folder.path()).unwrap());
+        drop(Sealer::open(folder.path(), &Keys::none()).unwrap());
         let mut manifest = Manifest::open(folder.path()).unwrap();
         let removed = |file: &str| Entry::Removed {
             files: vec![file.to_owned()],

@@ -1,8 +1,11 @@
 //! Reading a segment: one that was closed, or what a killed process left of it.
 
-use crate::frame::{ALIGNMENT, FRAME_HEAD_BYTES, Kind, MAGIC, framed, parse};
+use std::borrow::Cow;
 
+use crate::error::KeyError;
+use crate::frame::{ALIGNMENT, ENCRYPTED, FRAME_HEAD_BYTES, FrameHead, Kind, MAGIC, framed, parse};
 use crate::header::{HEADER_BYTES, Header, HeaderProblem};
+use crate::keys::Keys;
 
 /// Bytes of a frame's length, which follows its magic.
 const LENGTH_BYTES: usize = 4;
@@ -23,7 +26,7 @@ pub struct Scan<'a> {
 }
 
 /// A record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame<'a> {
     /// Its number in the segment, counted from 0.
     pub seq: u64,
@@ -33,10 +36,46 @@ pub struct Frame<'a> {
     pub flags: u8,
     /// How the payload is read.
     pub schema: u16,
-    /// What was appended.
-    pub payload: &'a [u8],
+    /// What was appended, or, where [`is_encrypted`](Self::is_encrypted), what became of it.
+    pub payload: Cow<'a, [u8]>,
     /// Where it begins in the file, bytes.
     pub offset: usize,
+}
+
+impl Frame<'_> {
+    /// Whether the payload is not readable.
+    pub fn is_encrypted(&self) -> bool {
+        self.flags & ENCRYPTED != 0
+    }
+}
+
+impl Scan<'_> {
+    /// Decrypts what is encrypted. Returns where records begin that are not what was sealed, although their checksum is right: of those
+    /// nothing is left.
+    ///
+    /// Errors: the key is missing.
+    pub fn decrypt(&mut self, keys: &Keys) -> Result<Vec<usize>, KeyError> {
+        let mut forged = Vec::new();
+        let Some(key) = keys.find(self.header.key)? else {
+            return Ok(forged);
+        };
+        let cipher = key.segment(&self.header.encode());
+        for frame in self.frames.iter_mut().filter(|frame| frame.is_encrypted()) {
+            let head = FrameHead {
+                kind: frame.kind,
+                flags: frame.flags,
+                schema: frame.schema,
+                seq: frame.seq,
+            };
+            let payload = cipher.open(head, &frame.payload);
+            if payload.is_none() {
+                forged.push(frame.offset);
+            }
+            frame.payload = Cow::Owned(payload.unwrap_or_default());
+            frame.flags &= !ENCRYPTED;
+        }
+        Ok(forged)
+    }
 }
 
 /// A stretch without a record where there was one to be.
@@ -86,7 +125,7 @@ pub fn scan(bytes: &[u8]) -> Result<Scan<'_>, HeaderProblem> {
                     kind: head.kind,
                     flags: head.flags,
                     schema: head.schema,
-                    payload,
+                    payload: Cow::Borrowed(payload),
                     offset: at,
                 });
                 let (end, next) = (at + FRAME_HEAD_BYTES + payload.len(), at + framed(payload.len()));

@@ -2,41 +2,37 @@
 //!
 //! Names come from the segment's id, so that whatever a crash interrupts is done again in the same way.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crossfade_journal::Hash;
 use crossfade_journal::audit::Timestamp;
 use crossfade_journal::storage::create_folder;
-use parquet::arrow::ArrowWriter;
-use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::properties::WriterProperties;
-use parquet::schema::types::ColumnPath;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::error::LogError;
 use crate::frame::{Kind, Mark};
 use crate::gap::Gap;
+use crate::header::{HEADER_BYTES, Header};
+use crate::keys::{DataKey, Keys};
 use crate::kill;
 use crate::manifest::{Entry, Manifest, RunMark, Sealed, SealedFile};
 use crate::record::Record;
 use crate::scan::{Frame, Scan, scan};
 use crate::schema::Schemas;
 use crate::table::{Row, gaps, grouped};
-use crate::writer::EXTENSION;
+use crate::table_file;
+use crate::writer::{DAY, EXTENSION};
 
-/// Rows of a row group: what a reader has to hold at once.
-const GROUP_ROWS: usize = 64 * 1024;
 /// Files that one entry of the manifest takes away.
 const REMOVED: usize = 1000;
-/// Levels beyond it take much longer and save little.
-const ZSTD_LEVEL: i32 = 3;
 /// How the file of a segment ends that was put aside.
 const ASIDE: &str = "damaged";
-/// The column with whom a record is about.
-pub(crate) const SUBJECT: &str = "subject_key";
 /// How a file ends that is not whole yet.
 pub(crate) const NEW: &str = "new";
 /// Stands for a model or version that is not known, where a folder needs a name; readers of such folders take it for NULL.
@@ -57,6 +53,7 @@ pub fn schemas_in(data_dir: &Path) -> PathBuf {
 pub struct Sealer {
     pub(crate) data_dir: PathBuf,
     pub(crate) manifest: Manifest,
+    pub(crate) keys: Keys,
     /// Files that are in the log no more, and could not be removed yet.
     left: Vec<String>,
 }
@@ -77,8 +74,10 @@ pub enum Outcome {
 impl Sealer {
     /// Opens the manifest of a data folder.
     ///
+    /// * `keys`: what files are encrypted with, if there are any
+    ///
     /// Errors: as [`Manifest::open`], and the system's.
-    pub fn open(data_dir: &Path) -> Result<Self, LogError> {
+    pub fn open(data_dir: &Path, keys: &Keys) -> Result<Self, LogError> {
         for folder in [
             segments_in(data_dir),
             data_dir.join("state"),
@@ -90,6 +89,7 @@ impl Sealer {
         let sealer = Self {
             data_dir: data_dir.to_owned(),
             manifest: Manifest::open(data_dir)?,
+            keys: keys.clone(),
             left: Vec::new(),
         };
         sealer.forget_unlisted()?;
@@ -159,7 +159,7 @@ impl Sealer {
     /// Errors: the system's; the segment stays, and sealing may be tried again.
     pub fn seal(&mut self, path: &Path) -> Result<Outcome, LogError> {
         let bytes = fs::read(path).map_err(LogError::io(path, "reading it"))?;
-        let found = match scan(&bytes) {
+        let mut found = match scan(&bytes) {
             Ok(found) => found,
             Err(problem) => return self.put_aside(path, &bytes, &problem.to_string()),
         };
@@ -173,6 +173,7 @@ impl Sealer {
             remove(path)?;
             return Ok(Outcome::Empty);
         }
+        found.decrypt(&self.keys)?;
         let sealed = self.files(&found, Hash(Sha256::digest(&bytes).into()))?;
         kill::at("sealed");
         self.manifest.append(Entry::Sealed(sealed.clone()))?;
@@ -199,6 +200,7 @@ impl Sealer {
             .map_err(LogError::io(&schemas_in(&self.data_dir), "reading the schemas"))?;
         let read = Read::of(found);
         let mut files = Vec::new();
+        let key = self.key()?;
         let records = read.rows.len();
         let groups = grouped(read.rows, &schemas, found.header.replica())?;
         for (part, group) in groups.into_iter().enumerate() {
@@ -209,10 +211,14 @@ impl Sealer {
                 group.date,
                 found.header.id
             );
-            files.push(self.write(&place, &group.table)?);
+            files.push(self.write(&place, &group.table, key.as_deref())?);
         }
         if !read.gaps.is_empty() {
-            files.push(self.write(&format!("gap/{}.parquet", found.header.id), &gaps(&read.gaps)?)?);
+            files.push(self.write(
+                &format!("gap/{}.parquet", found.header.id),
+                &gaps(&read.gaps)?,
+                None,
+            )?);
         }
         Ok(Sealed {
             segment: found.header.id,
@@ -226,21 +232,57 @@ impl Sealer {
     }
 
     /// Writes a file beside its place, syncs it, and puts it there.
-    fn write(&self, place: &str, table: &arrow_array::RecordBatch) -> Result<SealedFile, LogError> {
+    fn write(
+        &self,
+        place: &str,
+        table: &arrow_array::RecordBatch,
+        key: Option<&DataKey>,
+    ) -> Result<SealedFile, LogError> {
         let path = self.data_dir.join(place);
         let folder = path.parent().unwrap_or(&self.data_dir);
         create_folder(folder).map_err(LogError::io(folder, "creating it"))?;
         let new = path.with_extension(NEW);
-        write_table(&new, table)?
+        table_file::write(&new, table, key)?
             .sync_all()
             .map_err(LogError::io(&new, "syncing it"))?;
-        self.put_in_place(place, table.num_rows())
+        self.put_in_place(place, table.num_rows(), key)
+    }
+
+    /// What files are encrypted with that are written now.
+    pub(crate) fn key(&self) -> Result<Option<Arc<DataKey>>, LogError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Ok(self.keys.current(now.as_secs() / DAY)?)
+    }
+
+    /// Removes data keys that open nothing any more.
+    ///
+    /// Errors: the system's.
+    pub fn forget_keys(&self) -> Result<usize, LogError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let files = self.manifest.content().files.values();
+        let mut used: BTreeSet<Uuid> = files.filter_map(|file| file.key).collect();
+        for path in self.found()?.into_iter().chain(aside_in(&self.data_dir)?) {
+            match header_of(&path) {
+                Ok(header) => used.extend(header.map(|header| header.key)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(LogError::io(&path, "reading it")(source)),
+            }
+        }
+        // What is written with until the next one is made, and a day beyond.
+        let before = now.as_secs().saturating_sub(2 * DAY);
+        Ok(self.keys.forget(|id| used.contains(&id), before)?)
     }
 
     /// Has a file that was written beside its place there.
     ///
     /// * `rows`: of it
-    pub(crate) fn put_in_place(&self, place: &str, rows: usize) -> Result<SealedFile, LogError> {
+    /// * `key`: what it is encrypted with
+    pub(crate) fn put_in_place(
+        &self,
+        place: &str,
+        rows: usize,
+        key: Option<&DataKey>,
+    ) -> Result<SealedFile, LogError> {
         let path = self.data_dir.join(place);
         let new = path.with_extension(NEW);
         let (sha256, bytes) = digest(&new).map_err(LogError::io(&new, "reading it back"))?;
@@ -252,6 +294,7 @@ impl Sealer {
             sha256,
             bytes,
             rows: rows as u64,
+            key: key.map(DataKey::id),
         })
     }
 }
@@ -272,14 +315,12 @@ pub(crate) fn digest(path: &Path) -> io::Result<(Hash, u64)> {
     }
 }
 
-/// Writes a table as a Parquet file.
-///
-/// Errors: the system's.
-pub(crate) fn write_table(path: &Path, table: &arrow_array::RecordBatch) -> Result<File, LogError> {
-    let file = File::create(path).map_err(LogError::io(path, "creating it"))?;
-    let mut writer = ArrowWriter::try_new(file, table.schema(), Some(properties()?))?;
-    writer.write(table)?;
-    Ok(writer.into_inner()?)
+/// What a segment says of itself; `None` for a file that is none.
+fn header_of(path: &Path) -> io::Result<Option<Header>> {
+    let mut page = Vec::new();
+    let first = HEADER_BYTES as u64;
+    File::open(path)?.take(first).read_to_end(&mut page)?;
+    Ok(Header::decode(&page).ok())
 }
 
 /// The segments of a data folder, oldest first.
@@ -312,14 +353,17 @@ pub(crate) struct Read<'a> {
     pub(crate) rows: Vec<Row<'a>>,
     pub(crate) gaps: Vec<Gap>,
     pub(crate) marks: Vec<RunMark>,
+    /// Records that were not decrypted.
+    pub(crate) encrypted: u64,
 }
 
 impl<'a> Read<'a> {
-    pub(crate) fn of(found: &Scan<'a>) -> Self {
+    pub(crate) fn of(found: &'a Scan<'_>) -> Self {
         let mut read = Self {
             rows: Vec::new(),
             gaps: Vec::new(),
             marks: Vec::new(),
+            encrypted: 0,
         };
         for frame in &found.frames {
             read.frame(found.header.id, frame);
@@ -342,9 +386,10 @@ impl<'a> Read<'a> {
         read
     }
 
-    fn frame(&mut self, segment: Uuid, frame: &Frame<'a>) {
+    fn frame(&mut self, segment: Uuid, frame: &'a Frame<'_>) {
         match frame.kind {
-            Kind::Inference => match Record::decode(frame.payload) {
+            Kind::Inference if frame.is_encrypted() => self.encrypted += 1,
+            Kind::Inference => match Record::decode(&frame.payload) {
                 Ok(record) => self.rows.push(Row {
                     record,
                     segment,
@@ -356,12 +401,12 @@ impl<'a> Read<'a> {
                     self.unreadable(segment_time(segment));
                 }
             },
-            Kind::Gap => match Gap::decode(frame.payload) {
+            Kind::Gap => match Gap::decode(&frame.payload) {
                 Some(gap) => self.gaps.push(gap),
                 None => self.unreadable(segment_time(segment)),
             },
             Kind::Mark => {
-                if let Some(mark) = Mark::decode(frame.payload) {
+                if let Some(mark) = Mark::decode(&frame.payload) {
                     let mark = RunMark {
                         run: mark.run,
                         received: mark.received,
@@ -394,18 +439,6 @@ fn segment_time(id: Uuid) -> i64 {
     i64::try_from(seconds)
         .unwrap_or_default()
         .saturating_mul(1_000_000)
-}
-
-pub(crate) fn properties() -> Result<WriterProperties, LogError> {
-    let level = ZstdLevel::try_new(ZSTD_LEVEL)?;
-    let (unique, subject) = (ColumnPath::from("request_id"), ColumnPath::from(SUBJECT));
-    Ok(WriterProperties::builder()
-        .set_compression(Compression::ZSTD(level))
-        .set_max_row_group_row_count(Some(GROUP_ROWS))
-        .set_column_dictionary_enabled(unique.clone(), false)
-        .set_column_bloom_filter_enabled(unique, true)
-        .set_column_bloom_filter_enabled(subject, true)
-        .build())
 }
 
 /// The day of a point in time, as folders are named by it.

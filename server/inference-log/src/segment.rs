@@ -1,18 +1,26 @@
 //! A file of records that many threads append to, none waiting for another.
 
+use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use crate::cipher::{Cipher, TAG_BYTES};
 use crate::error::SegmentError;
-use crate::frame::{FRAME_HEAD_BYTES, FrameHead, Kind, LENGTH_AT, MAX_PAYLOAD_BYTES, framed};
+use crate::frame::{ENCRYPTED, FRAME_HEAD_BYTES, FrameHead, Kind, LENGTH_AT, MAX_PAYLOAD_BYTES, framed};
 use crate::header::{HEADER_BYTES, Header};
+use crate::keys::DataKey;
 use crate::kill;
-use crate::mapping::Mapping;
+use crate::mapping::{Mapping, Slot};
 
 /// Bytes at the end that are left for what has to be said without room: gaps and marks, once in a while and when the log ends.
 const SPARED: usize = 64 << 10;
+
+thread_local! {
+    /// Where a record is encrypted; keeps its capacity.
+    static SEALED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// A segment, open for records.
 pub struct Segment {
@@ -20,6 +28,8 @@ pub struct Segment {
     header: Header,
     file: File,
     mapping: Mapping,
+    /// What inferences are encrypted with.
+    cipher: Option<Cipher>,
 }
 
 /// What became of a record.
@@ -37,9 +47,13 @@ impl Segment {
     /// Makes a segment; its place on disk is taken at once, so a full disk is an error here and not later. The file, its header and its
     /// name are synced. Of one that cannot be made nothing stays.
     ///
+    /// * `key`: what inferences are encrypted with, and only they: gaps and marks hold numbers that whoever checks the log needs
+    ///
     /// Errors: [`SegmentError`]: a file that is there already, a disk that is full, a size that no segment can have.
     /// Blocks for the disk.
-    pub fn create(path: &Path, header: Header) -> Result<Self, SegmentError> {
+    pub fn create(path: &Path, mut header: Header, key: Option<&DataKey>) -> Result<Self, SegmentError> {
+        header.key = key.map(DataKey::id).unwrap_or_default();
+        let cipher = key.map(|key| key.segment(&header.encode()));
         let bytes = header.bytes;
         let least = HEADER_BYTES + framed(MAX_PAYLOAD_BYTES) + SPARED;
         let fits =
@@ -51,7 +65,7 @@ impl Segment {
             let there = std::io::Error::from(std::io::ErrorKind::AlreadyExists);
             return Err(SegmentError::io(path, "creating it")(there));
         }
-        let made = Self::made(path, header);
+        let made = Self::made(path, header, cipher);
         if made.is_err() {
             // Else one would be left for each try.
             let _gone = std::fs::remove_file(path).is_ok();
@@ -59,7 +73,7 @@ impl Segment {
         made
     }
 
-    fn made(path: &Path, header: Header) -> Result<Self, SegmentError> {
+    fn made(path: &Path, header: Header, cipher: Option<Cipher>) -> Result<Self, SegmentError> {
         let bytes = header.bytes;
         let file = OpenOptions::new()
             .read(true)
@@ -85,6 +99,7 @@ impl Segment {
             header,
             file,
             mapping,
+            cipher,
         })
     }
 
@@ -100,6 +115,8 @@ impl Segment {
 
     /// Appends a record whose payload is `parts`, one behind the other. When it returns, the record survives a kill of the process,
     /// and [`sync`](Self::sync) makes it survive a loss of power. Waits for nobody; no system call.
+    ///
+    /// * `flags`: the highest bit is the segment's own, and zero
     pub fn append(&self, kind: Kind, flags: u8, schema: u16, parts: &[&[u8]]) -> Appended {
         self.put(kind, flags, schema, parts, SPARED)
     }
@@ -110,7 +127,12 @@ impl Segment {
     }
 
     fn put(&self, kind: Kind, flags: u8, schema: u16, parts: &[&[u8]], spared: usize) -> Appended {
-        let size = parts.iter().map(|part| part.len()).sum();
+        let cipher = self.cipher.as_ref().filter(|_| kind == Kind::Inference);
+        let size: usize = parts.iter().map(|part| part.len()).sum();
+        if size == 0 {
+            return Appended::Size;
+        }
+        let size = size + cipher.map_or(0, |_| TAG_BYTES);
         let length = match u32::try_from(size) {
             Ok(length) if (1..=MAX_PAYLOAD_BYTES).contains(&size) => length,
             _ => return Appended::Size,
@@ -122,11 +144,26 @@ impl Segment {
         let seq = slot.seq();
         let head = FrameHead {
             kind,
-            flags,
+            flags: flags | cipher.map_or(0, |_| ENCRYPTED),
             schema,
             seq,
         };
-        let head = head.unpublished(head.crc(self.header.id, length, parts));
+        match cipher {
+            None => Self::fill(&mut slot, self.header.id, head, length, parts),
+            Some(cipher) => SEALED.with_borrow_mut(|sealed| {
+                cipher.seal(head, parts, sealed);
+                Self::fill(&mut slot, self.header.id, head, length, &[sealed]);
+            }),
+        }
+        kill::at("filled");
+        slot.publish(length);
+        kill::at("published");
+        Appended::At(seq)
+    }
+
+    /// Writes a record into its place, all but its length.
+    fn fill(slot: &mut Slot<'_>, segment: Uuid, head: FrameHead, length: u32, parts: &[&[u8]]) {
+        let head = head.unpublished(head.crc(segment, length, parts));
         // Not the length, which is the last to be stored.
         slot.fill(0, &head[..LENGTH_AT]);
         slot.fill(LENGTH_AT + 4, &head[LENGTH_AT + 4..]);
@@ -135,10 +172,6 @@ impl Segment {
             slot.fill(at, part);
             at += part.len();
         }
-        kill::at("filled");
-        slot.publish(length);
-        kill::at("published");
-        Appended::At(seq)
     }
 
     /// Has every record that was appended before on disk when it returns.

@@ -7,6 +7,7 @@ use std::path::Path;
 use uuid::Uuid;
 
 use crate::error::LogError;
+use crate::keys::Keys;
 use crate::manifest::{Content, RunMark, Sealed};
 use crate::scan::scan;
 use crate::seal::{Read, aside_in, digest, found_in};
@@ -70,17 +71,19 @@ impl Run {
     }
 }
 
-/// Checks the log of a data folder; a server may be writing to it.
+/// Checks the log of a data folder; a server may be writing to it. Needs no key: checksums and digests are of what is encrypted.
+///
+/// * `keys`: also whether records that are not sealed yet are what was encrypted
 ///
 /// Errors: what cannot be read at all, and a manifest whose chain is broken.
-pub fn verify(data_dir: &Path) -> Result<Verified, LogError> {
+pub fn verify(data_dir: &Path, keys: &Keys) -> Result<Verified, LogError> {
     let mut verified = Verified::default();
     for path in aside_in(data_dir)? {
         let line = format!("{}: a segment that could not be read, put aside", path.display());
         verified.damaged.push(line);
     }
     // Segments first: what is sealed meanwhile is in the manifest then, and is told by its id.
-    let open = open_segments(data_dir, &mut verified)?;
+    let open = open_segments(data_dir, keys, &mut verified)?;
     let content = Content::read(data_dir)?;
     let mut runs: BTreeMap<Uuid, Run> = BTreeMap::new();
     let unsealed = open
@@ -148,7 +151,7 @@ impl From<Sealed> for Part {
 }
 
 /// The segments that lie there.
-fn open_segments(data_dir: &Path, verified: &mut Verified) -> Result<Vec<Part>, LogError> {
+fn open_segments(data_dir: &Path, keys: &Keys, verified: &mut Verified) -> Result<Vec<Part>, LogError> {
     let mut parts = Vec::new();
     for path in found_in(data_dir)? {
         let bytes = match fs::read(&path) {
@@ -157,11 +160,15 @@ fn open_segments(data_dir: &Path, verified: &mut Verified) -> Result<Vec<Part>, 
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
             Err(source) => return Err(LogError::io(&path, "reading it")(source)),
         };
-        let Ok(found) = scan(&bytes) else {
+        let Ok(mut found) = scan(&bytes) else {
             if bytes.iter().any(|byte| *byte != 0) {
                 verified.damaged.push(format!("{}: no segment", path.display()));
             }
             continue;
+        };
+        let forged = match keys.is_none() {
+            true => Vec::new(),
+            false => found.decrypt(keys)?,
         };
         let read = Read::of(&found);
         // One at the end may be a record that is being written.
@@ -171,16 +178,19 @@ fn open_segments(data_dir: &Path, verified: &mut Verified) -> Result<Vec<Part>, 
             .filter(|hole| hole.records.is_none() && !hole.is_changed)
             .count() as u64;
         let changed = holes.filter(|hole| hole.is_changed).map(|hole| hole.offset);
-        let changed = changed.chain(found.filled.iter().copied()).map(|offset| {
-            format!(
-                "{}: the record at byte {offset} is not what was written, or a loss of power tore it",
-                path.display()
-            )
-        });
+        let changed = changed
+            .chain(found.filled.iter().copied())
+            .chain(forged)
+            .map(|offset| {
+                format!(
+                    "{}: the record at byte {offset} is not what was written, or a loss of power tore it",
+                    path.display()
+                )
+            });
         parts.push(Part {
             segment: found.header.id,
             run: found.header.run,
-            records: read.rows.len() as u64,
+            records: read.rows.len() as u64 + read.encrypted,
             missing: read.gaps.iter().map(|gap| gap.count).sum::<u64>() - writing,
             damaged: changed.collect(),
             marks: read.marks,

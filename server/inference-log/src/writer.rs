@@ -12,10 +12,13 @@ use uuid::Uuid;
 use crate::error::SegmentError;
 use crate::frame::{Kind, MAX_PAYLOAD_BYTES, framed};
 use crate::header::Header;
+use crate::keys::Keys;
 use crate::segment::{Appended, Segment};
 
 /// How the file of a segment ends.
 pub const EXTENSION: &str = "seg";
+/// Seconds; a data key is made for each.
+pub(crate) const DAY: u64 = 24 * 60 * 60;
 
 /// Where records are appended.
 pub struct Writer {
@@ -23,6 +26,7 @@ pub struct Writer {
     bytes: u32,
     replica: [u8; 32],
     run: Uuid,
+    keys: Keys,
     current: ArcSwap<Segment>,
     /// Whether the next segment is ready.
     spare: AtomicBool,
@@ -54,18 +58,26 @@ impl Writer {
     /// * `bytes`: of a segment; a multiple of 4096, and more than two times the largest record
     /// * `replica`: which server this is; cut after 32 bytes
     /// * `run`: which start of it
+    /// * `keys`: what inferences are encrypted with, if there are any
     ///
     /// Errors: as [`Segment::create`].
-    pub fn open(folder: &Path, bytes: u32, replica: &str, run: Uuid) -> Result<Self, SegmentError> {
+    pub fn open(
+        folder: &Path,
+        bytes: u32,
+        replica: &str,
+        run: Uuid,
+        keys: &Keys,
+    ) -> Result<Self, SegmentError> {
         let mut name = [0; 32];
         let fits = replica.floor_char_boundary(name.len());
         name[..fits].copy_from_slice(&replica.as_bytes()[..fits]);
-        let first = segment(folder, bytes, name, run)?;
+        let first = segment(folder, bytes, name, run, keys)?;
         Ok(Self {
             folder: folder.to_owned(),
             bytes,
             replica: name,
             run,
+            keys: keys.clone(),
             current: ArcSwap::from_pointee(first),
             spare: AtomicBool::new(false),
             turn: Mutex::new(Turn {
@@ -129,7 +141,13 @@ impl Writer {
         if self.turn().next.is_some() {
             return Ok(());
         }
-        let next = Arc::new(segment(&self.folder, self.bytes, self.replica, self.run)?);
+        let next = Arc::new(segment(
+            &self.folder,
+            self.bytes,
+            self.replica,
+            self.run,
+            &self.keys,
+        )?);
         // Under the lock: whoever takes it says so under the same.
         let mut turn = self.turn();
         turn.next = Some(next);
@@ -209,7 +227,13 @@ impl Writer {
 }
 
 /// A segment with an id of its own; ids are in the order of time.
-fn segment(folder: &Path, bytes: u32, replica: [u8; 32], run: Uuid) -> Result<Segment, SegmentError> {
+fn segment(
+    folder: &Path,
+    bytes: u32,
+    replica: [u8; 32],
+    run: Uuid,
+    keys: &Keys,
+) -> Result<Segment, SegmentError> {
     let id = Uuid::now_v7();
     let (seconds, nanos) = id.get_timestamp().map_or((0, 0), |time| time.to_unix());
     let began_us = i64::try_from(seconds)
@@ -220,10 +244,11 @@ fn segment(folder: &Path, bytes: u32, replica: [u8; 32], run: Uuid) -> Result<Se
         bytes,
         began_us: began_us.saturating_add(i64::from(nanos / 1000)),
         run,
-        key: [0; 16],
+        key: Uuid::nil(),
         replica,
     };
-    Segment::create(&folder.join(format!("{id}.{EXTENSION}")), header)
+    let key = keys.current(seconds / DAY)?;
+    Segment::create(&folder.join(format!("{id}.{EXTENSION}")), header, key.as_deref())
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use arrow_array::cast::AsArray;
 use crossfade_inference_log::{
-    Kind, Log, LogError, Mark, Origin, Record, Sealer, Selection, Writer, Written, segments_in, verify,
+    Keys, Kind, Log, LogError, Mark, Origin, Record, Sealer, Selection, Writer, Written, segments_in, verify,
 };
 use uuid::Uuid;
 
@@ -71,7 +71,7 @@ fn record(id: Uuid, model: &'static str) -> Vec<u8> {
 
 /// Seals what an earlier process left, as the server does when it starts.
 fn recovered(folder: &Path) -> Sealer {
-    let mut sealer = Sealer::open(folder).unwrap();
+    let mut sealer = Sealer::open(folder, &Keys::none()).unwrap();
     for path in sealer.found().unwrap() {
         sealer.seal(&path).unwrap();
     }
@@ -87,7 +87,7 @@ fn child() {
     let folder = PathBuf::from(folder);
     let mut sealer = recovered(&folder);
     let run = Uuid::now_v7();
-    let writer = Writer::open(&segments_in(&folder), BYTES, "", run).unwrap();
+    let writer = Writer::open(&segments_in(&folder), BYTES, "", run, &Keys::none()).unwrap();
     let (received, lost) = (AtomicU64::new(0), AtomicU64::new(0));
     let out = Mutex::new(std::io::stdout());
     std::thread::scope(|scope| {
@@ -192,7 +192,7 @@ fn logged(folder: &Path) -> Vec<Uuid> {
         model: Some("m".to_owned()),
         ..Selection::default()
     };
-    let log = Log::open(folder).unwrap();
+    let log = Log::open(folder, &Keys::none()).unwrap();
     log.each(&wanted, |table| -> Result<(), LogError> {
         let column = table.column_by_name("request_id").unwrap().as_fixed_size_binary();
         ids.extend(column.iter().map(|id| Uuid::from_slice(id.unwrap()).unwrap()));
@@ -232,7 +232,7 @@ fn nothing_acknowledged_is_lost_and_nothing_is_there_twice() {
 
         // As it lies there: all is there, and whoever checks it finds nothing changed.
         let check = |when: &str| {
-            let verified = verify(folder.path()).unwrap();
+            let verified = verify(folder.path(), &Keys::none()).unwrap();
             assert!(
                 verified.damaged.is_empty(),
                 "{told} {when}: {:?}",

@@ -36,10 +36,10 @@ fn child() {
         bytes: BYTES,
         began_us: 0,
         run: Uuid::nil(),
-        key: [0; 16],
+        key: Uuid::nil(),
         replica: [0; 32],
     };
-    let segment = Segment::create(Path::new(&path), header).unwrap();
+    let segment = Segment::create(Path::new(&path), header, None).unwrap();
     let out = Mutex::new(std::io::stdout());
     std::thread::scope(|scope| {
         for thread in 0..THREADS {

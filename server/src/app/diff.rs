@@ -1,11 +1,13 @@
 //! `crossfade diff`: what two versions say to what was asked before.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
 use arrow_array::RecordBatch;
+use arrow_array::cast::AsArray;
 use crossfade_batcher::{Job, JobError};
 use crossfade_inference_log::{Log, Selection};
 use crossfade_runtimes::{Runtimes, RuntimesOptions};
@@ -13,7 +15,7 @@ use crossfade_runtimes_core::Tensor;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::Serialize;
 
-use super::log::{Duck, exists, quoted};
+use super::log::{Duck, exists, keys, quoted};
 use super::logged::Logged;
 use super::{loading, say};
 use crate::config::DiffArgs;
@@ -221,18 +223,19 @@ fn ask(
 
 /// The records whose requests are asked again, newest last.
 fn asked(args: &DiffArgs) -> Result<Vec<RecordBatch>> {
-    let data_dir = &args.log.data_dir;
+    let log = || -> Result<Log> { Ok(Log::open(&args.log.data_dir, &keys(&args.log)?)?) };
     if args.data.is_empty() {
         let wanted = Selection {
             model: Some(args.model.clone()),
             ..Selection::default()
         };
-        return Ok(Log::open(data_dir)?.newest(&wanted, args.limit)?);
+        return Ok(log()?.newest(&wanted, args.limit)?);
     }
-    let duck = Duck::over(data_dir, &args.duckdb)?;
+    let duck = Duck::over(&args.log, &args.duckdb)?;
     let out = tempfile::NamedTempFile::new()?;
+    // Only who they are: nothing of an encrypted log lies on a disk as it is.
     let sql = format!(
-        "COPY (SELECT * FROM log WHERE model = {} AND outcome = 'ok' AND stage <> 'shadow' AND ({}) ORDER BY ts DESC LIMIT {}) TO {} (FORMAT parquet);",
+        "COPY (SELECT CAST(request_id AS BLOB) AS request_id FROM log WHERE model = {} AND outcome = 'ok' AND stage <> 'shadow' AND ({}) ORDER BY ts DESC LIMIT {}) TO {} (FORMAT parquet);",
         quoted(&args.model),
         args.data,
         args.limit,
@@ -243,6 +246,22 @@ fn asked(args: &DiffArgs) -> Result<Vec<RecordBatch>> {
     }
     // DuckDB puts another file in its place.
     let file = std::fs::File::open(out.path())?;
-    let tables = ParquetRecordBatchReaderBuilder::try_new(file)?.build()?;
-    Ok(tables.collect::<Result<_, _>>()?)
+    let mut meant: BTreeSet<[u8; 16]> = BTreeSet::new();
+    for table in ParquetRecordBatchReaderBuilder::try_new(file)?.build()? {
+        let table = table?;
+        let ids = table
+            .column(0)
+            .as_binary_opt::<i32>()
+            .into_iter()
+            .flatten()
+            .flatten();
+        meant.extend(ids.filter_map(|id| <[u8; 16]>::try_from(id).ok()));
+    }
+    let is_meant = move |table: &RecordBatch, row: usize| {
+        let ids = table
+            .column_by_name("request_id")
+            .and_then(|column| column.as_fixed_size_binary_opt());
+        ids.is_some_and(|ids| <[u8; 16]>::try_from(ids.value(row)).is_ok_and(|id| meant.contains(&id)))
+    };
+    Ok(log()?.find(&Selection::default(), &["request_id"], is_meant)?)
 }

@@ -4,12 +4,14 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use crossfade_inference_log::{Selection, segments_in, verify};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use crossfade_inference_log::{Keys, Selection, segments_in, verify};
 
 use super::say;
-use crate::config::{LogCommand, WhichArgs};
+use crate::config::{LogArgs, LogCommand, WhichArgs};
 use crate::data_dir::DataDir;
-use crate::recorder::seal_all;
+use crate::recorder::{keys_to_read, seal_all};
 
 mod export;
 mod query;
@@ -25,17 +27,18 @@ const SHOWN: usize = 20;
 /// Errors: a log that cannot be read, a data folder that a server uses.
 pub(super) fn run(command: &LogCommand) -> Result<ExitCode> {
     match command {
-        LogCommand::Verify(args) => verified(&args.data_dir),
-        LogCommand::Seal(args) => seal(&args.data_dir),
+        LogCommand::Verify(args) => verified(args),
+        LogCommand::Seal(args) => seal(args),
         LogCommand::Query(args) => query::run(args),
         LogCommand::Tail(args) => tail::run(args),
         LogCommand::Export(args) => export::run(args),
+        LogCommand::Keys(args) => show_keys(args),
     }
 }
 
-fn verified(data_dir: &Path) -> Result<ExitCode> {
-    exists(data_dir)?;
-    let found = verify(data_dir)?;
+fn verified(args: &LogArgs) -> Result<ExitCode> {
+    exists(&args.data_dir)?;
+    let found = verify(&args.data_dir, &keys(args)?)?;
     say(&format!(
         "{} records were written, {} files are as they were",
         found.records, found.files
@@ -61,10 +64,10 @@ fn list(what: &str, lines: &[String]) {
     }
 }
 
-fn seal(data_dir: &Path) -> Result<ExitCode> {
-    exists(data_dir)?;
-    let _held = DataDir::open(data_dir)?;
-    let rows = seal_all(data_dir)?;
+fn seal(args: &LogArgs) -> Result<ExitCode> {
+    exists(&args.data_dir)?;
+    let _held = DataDir::open(&args.data_dir)?;
+    let rows = seal_all(&args.data_dir, &keys(args)?)?;
     say(&format!("{rows} records are in Parquet files now"));
     Ok(ExitCode::SUCCESS)
 }
@@ -78,6 +81,22 @@ pub(super) fn exists(data_dir: &Path) -> Result<()> {
         "there is no inference log in the data folder `{}`; name the server's with --data-dir",
         data_dir.display()
     )
+}
+
+/// What opens a log that is encrypted.
+///
+/// Errors: a key that cannot be read, or is not that of this log.
+pub(super) fn keys(args: &LogArgs) -> Result<Keys> {
+    Ok(keys_to_read(&args.data_dir, &args.log_key)?)
+}
+
+/// Prints what opens the Parquet files.
+fn show_keys(args: &LogArgs) -> Result<ExitCode> {
+    exists(&args.data_dir)?;
+    for (id, secret) in keys(args)?.of_files() {
+        say(&format!("{id} {}", STANDARD.encode(secret)));
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The records that are meant.

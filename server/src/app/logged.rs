@@ -31,12 +31,8 @@ impl<'a> Logged<'a> {
     pub(super) fn bytes(&self, name: &str) -> Option<&'a [u8]> {
         let column = self.table.column_by_name(name)?;
         let is_there = column.is_valid(self.row);
-        let fixed = column
-            .as_fixed_size_binary_opt()
-            .map(|column| column.value(self.row));
-        // As other programs write them.
-        let free = || column.as_binary_opt::<i32>().map(|column| column.value(self.row));
-        fixed.or_else(free).filter(|_| is_there)
+        let column = column.as_fixed_size_binary_opt()?;
+        is_there.then(|| column.value(self.row))
     }
 
     /// Rows of the request; 0 where they are not known.

@@ -18,7 +18,7 @@ use crossfade_runtimes_core::{Datatype, Tensor};
 use half::{bf16, f16};
 use uuid::Uuid;
 
-use super::log::exists;
+use super::log::{exists, keys};
 use super::logged::{Logged, part, together};
 use super::{loading, say};
 use crate::config::file::RawConfig;
@@ -97,7 +97,7 @@ impl<'a> Asker<'a> {
     /// Errors: a log or a configuration that cannot be read.
     pub(super) fn new(args: &'a ReplayArgs, runtimes: Arc<Runtimes>) -> Result<Self> {
         Ok(Self {
-            log: Log::open(&args.log.data_dir)?,
+            log: Log::open(&args.log.data_dir, &keys(&args.log)?)?,
             server: RawConfig::read_named(args.versions.config.as_deref())?,
             loader: loading::loader(runtimes),
             loaded: BTreeMap::new(),

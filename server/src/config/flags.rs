@@ -9,6 +9,7 @@ use crossfade_journal::audit::Timestamp;
 
 use super::client_args::ClientCommand;
 use super::{ControlMode, LogFormat};
+use crate::recorder::KeySource;
 
 /// A model inference server: ONNX models over the Open Inference Protocol (KServe V2), gRPC and HTTP.
 #[derive(Debug, Parser)]
@@ -115,9 +116,11 @@ pub enum LogCommand {
     Tail(TailArgs),
     /// Write records to a file
     Export(LogExportArgs),
+    /// Print the keys of the Parquet files of a log that is encrypted, for other programs: the id that a file names, and the key in base64
+    Keys(LogArgs),
 }
 
-/// Flags of `crossfade log verify` and `seal`.
+/// Flags of `crossfade log verify`, `seal` and `keys`.
 #[derive(Debug, Args)]
 pub struct LogArgs {
     /// The server's data folder
@@ -128,6 +131,9 @@ pub struct LogArgs {
         default_value = DEFAULT_DATA_DIR
     )]
     pub data_dir: PathBuf,
+    /// Of a log that is encrypted, its key: file:PATH, env:NAME or command:PROGRAM ARGUMENTS; may be given more than once
+    #[arg(long, env = "CROSSFADE_LOG_KEY", value_name = "SOURCE")]
+    pub log_key: Vec<KeySource>,
 }
 
 /// Flags of `crossfade log query`.

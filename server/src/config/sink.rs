@@ -1,8 +1,37 @@
 //! `[[log.sink]]`: from what was written to what the code may rely on.
 
-use super::file::RawSink;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
 use super::{ConfigError, SinkConfig};
 use crate::outgoing::Target;
+
+/// One `[[log.sink]]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawSink {
+    /// Names it in metrics, and the file in which it keeps how far it has come.
+    pub name: String,
+    /// Where events go.
+    pub url: String,
+    /// Only records of these models; absent: of all.
+    #[serde(default)]
+    pub models: Vec<String>,
+    /// Only requests that were answered.
+    #[serde(default)]
+    pub only_success: bool,
+    /// How often an event is sent that is refused.
+    #[serde(default = "attempts")]
+    pub max_attempts: u32,
+    /// Certificates, in PEM, that are trusted instead of the system's.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
+}
+
+fn attempts() -> u32 {
+    5
+}
 
 /// Checks every `[[log.sink]]`.
 ///

@@ -266,8 +266,8 @@ impl Asked<'_> {
             }
         }
         let place = self.place()?;
-        let folder = recorder.data_dir().to_owned();
-        let follower = on_a_thread_that_may_wait(move || Follower::from_now(&folder)).await?;
+        let (folder, keys) = (recorder.data_dir().to_owned(), recorder.keys().clone());
+        let follower = on_a_thread_that_may_wait(move || Follower::from_now(&folder, &keys)).await?;
         let follower = follower.map_err(|error| Refusal::new(Status::Internal, error.to_string()))?;
         let lines = records::stream(follower, wanted, place, self.front.stopping.clone());
         let lines = Awaited::new(lines, PATIENCE, self.hang_up.clone());

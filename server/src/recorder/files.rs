@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crossfade_inference_log::{Certificate, LogError, Outcome, Sealer};
+use crossfade_inference_log::{Certificate, Keys, LogError, Outcome, Sealer};
 use crossfade_journal::audit::Timestamp;
 use uuid::Uuid;
 
@@ -72,6 +72,13 @@ impl Held {
             );
             self.sealer.remove(files, reason)?;
         }
+        let keys = self.sealer.forget_keys()?;
+        if keys > 0 {
+            tracing::info!(
+                keys,
+                "data keys of the inference log are removed: what they opened is gone"
+            );
+        }
         Ok(())
     }
 }
@@ -111,8 +118,8 @@ impl Held {
 /// Seals every segment of a data folder that no server uses. Returns the rows that became files.
 ///
 /// Errors: as [`Sealer::open`] and [`Sealer::seal`].
-pub(crate) fn seal_all(data_dir: &Path) -> Result<u64, LogError> {
-    let mut sealer = Sealer::open(data_dir)?;
+pub(crate) fn seal_all(data_dir: &Path, keys: &Keys) -> Result<u64, LogError> {
+    let mut sealer = Sealer::open(data_dir, keys)?;
     let mut rows = 0;
     for path in sealer.found()? {
         if let Outcome::Sealed(sealed) = sealer.seal(&path)? {

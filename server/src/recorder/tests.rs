@@ -77,8 +77,15 @@ fn what_was_recorded_is_in_files_when_the_log_is_closed() {
 #[test]
 fn what_an_earlier_process_left_is_sealed() {
     let folder = tempfile::tempdir().unwrap();
-    drop(Sealer::open(folder.path()).unwrap());
-    let writer = Writer::open(&segments_in(folder.path()), SEGMENT_BYTES, "", Uuid::nil()).unwrap();
+    drop(Sealer::open(folder.path(), &Keys::none()).unwrap());
+    let writer = Writer::open(
+        &segments_in(folder.path()),
+        SEGMENT_BYTES,
+        "",
+        Uuid::nil(),
+        &Keys::none(),
+    )
+    .unwrap();
     let mut head = Vec::new();
     record(now()).encode(&mut head);
     assert_eq!(writer.append(Kind::Inference, NO_SCHEMA, &[&head]), Written::Done);
@@ -213,7 +220,7 @@ fn a_request_that_never_ends_is_a_gap() {
     let (records, missing, last) = sealed(folder.path());
     assert_eq!((records, missing), (1, 1));
     assert_eq!((last.received, last.lost, last.last), (2, 1, false));
-    let verified = crossfade_inference_log::verify(folder.path()).unwrap();
+    let verified = crossfade_inference_log::verify(folder.path(), &Keys::none()).unwrap();
     assert_eq!((verified.damaged.len(), verified.missing), (0, 1));
     assert!(
         !recorder.record(NO_SCHEMA, &record(now())),
@@ -251,7 +258,7 @@ fn what_sampling_leaves_out_is_counted() {
     );
     // Four standard deviations.
     assert!((437..563).contains(&records), "{records}");
-    let verified = crossfade_inference_log::verify(folder.path()).unwrap();
+    let verified = crossfade_inference_log::verify(folder.path(), &Keys::none()).unwrap();
     assert!(verified.damaged.is_empty(), "{:?}", verified.damaged);
 }
 
@@ -292,7 +299,7 @@ fn files_that_are_too_old_or_too_many_go() {
             max_bytes,
             ..config(Ack::Kernel)
         };
-        let mut held = files::Held::new(Sealer::open(folder.path()).unwrap(), &config);
+        let mut held = files::Held::new(Sealer::open(folder.path(), &Keys::none()).unwrap(), &config);
         held.sweep(0, wanted).unwrap();
         let content = Content::read(folder.path()).unwrap();
         for file in content.files.values() {
@@ -444,7 +451,7 @@ fn what_a_policy_takes_away_reaches_no_file() {
     recorder.close();
     search(folder.path());
     assert!(searched >= 6, "{searched}");
-    let log = crossfade_inference_log::Log::open(folder.path()).unwrap();
+    let log = crossfade_inference_log::Log::open(folder.path(), &Keys::none()).unwrap();
     let tables = log
         .newest(&crossfade_inference_log::Selection::default(), 1)
         .unwrap();
@@ -475,7 +482,7 @@ fn what_a_policy_takes_away_reaches_no_file() {
 #[test]
 fn what_cannot_be_sealed_holds_up_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
-    drop(Sealer::open(folder.path()).unwrap());
+    drop(Sealer::open(folder.path(), &Keys::none()).unwrap());
     // Nobody can read a folder as a file; it is the oldest.
     let stuck = segments_in(folder.path()).join(format!("{}.seg", Uuid::from_u128(1)));
     fs::create_dir(&stuck).unwrap();

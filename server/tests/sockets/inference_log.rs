@@ -8,7 +8,7 @@ use std::time::Duration;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, UInt16Type, UInt32Type};
 use arrow_array::{Array, RecordBatch};
-use crossfade_inference_log::{Content, verify};
+use crossfade_inference_log::{Content, Keys, verify};
 use crossfade_server::recorder::{Ack, OnFull, RecorderConfig};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -181,7 +181,7 @@ async fn every_outcome(ack: Ack) {
         scrape.contains("crossfade_log_lost_records_total{reason=\"full\"} 0\n"),
         "{scrape}"
     );
-    let verified = verify(data.path()).unwrap();
+    let verified = verify(data.path(), &Keys::none()).unwrap();
     assert_eq!((verified.records as usize, verified.missing), (total, 0));
     assert_eq!(
         (verified.damaged.len(), verified.gaps.len()),
@@ -311,7 +311,7 @@ pub(crate) fn copies_are_records(data: &Path, least: usize) {
         assert!(outputs.is_valid(row));
     }
     assert!(copies >= least, "{copies}");
-    let verified = verify(data).unwrap();
+    let verified = verify(data, &Keys::none()).unwrap();
     assert_eq!((verified.damaged.len(), verified.missing), (0, 0), "{verified:?}");
 }
 
@@ -375,7 +375,7 @@ async fn nothing_is_answered_unrecorded_where_that_is_wanted() {
         (answered + 1, 2),
         "{outcomes:?}"
     );
-    let verified = verify(data.path()).unwrap();
+    let verified = verify(data.path(), &Keys::none()).unwrap();
     assert_eq!((verified.damaged.len(), verified.missing), (0, 0), "{verified:?}");
 }
 
@@ -521,7 +521,7 @@ async fn records_about_a_person_can_be_erased() {
     server.stop().await;
     let rows: usize = tables(data.path()).iter().map(RecordBatch::num_rows).sum();
     assert_eq!(rows, 2 + 1 + 2);
-    let verified = verify(data.path()).unwrap();
+    let verified = verify(data.path(), &Keys::none()).unwrap();
     assert_eq!((verified.damaged.len(), verified.missing), (0, 0), "{verified:?}");
 }
 
@@ -638,7 +638,7 @@ async fn as_many_rows_as_requests_whatever_becomes_of_them() {
     for kind in ["ok", "invalid_input", "deadline_exceeded"] {
         assert!(of(kind) > 0, "{kind} was not tried: {rows:?}");
     }
-    let verified = verify(data.path()).unwrap();
+    let verified = verify(data.path(), &Keys::none()).unwrap();
     assert_eq!((verified.records as usize, verified.missing), (REQUESTS, 0));
     assert!(verified.damaged.is_empty(), "{verified:?}");
 }

@@ -1,6 +1,7 @@
 //! Nothing is lost or doubled when files become one.
 
 use super::*;
+use crate::keys::Keys;
 use crate::log::tests::{Data, ids};
 use crate::log::{Log, Selection};
 use crate::verify::verify;
@@ -10,7 +11,7 @@ const SMALL: u64 = 1 << 20;
 
 fn all(data: &Data) -> Vec<u8> {
     let mut tables = Vec::new();
-    let log = Log::open(data.folder.path()).unwrap();
+    let log = Log::open(data.folder.path(), &Keys::none()).unwrap();
     log.each(&Selection::default(), |table| -> Result<(), LogError> {
         tables.push(table.clone());
         Ok(())
@@ -20,7 +21,7 @@ fn all(data: &Data) -> Vec<u8> {
 }
 
 fn files(data: &Data) -> Vec<String> {
-    let sealer = Sealer::open(data.folder.path()).unwrap();
+    let sealer = Sealer::open(data.folder.path(), &Keys::none()).unwrap();
     sealer.manifest().content().files.keys().cloned().collect()
 }
 
@@ -32,7 +33,7 @@ fn files_of_a_day_become_one_again_and_again() {
         data.put(100 + id, NOON, "2");
         data.seal();
     }
-    let mut sealer = Sealer::open(data.folder.path()).unwrap();
+    let mut sealer = Sealer::open(data.folder.path(), &Keys::none()).unwrap();
     assert_eq!(
         sealer.compact(5, SMALL).unwrap(),
         None,
@@ -46,7 +47,7 @@ fn files_of_a_day_become_one_again_and_again() {
     assert_eq!(files(&data).len(), 2);
     data.put(4, NOON, "1");
     data.seal();
-    let mut sealer = Sealer::open(data.folder.path()).unwrap();
+    let mut sealer = Sealer::open(data.folder.path(), &Keys::none()).unwrap();
     assert_eq!(
         sealer.compact(2, SMALL).unwrap(),
         Some(2),
@@ -56,7 +57,7 @@ fn files_of_a_day_become_one_again_and_again() {
     let mut seen = all(&data);
     seen.sort_unstable();
     assert_eq!(seen, [0, 1, 2, 3, 4, 100, 101, 102, 103]);
-    let verified = verify(data.folder.path()).unwrap();
+    let verified = verify(data.folder.path(), &Keys::none()).unwrap();
     assert_eq!((verified.damaged.len(), verified.files), (0, 2), "{verified:?}");
     for file in files(&data) {
         assert!(data.folder.path().join(&file).is_file(), "{file}");
@@ -78,7 +79,7 @@ fn what_a_crash_left_goes() {
     assert_eq!(files(&data), old);
     assert!(!root.join(&unnamed).exists());
     let kept = fs::read(root.join(&old[1])).unwrap();
-    let mut sealer = Sealer::open(root).unwrap();
+    let mut sealer = Sealer::open(root, &Keys::none()).unwrap();
     assert_eq!(sealer.compact(2, SMALL).unwrap(), Some(2));
     drop(sealer);
     fs::write(root.join(&old[1]), kept).unwrap();
@@ -100,7 +101,7 @@ fn what_was_changed_is_left_as_it_is() {
     let mut bytes = fs::read(&path).unwrap();
     bytes[40] ^= 1;
     fs::write(&path, &bytes).unwrap();
-    let mut sealer = Sealer::open(data.folder.path()).unwrap();
+    let mut sealer = Sealer::open(data.folder.path(), &Keys::none()).unwrap();
     let error = sealer.compact(2, SMALL).unwrap_err();
     assert!(
         matches!(&error, LogError::Damaged(which) if *which == path),
@@ -108,7 +109,10 @@ fn what_was_changed_is_left_as_it_is() {
     );
     drop(sealer);
     assert_eq!(files(&data), before);
-    assert_eq!(verify(data.folder.path()).unwrap().damaged.len(), 1);
+    assert_eq!(
+        verify(data.folder.path(), &Keys::none()).unwrap().damaged.len(),
+        1
+    );
 }
 
 /// A file that is written again and again keeps a name that a disk takes, and never that of the one it is made of.

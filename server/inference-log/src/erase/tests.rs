@@ -1,6 +1,7 @@
 //! Of whom nothing is to be left nothing is, and of the others everything.
 
 use super::*;
+use crate::keys::Keys;
 use crate::log::tests::{Data, ids};
 use crate::log::{Log, Selection};
 use crate::record::Record;
@@ -23,7 +24,7 @@ fn put(data: &Data, id: u8, subject: Option<[u8; 16]>) {
 }
 
 fn all(data: &Data) -> Vec<u8> {
-    let log = Log::open(data.folder.path()).unwrap();
+    let log = Log::open(data.folder.path(), &Keys::none()).unwrap();
     let mut found = ids(&log.newest(&Selection::default(), usize::MAX).unwrap());
     found.sort_unstable();
     found
@@ -40,7 +41,7 @@ fn records_about_a_person_go_and_the_chain_stays_whole() {
     data.seal();
     put(&data, 5, Some(ANN));
     data.seal();
-    let mut sealer = Sealer::open(data.folder.path()).unwrap();
+    let mut sealer = Sealer::open(data.folder.path(), &Keys::none()).unwrap();
     let before = sealer.manifest().content().files.clone();
     let done = sealer.erase(ANN).unwrap();
     assert_eq!((done.rows, done.files.len()), (2, 2), "{done:?}");
@@ -56,10 +57,10 @@ fn records_about_a_person_go_and_the_chain_stays_whole() {
     assert_eq!(sealer.erase(ANN).unwrap().rows, 0, "once is enough");
     drop(sealer);
     assert_eq!(all(&data), [2, 3, 4]);
-    let verified = verify(data.folder.path()).unwrap();
+    let verified = verify(data.folder.path(), &Keys::none()).unwrap();
     assert_eq!((verified.damaged.len(), verified.files), (0, 2), "{verified:?}");
     // Opened again, nothing else goes.
-    drop(Sealer::open(data.folder.path()).unwrap());
+    drop(Sealer::open(data.folder.path(), &Keys::none()).unwrap());
     assert_eq!(all(&data), [2, 3, 4]);
     let mut folders = vec![data.folder.path().to_owned()];
     while let Some(folder) = folders.pop() {
@@ -83,7 +84,7 @@ fn files_without_such_records_are_not_read() {
     let data = Data::new();
     put(&data, 1, Some(BOB));
     data.seal();
-    let sealer = Sealer::open(data.folder.path()).unwrap();
+    let sealer = Sealer::open(data.folder.path(), &Keys::none()).unwrap();
     let file = sealer.manifest().content().files.keys().next().unwrap().clone();
     let path = data.folder.path().join(file);
     assert!(may_have(&path, &BOB).unwrap());

@@ -3,7 +3,10 @@
 use arrow_array::types::Float64Type;
 use arrow_array::{FixedSizeBinaryArray, Float64Array};
 
+use parquet::arrow::ArrowWriter;
+
 use super::*;
+use crate::keys::Keys;
 use crate::log::tests::{Data, ids};
 
 const NOON: i64 = 1_795_435_200_000_000;
@@ -38,7 +41,7 @@ fn labels_come_to_their_requests() {
     data.put(3, NOON, "1");
     feedback(data.folder.path(), "a.parquet", &[(3, 0.0), (1, 0.25), (9, 9.0)]);
     feedback(data.folder.path(), "b.parquet", &[(3, 1.0)]);
-    let log = Log::open(data.folder.path()).unwrap();
+    let log = Log::open(data.folder.path(), &Keys::none()).unwrap();
     let out = data.folder.path().join("set.parquet");
     let labels = Labels::read(data.folder.path()).unwrap();
     assert_eq!(
@@ -68,7 +71,7 @@ fn all_columns_are_there_without_labels() {
     data.put(1, NOON, "1");
     data.seal();
     data.put(2, NOON, "2");
-    let log = Log::open(data.folder.path()).unwrap();
+    let log = Log::open(data.folder.path(), &Keys::none()).unwrap();
     let out = data.folder.path().join("all.parquet");
     let second = Selection {
         version: Some("2".to_owned()),

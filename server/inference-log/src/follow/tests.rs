@@ -1,6 +1,7 @@
 //! Every record is shown once, however it comes to be read.
 
 use super::*;
+use crate::keys::Keys;
 use crate::log::tests::{Data, ids};
 
 const NOON: i64 = 1_795_435_200_000_000;
@@ -9,7 +10,7 @@ const NOON: i64 = 1_795_435_200_000_000;
 fn what_comes_is_shown_once() {
     let data = Data::new();
     data.put(1, NOON, "1");
-    let mut follower = Follower::from_now(data.folder.path()).unwrap();
+    let mut follower = Follower::from_now(data.folder.path(), &Keys::none()).unwrap();
     assert_eq!(ids(&follower.poll().unwrap()), [0; 0]);
     data.put(2, NOON, "1");
     data.put(3, NOON, "2");
@@ -28,7 +29,7 @@ fn what_comes_is_shown_once() {
 #[test]
 fn large_records_are_shown() {
     let data = Data::new();
-    let mut follower = Follower::from_now(data.folder.path()).unwrap();
+    let mut follower = Follower::from_now(data.folder.path(), &Keys::none()).unwrap();
     let bytes = vec![1; 6 << 20];
     let record = Record {
         tensors: vec![crate::record::LoggedTensor {
@@ -57,7 +58,7 @@ fn large_records_are_shown() {
 fn a_cursor_goes_on_where_it_was() {
     let data = Data::new();
     data.put(1, NOON, "1");
-    let follower = Follower::from_now(data.folder.path()).unwrap();
+    let follower = Follower::from_now(data.folder.path(), &Keys::none()).unwrap();
     data.put(2, NOON, "1");
     let kept = serde_json::to_string(follower.cursor()).unwrap();
     drop(follower);
@@ -65,10 +66,14 @@ fn a_cursor_goes_on_where_it_was() {
     data.seal();
     data.put(4, NOON, "1");
     data.seal();
-    let mut sealer = crate::seal::Sealer::open(data.folder.path()).unwrap();
+    let mut sealer = crate::seal::Sealer::open(data.folder.path(), &Keys::none()).unwrap();
     assert_eq!(sealer.compact(2, 1 << 20).unwrap(), Some(2));
     data.put(5, NOON, "1");
-    let mut follower = Follower::resume(data.folder.path(), serde_json::from_str(&kept).unwrap());
+    let mut follower = Follower::resume(
+        data.folder.path(),
+        &Keys::none(),
+        serde_json::from_str(&kept).unwrap(),
+    );
     let mut seen = Vec::new();
     for _ in 0..4 {
         seen.extend(ids(&follower.poll().unwrap()));
@@ -78,7 +83,7 @@ fn a_cursor_goes_on_where_it_was() {
     // In the middle of a segment that is still written to.
     let kept = follower.cursor().clone();
     data.put(6, NOON, "1");
-    let mut follower = Follower::resume(data.folder.path(), kept);
+    let mut follower = Follower::resume(data.folder.path(), &Keys::none(), kept);
     assert_eq!(ids(&follower.poll().unwrap()), [6]);
     assert_eq!(ids(&follower.poll().unwrap()), [0; 0]);
 }

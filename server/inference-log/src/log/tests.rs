@@ -17,18 +17,29 @@ const DAY: i64 = 86_400_000_000;
 pub(crate) struct Data {
     pub(crate) folder: TempDir,
     pub(crate) writer: Writer,
+    pub(crate) keys: Keys,
 }
 
 impl Data {
     pub(crate) fn new() -> Self {
+        Self::with(|_| Keys::none())
+    }
+
+    pub(crate) fn with(keys: impl FnOnce(&Path) -> Keys) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        drop(Sealer::open(folder.path()).unwrap());
-        let writer = Writer::open(&segments_in(folder.path()), 12 << 20, "here", Uuid::nil()).unwrap();
-        Self { folder, writer }
+        let keys = keys(folder.path());
+        drop(Sealer::open(folder.path(), &keys).unwrap());
+        let writer = Writer::open(&segments_in(folder.path()), 12 << 20, "here", Uuid::nil(), &keys).unwrap();
+        Self { folder, writer, keys }
     }
 
     pub(crate) fn put(&self, id: u8, ts_us: i64, version: &str) {
+        self.put_about(None, id, ts_us, version);
+    }
+
+    pub(crate) fn put_about(&self, subject_key: Option<[u8; 16]>, id: u8, ts_us: i64, version: &str) {
         let record = Record {
+            subject_key,
             request_id: [id; 16],
             ts_us,
             outcome: "ok",
@@ -51,7 +62,7 @@ impl Data {
     pub(crate) fn seal(&self) {
         self.writer.prepare().unwrap();
         self.writer.rotate();
-        let mut sealer = Sealer::open(self.folder.path()).unwrap();
+        let mut sealer = Sealer::open(self.folder.path(), &self.keys).unwrap();
         for segment in self.writer.take_full() {
             sealer.seal(segment.path()).unwrap();
         }
@@ -83,7 +94,7 @@ fn what_is_sealed_and_what_is_not_are_one_log() {
     data.put(2, NOON + DAY, "1");
     data.seal();
     data.put(3, NOON + DAY, "2");
-    let log = Log::open(data.folder.path()).unwrap();
+    let log = Log::open(data.folder.path(), &Keys::none()).unwrap();
     let all = Selection::default();
     assert_eq!(selected(&log, &all), [1, 2, 3]);
     let second = Selection {
@@ -116,18 +127,17 @@ fn what_is_sealed_and_what_is_not_are_one_log() {
 /// Whoever reads files with another program finds in them what is not sealed, too, and a table even where there is nothing.
 #[test]
 fn the_files_hold_all_there_is() {
-    let rows = |files: &[PathBuf]| -> usize {
-        let count = |path: &PathBuf| {
-            let file = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap();
+    let rows = |files: &[Readable]| -> usize {
+        let count = |file: &Readable| {
+            let file = table_file::reader(&file.path(), &Keys::none()).unwrap();
             usize::try_from(file.metadata().file_metadata().num_rows()).unwrap()
         };
         files.iter().map(count).sum()
     };
-    let scratch = tempfile::tempdir().unwrap();
     let data = Data::new();
-    let [records, gaps] = Log::open(data.folder.path())
+    let [records, gaps] = Log::open(data.folder.path(), &Keys::none())
         .unwrap()
-        .files(scratch.path())
+        .readable()
         .unwrap();
     assert_eq!(
         (records.len(), rows(&records), gaps.len(), rows(&gaps)),
@@ -144,9 +154,9 @@ fn the_files_hold_all_there_is() {
         model: None,
     };
     data.writer.append(Kind::Gap, 0, &[&gap.encode()]);
-    let [records, gaps] = Log::open(data.folder.path())
+    let [records, gaps] = Log::open(data.folder.path(), &Keys::none())
         .unwrap()
-        .files(scratch.path())
+        .readable()
         .unwrap();
     assert_eq!((rows(&records), rows(&gaps)), (2, 1));
 }
@@ -155,7 +165,7 @@ fn the_files_hold_all_there_is() {
 fn a_line_has_ids_as_people_write_them() {
     let data = Data::new();
     data.put(1, NOON, "1");
-    let log = Log::open(data.folder.path()).unwrap();
+    let log = Log::open(data.folder.path(), &Keys::none()).unwrap();
     let mut lines = Vec::new();
     log.each(&Selection::default(), |table| write_lines(table, &mut lines))
         .unwrap();

@@ -15,10 +15,10 @@ fn written(payloads: &[Vec<u8>]) -> Vec<u8> {
         bytes: BYTES,
         began_us: 1,
         run: Uuid::nil(),
-        key: [0; 16],
+        key: Uuid::nil(),
         replica: [0; 32],
     };
-    let segment = Segment::create(&folder.path().join("s.seg"), header).unwrap();
+    let segment = Segment::create(&folder.path().join("s.seg"), header, None).unwrap();
     for (seq, payload) in (0..).zip(payloads) {
         assert_eq!(
             segment.append(Kind::Inference, 0, 0, &[payload]),

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::frame::FRAME_HEAD_BYTES;
 use crate::header::HEADER_BYTES;
+use crate::keys::Keys;
 use crate::manifest::Content;
 use crate::record::{LoggedTensor, Origin, Side};
 use crate::schema::{Column, Schema};
@@ -27,7 +28,7 @@ struct Data {
 
 fn data() -> Data {
     let folder = tempfile::tempdir().unwrap();
-    drop(Sealer::open(folder.path()).unwrap());
+    drop(Sealer::open(folder.path(), &Keys::none()).unwrap());
     let column = |name: &str, datatype: &str, shape: &[i64]| Column {
         name: name.to_owned(),
         datatype: datatype.to_owned(),
@@ -46,7 +47,14 @@ fn data() -> Data {
     let number = schemas.number(&schema).unwrap();
     assert_eq!(schemas.number(&schema).unwrap(), number, "the same one");
     Data {
-        writer: Writer::open(&segments_in(folder.path()), BYTES, "here", Uuid::from_u128(6)).unwrap(),
+        writer: Writer::open(
+            &segments_in(folder.path()),
+            BYTES,
+            "here",
+            Uuid::from_u128(6),
+            &Keys::none(),
+        )
+        .unwrap(),
         folder,
         schema: number,
     }
@@ -109,7 +117,7 @@ impl Data {
     /// Closes what was written and seals it, oldest first.
     fn seal(&self) -> Vec<Outcome> {
         self.writer.end();
-        let mut sealer = Sealer::open(self.folder.path()).unwrap();
+        let mut sealer = Sealer::open(self.folder.path(), &Keys::none()).unwrap();
         let found = sealer.found().unwrap();
         found.iter().map(|path| sealer.seal(path).unwrap()).collect()
     }
@@ -200,7 +208,7 @@ fn a_segment_goes_once_it_is_in_the_manifest_and_not_twice() {
     assert!(!path.exists());
     // Killed between the manifest and the removal.
     fs::write(&path, before).unwrap();
-    let mut sealer = Sealer::open(data.folder.path()).unwrap();
+    let mut sealer = Sealer::open(data.folder.path(), &Keys::none()).unwrap();
     assert_eq!(sealer.seal(&path).unwrap(), Outcome::Again);
     assert!(!path.exists());
     let content = Content::read(data.folder.path()).unwrap();
@@ -246,7 +254,7 @@ fn what_a_kill_left_is_sealed_and_its_hole_is_a_gap() {
     assert!(at > HEADER_BYTES);
     bytes[at..at + FRAME_HEAD_BYTES].fill(0);
     fs::write(&path, bytes).unwrap();
-    let mut sealer = Sealer::open(data.folder.path()).unwrap();
+    let mut sealer = Sealer::open(data.folder.path(), &Keys::none()).unwrap();
     let outcome = [sealer.seal(&path).unwrap()];
     let sealed = sealed(&outcome);
     assert_eq!((sealed.records, sealed.missing), (2, 6));

@@ -12,14 +12,14 @@ pub(crate) fn header(id: u128) -> Header {
         bytes: BYTES,
         began_us: 0,
         run: Uuid::nil(),
-        key: [0; 16],
+        key: Uuid::nil(),
         replica: [0; 32],
     }
 }
 
 fn segment(id: u128) -> (tempfile::TempDir, Segment) {
     let folder = tempfile::tempdir().unwrap();
-    let segment = Segment::create(&folder.path().join("s.seg"), header(id)).unwrap();
+    let segment = Segment::create(&folder.path().join("s.seg"), header(id), None).unwrap();
     (folder, segment)
 }
 
@@ -39,7 +39,7 @@ fn records_are_read_back_in_their_order() {
     let gist: Vec<_> = found
         .frames
         .iter()
-        .map(|frame| (frame.seq, frame.kind, frame.flags, frame.schema, frame.payload))
+        .map(|frame| (frame.seq, frame.kind, frame.flags, frame.schema, &*frame.payload))
         .collect();
     let expected: [(u64, Kind, u8, u16, &[u8]); 2] = [
         (0, Kind::Inference, 3, 7, b"one more"),
@@ -109,13 +109,13 @@ fn a_full_segment_and_a_closed_one_take_nothing_more() {
 #[test]
 fn a_segment_that_cannot_be_made_says_why() {
     let (folder, segment) = segment(4);
-    let there = Segment::create(segment.path(), header(5))
+    let there = Segment::create(segment.path(), header(5), None)
         .map(|_| ())
         .unwrap_err();
     assert!(there.to_string().contains("creating it"), "{there}");
     for bytes in [4096, BYTES + 8, u32::MAX] {
         let wrong = Header { bytes, ..header(6) };
-        let error = Segment::create(&folder.path().join("x"), wrong)
+        let error = Segment::create(&folder.path().join("x"), wrong, None)
             .map(|_| ())
             .unwrap_err();
         assert!(matches!(error, SegmentError::Size(_)), "{error}");

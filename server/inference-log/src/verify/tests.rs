@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::*;
 use crate::frame::{Kind, Mark};
 use crate::gap::Gap;
+use crate::keys::Keys;
 use crate::manifest::manifest_in;
 use crate::record::{Origin, Record};
 use crate::seal::{Sealer, segments_in};
@@ -15,8 +16,8 @@ const RUN: Uuid = Uuid::from_u128(5);
 /// A folder with a log of three records and a gap of two, sealed; `received` is what the last mark says.
 fn sealed(received: u64, last: bool) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let mut sealer = Sealer::open(folder.path()).unwrap();
-    let writer = Writer::open(&segments_in(folder.path()), 12 << 20, "", RUN).unwrap();
+    let mut sealer = Sealer::open(folder.path(), &Keys::none()).unwrap();
+    let writer = Writer::open(&segments_in(folder.path()), 12 << 20, "", RUN, &Keys::none()).unwrap();
     for _ in 0..3 {
         let mut head = Vec::new();
         let origin = Origin {
@@ -68,7 +69,7 @@ fn what_is_whole_says_what_is_missing() {
         (6, false, false),
     ] {
         let folder = sealed(received, last);
-        let verified = verify(folder.path()).unwrap();
+        let verified = verify(folder.path(), &Keys::none()).unwrap();
         assert_eq!((verified.files, verified.records, verified.missing), (2, 3, 2));
         assert_eq!(verified.gaps.len(), 1);
         assert_eq!(
@@ -79,8 +80,8 @@ fn what_is_whole_says_what_is_missing() {
         );
     }
     let folder = tempfile::tempdir().unwrap();
-    drop(Sealer::open(folder.path()).unwrap());
-    assert_eq!(verify(folder.path()).unwrap(), Verified::default());
+    drop(Sealer::open(folder.path(), &Keys::none()).unwrap());
+    assert_eq!(verify(folder.path(), &Keys::none()).unwrap(), Verified::default());
 }
 
 #[test]
@@ -92,27 +93,34 @@ fn a_changed_or_missing_file_is_named() {
             let mut bytes = before.clone();
             bytes[at] ^= 1;
             fs::write(&path, bytes).unwrap();
-            let damaged = verify(folder.path()).unwrap().damaged;
+            let damaged = verify(folder.path(), &Keys::none()).unwrap().damaged;
             let name = path.file_name().unwrap().to_str().unwrap();
             assert!(damaged.len() == 1 && damaged[0].contains(name), "{damaged:?}");
         }
         fs::remove_file(&path).unwrap();
-        assert_eq!(verify(folder.path()).unwrap().damaged.len(), 1);
+        assert_eq!(verify(folder.path(), &Keys::none()).unwrap().damaged.len(), 1);
         fs::write(&path, before).unwrap();
     }
-    assert!(verify(folder.path()).unwrap().damaged.is_empty());
+    assert!(verify(folder.path(), &Keys::none()).unwrap().damaged.is_empty());
     let manifest = manifest_in(folder.path());
     let mut bytes = fs::read(&manifest).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(&manifest, bytes).unwrap();
-    assert!(verify(folder.path()).is_err());
+    assert!(verify(folder.path(), &Keys::none()).is_err());
 }
 
 #[test]
 fn segments_that_are_not_sealed_count() {
     let folder = sealed(5, true);
-    let writer = Writer::open(&segments_in(folder.path()), 12 << 20, "", Uuid::from_u128(6)).unwrap();
+    let writer = Writer::open(
+        &segments_in(folder.path()),
+        12 << 20,
+        "",
+        Uuid::from_u128(6),
+        &Keys::none(),
+    )
+    .unwrap();
     let mut head = Vec::new();
     Record::default().encode(&mut head);
     writer.append(Kind::Inference, 0, &[&head]);
@@ -122,10 +130,10 @@ fn segments_that_are_not_sealed_count() {
         ..Mark::default()
     };
     writer.append(Kind::Mark, 0, &[&mark(1).encode()]);
-    let verified = verify(folder.path()).unwrap();
+    let verified = verify(folder.path(), &Keys::none()).unwrap();
     assert_eq!((verified.records, verified.damaged.len()), (4, 0));
     writer.append(Kind::Mark, 0, &[&mark(2).encode()]);
-    assert_eq!(verify(folder.path()).unwrap().damaged.len(), 1);
+    assert_eq!(verify(folder.path(), &Keys::none()).unwrap().damaged.len(), 1);
 }
 
 /// Whatever byte of whatever file is changed, verify does not call the log whole, and says where.
@@ -134,7 +142,14 @@ fn any_changed_byte_is_noticed() {
     let sealed = sealed(5, false);
     let root = sealed.path();
     // A segment that is not sealed, too.
-    let writer = Writer::open(&segments_in(root), 12 << 20, "", Uuid::from_u128(6)).unwrap();
+    let writer = Writer::open(
+        &segments_in(root),
+        12 << 20,
+        "",
+        Uuid::from_u128(6),
+        &Keys::none(),
+    )
+    .unwrap();
     for _ in 0..3 {
         let mut head = Vec::new();
         Record::default().encode(&mut head);
@@ -144,7 +159,7 @@ fn any_changed_byte_is_noticed() {
     let content = Content::read(root).unwrap();
     let mut files: Vec<PathBuf> = content.files.keys().map(|file| root.join(file)).collect();
     files.extend([manifest_in(root), segment]);
-    assert!(verify(root).unwrap().damaged.is_empty());
+    assert!(verify(root, &Keys::none()).unwrap().damaged.is_empty());
     let mut tried = 0;
     for path in files {
         let whole = fs::read(&path).unwrap();
@@ -156,7 +171,7 @@ fn any_changed_byte_is_noticed() {
             changed[at] ^= 0x11;
             fs::write(&path, &changed).unwrap();
             let name = path.file_name().unwrap().to_str().unwrap();
-            match verify(root) {
+            match verify(root, &Keys::none()) {
                 Ok(found) => {
                     let named = found.damaged.iter().any(|line| line.contains(name));
                     assert!(named, "{name}, byte {at}: {found:?}");
@@ -171,6 +186,6 @@ fn any_changed_byte_is_noticed() {
         }
         fs::write(&path, &whole).unwrap();
     }
-    assert!(verify(root).unwrap().damaged.is_empty());
+    assert!(verify(root, &Keys::none()).unwrap().damaged.is_empty());
     assert!(tried > 200, "{tried}");
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::frame::MAX_PAYLOAD_BYTES;
+use crate::keys::Keys;
 use crate::scan::scan;
 
 const BYTES: u32 = 12 << 20;
@@ -14,6 +15,7 @@ fn writer(folder: &Path) -> Writer {
         BYTES,
         "a replica whose name is much too long for a header",
         Uuid::nil(),
+        &Keys::none(),
     )
     .unwrap()
 }

@@ -10,7 +10,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
 use crossfade_inference_log::{Labels, Log, LogError, Selection, export, with_log, write_lines};
 
-use super::{exists, selection};
+use super::{exists, keys, selection};
 use crate::app::say;
 use crate::config::LogExportArgs;
 use crate::recorder::{Pepper, pepper_in};
@@ -19,7 +19,7 @@ pub(super) fn run(args: &LogExportArgs) -> Result<ExitCode> {
     let data_dir = &args.log.data_dir;
     exists(data_dir)?;
     let is_changed = |error: &anyhow::Error| error.downcast_ref().is_some_and(LogError::is_changed);
-    let rows = with_log(data_dir, is_changed, |log| write(args, log))?;
+    let rows = with_log(data_dir, &keys(&args.log)?, is_changed, |log| write(args, log))?;
     say(&format!("{rows} records in `{}`", args.out.display()));
     Ok(ExitCode::SUCCESS)
 }

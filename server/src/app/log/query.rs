@@ -1,39 +1,43 @@
 //! `crossfade log query`: SQL over the whole log, by the DuckDB that is installed.
 //!
 //! DuckDB is not linked into the server: it would be several times the server's size, and whoever asks questions mostly has it. What
-//! is not in a Parquet file yet is written to files in a temporary folder, so that a query sees every record.
+//! is not in a Parquet file yet, or is encrypted, it reads from files in memory, so that a query sees every record and nothing lies on
+//! the disk as it is.
 
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
-use crossfade_inference_log::Log;
-use tempfile::TempDir;
+use crossfade_inference_log::{Log, Readable, in_memory, memory};
 
-use super::exists;
-use crate::config::{QueryArgs, TableFormat};
+use super::{exists, keys};
+use crate::app::raise_open_files;
+use crate::config::{LogArgs, QueryArgs, TableFormat};
 
 /// DuckDB, with the views `log` and `gap`.
 pub(in crate::app) struct Duck {
     program: PathBuf,
-    views: String,
-    /// Where what is not sealed lies.
-    _scratch: TempDir,
+    /// What makes the views, as a file in memory: of many files it is longer than a command line may be.
+    views: File,
+    /// What lies in memory, and goes with it.
+    _files: [Vec<Readable>; 2],
 }
 
 impl Duck {
     /// Has every record of a data folder ready.
     ///
     /// Errors: a log that cannot be read.
-    pub(in crate::app) fn over(data_dir: &Path, program: &Path) -> Result<Self> {
-        exists(data_dir)?;
-        let scratch = TempDir::new().context("a temporary folder")?;
-        let [records, gaps] = Log::open(data_dir)?.files(scratch.path())?;
-        let view = |name: &str, files: &[PathBuf]| {
+    pub(in crate::app) fn over(log: &LogArgs, program: &Path) -> Result<Self> {
+        exists(&log.data_dir)?;
+        // One in memory for each that is encrypted.
+        raise_open_files();
+        let files = Log::open(&log.data_dir, &keys(log)?)?.readable()?;
+        let view = |name: &str, files: &[Readable]| {
             let files: Vec<String> = files
                 .iter()
-                .map(|file| quoted(&file.display().to_string()))
+                .map(|file| quoted(&file.path().display().to_string()))
                 .collect();
             // Folders are named by model, version and day, too; the columns say the same.
             format!(
@@ -41,25 +45,23 @@ impl Duck {
                 files.join(", ")
             )
         };
+        let mut views = memory("crossfade-views")?;
+        writeln!(views, "{}\n{}", view("log", &files[0]), view("gap", &files[1]))?;
         Ok(Self {
             program: program.to_owned(),
-            views: view("log", &records) + &view("gap", &gaps),
-            _scratch: scratch,
+            views,
+            _files: files,
         })
     }
 
-    /// The command that runs a statement.
-    pub(in crate::app) fn command(&self, flags: &[&str], sql: &str) -> Command {
-        let mut command = Command::new(&self.program);
-        command.args(flags).args(["-c", &self.views, "-c", sql]);
-        command
-    }
-
-    /// Runs a statement; what it prints goes where this program's does.
+    /// Runs a statement; what it prints goes where this program's does. Returns whether DuckDB took it.
     ///
     /// Errors: there is no DuckDB.
     pub(in crate::app) fn run(&self, flags: &[&str], sql: &str) -> Result<bool> {
-        match self.command(flags, sql).status() {
+        let mut command = Command::new(&self.program);
+        let views = format!(".read {}", in_memory(&self.views).display());
+        command.args(flags).args(["-c", &views, "-c", sql]);
+        match command.status() {
             Ok(status) => Ok(status.success()),
             Err(error) if error.kind() == ErrorKind::NotFound => bail!(
                 "`{}` is not there: install DuckDB's command line (`pip install duckdb-cli`), or name it with --duckdb",
@@ -76,7 +78,7 @@ pub(in crate::app) fn quoted(text: &str) -> String {
 }
 
 pub(super) fn run(args: &QueryArgs) -> Result<ExitCode> {
-    let duck = Duck::over(&args.log.data_dir, &args.duckdb)?;
+    let duck = Duck::over(&args.log, &args.duckdb)?;
     let flags: &[&str] = match args.format {
         TableFormat::Table => &[],
         TableFormat::Csv => &["-csv"],

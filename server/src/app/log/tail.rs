@@ -10,7 +10,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
 use crossfade_inference_log::{Follower, Log, write_lines};
 
-use super::{exists, selection};
+use super::{exists, keys, selection};
 use crate::config::TailArgs;
 
 /// Between two looks for records that came.
@@ -21,8 +21,12 @@ pub(super) fn run(args: &TailArgs) -> Result<ExitCode> {
     exists(data_dir)?;
     let wanted = selection(&args.which);
     // Before the records that are there are read: what comes meanwhile is shown, at worst twice.
-    let follower = args.follow.then(|| Follower::from_now(data_dir)).transpose()?;
-    let tables = Log::open(data_dir)?.newest(&wanted, args.lines)?;
+    let keys = keys(&args.log)?;
+    let follower = args
+        .follow
+        .then(|| Follower::from_now(data_dir, &keys))
+        .transpose()?;
+    let tables = Log::open(data_dir, &keys)?.newest(&wanted, args.lines)?;
     let lines = lines(&tables)?;
     let last = lines.len().saturating_sub(args.lines);
     show(lines.iter().skip(last))?;

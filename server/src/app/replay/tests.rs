@@ -4,7 +4,7 @@ use std::fs;
 
 use clap::Parser;
 use crossfade_inference_log::{
-    Batch as LoggedBatch, Kind, LoggedTensor, Origin, Record, Schema, Schemas, Sealer, Side, Writer,
+    Batch as LoggedBatch, Keys, Kind, LoggedTensor, Origin, Record, Schema, Schemas, Sealer, Side, Writer,
     schemas_in, segments_in,
 };
 use crossfade_runtimes_core::{Shape, ShapeSpec, TensorSpec};
@@ -43,7 +43,7 @@ impl World {
         let toml = "[model]\nruntime = 'fake'\nfile = 'model.fake'\n";
         fs::write(repository.path().join("m/model.toml"), toml).unwrap();
         let data = tempfile::tempdir().unwrap();
-        drop(Sealer::open(data.path()).unwrap());
+        drop(Sealer::open(data.path(), &Keys::none()).unwrap());
         let column = |name: &str| TensorSpec::new(name, Datatype::Fp32, ShapeSpec::from(&[-1, 2][..]));
         let signature = crossfade_runtimes_core::ModelSignature {
             inputs: vec![column("x")],
@@ -54,7 +54,14 @@ impl World {
         let mut schemas = Schemas::open(&schemas_in(data.path())).unwrap();
         Self {
             schema: schemas.number(&Schema::of(&signature)).unwrap(),
-            writer: Writer::open(&segments_in(data.path()), 20 << 20, "", Uuid::nil()).unwrap(),
+            writer: Writer::open(
+                &segments_in(data.path()),
+                20 << 20,
+                "",
+                Uuid::nil(),
+                &Keys::none(),
+            )
+            .unwrap(),
             repository,
             data,
         }

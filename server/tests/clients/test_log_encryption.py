@@ -1,0 +1,104 @@
+"""A log that is encrypted: whoever has the key reads it with the programs they have, and nobody else finds anything."""
+
+import base64
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import duckdb
+import harness
+import numpy as np
+import pyarrow.parquet
+import pyarrow.parquet.encryption
+import pytest
+
+DUCKDB = Path(shutil.which("duckdb", path=str(Path(sys.executable).parent)))
+# No float that an image of the model has by chance.
+SECRET = np.float32(11.234567)
+REQUESTS = 50
+
+
+def run(*words, expect=0):
+    """A command of the server's program: what it prints."""
+    done = subprocess.run([harness.BINARY, *map(str, words)], capture_output=True, text=True, check=False)
+    assert done.returncode == expect, (done.returncode, done.stdout[-2000:], done.stderr[-2000:])
+    return done.stdout if expect == 0 else done.stderr
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory):
+    """A data folder, the key of its log, and what the server left in it while it ran."""
+    folder = tmp_path_factory.mktemp("encryption")
+    key = folder / "key"
+    key.write_text("5e" * 32 + "\n")
+    (folder / "crossfade.toml").write_text(f'[log]\nseal_after = "1s"\n[log.encryption]\nkey = "file:{key}"\n')
+    data = folder / "data"
+    with harness.serve(harness.ZOO, "--config", str(folder / "crossfade.toml"), data=data) as server:
+        image = {"name": "image", "datatype": "FP32", "shape": [1, 1, 8, 8], "data": [float(SECRET)] * 64}
+        for _ in range(REQUESTS):
+            status, _, answer = server.request(
+                "POST", "/v2/models/digits/infer", json.dumps({"inputs": [image]}), {"x-subject-id": "ann"})
+            assert status == 200, answer
+        unsealed = [path.read_bytes() for path in data.rglob("*") if path.is_file()]
+    return data, f"file:{key}", unsealed
+
+
+def query(data, sql, *more, expect=0):
+    """`crossfade log query`: the rows."""
+    said = run("log", "query", sql, "--format", "json", "--duckdb", DUCKDB, "--data-dir", data, *more, expect=expect)
+    return json.loads(said or "[]") if expect == 0 else said
+
+
+def test_no_file_has_what_was_sent(logged):
+    data, _, unsealed = logged
+    sealed = [path.read_bytes() for path in data.rglob("*") if path.is_file()]
+    assert any(content.startswith(b"PARE") for content in sealed)
+    for content in unsealed + sealed:
+        assert SECRET.tobytes() not in content
+        assert b"ann" not in content
+
+
+def test_a_query_needs_the_key(logged):
+    data, key, _ = logged
+    rows = query(data, "SELECT count(*) AS n, min(\"in.image\"[1]) AS least FROM log", "--log-key", key)
+    assert rows == [{"n": REQUESTS, "least": pytest.approx(float(SECRET))}]
+    assert "log-key" in run("log", "export", "--out", data / "x.jsonl", "--data-dir", data, expect=1)
+    wrong = data.parent / "wrong"
+    wrong.write_bytes(bytes(32))
+    assert "wrapped with the key" in run("log", "tail", "--data-dir", data, "--log-key", f"file:{wrong}", expect=1)
+
+
+def test_what_was_asked_comes_again(logged):
+    data, key, _ = logged
+    lines = run("log", "tail", "-n", REQUESTS, "--data-dir", data, "--log-key", key).splitlines()
+    asked = [json.loads(line)["request_id"] for line in lines]
+    said = run("replay", *asked, "--data-dir", data, "--model-repository", harness.ZOO, "--log-key", key)
+    assert f"{REQUESTS} the same" in said
+    said = run("diff", 1, 2, "--model", "digits", "--data", "log:n_rows = 1", "--json", "--duckdb", DUCKDB,
+               "--data-dir", data, "--model-repository", harness.ZOO, "--log-key", key)
+    assert json.loads(said)["requests"] == REQUESTS
+
+
+def test_other_programs_read_it_with_the_keys_of_its_files(logged):
+    data, key, _ = logged
+    keys = dict(line.split() for line in run("log", "keys", "--data-dir", data, "--log-key", key).splitlines())
+    assert len(keys) == 1
+    [(name, secret)] = keys.items()
+    log = duckdb.connect()
+    log.execute(f"PRAGMA add_parquet_key('{name}', '{secret}')")
+    files = f"read_parquet('{data}/log/**/*.parquet', union_by_name = true, encryption_config = {{footer_key: '{name}'}})"
+    assert log.execute(f"SELECT count(*) FROM {files}").fetchone() == (REQUESTS,)
+    opened = pyarrow.parquet.encryption.create_decryption_properties(footer_key=base64.b64decode(secret))
+    rows = 0
+    for path in data.glob("log/**/*.parquet"):
+        with pytest.raises(Exception, match="(?i)decrypt|encrypt"):
+            pyarrow.parquet.ParquetFile(path)
+        rows += pyarrow.parquet.ParquetFile(path, decryption_properties=opened).read().num_rows
+    assert rows == REQUESTS
+
+
+def test_whether_it_is_whole_is_seen_without_a_key(logged):
+    data, _, _ = logged
+    assert f"{REQUESTS} records were written" in run("log", "verify", "--data-dir", data)
