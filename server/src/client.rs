@@ -10,6 +10,7 @@ mod deploy;
 mod plan;
 mod repository;
 mod rollout;
+mod subject;
 
 mod watch;
 
@@ -124,19 +125,9 @@ async fn dispatch(command: ClientCommand, token: Option<String>) -> Result<(), C
             rollout::act(&server(&args.server)?, &args, "abort").await
         }
         ClientCommand::Rollback(args) => rollout::back(&server(&args.server)?, &args).await,
-        ClientCommand::EraseSubject(args) => {
-            let subject = match args.subject.as_str() {
-                "-" => {
-                    let read = io::read_to_string(io::stdin());
-                    read.map_err(|error| ClientError::Usage(format!("standard input: {error}")))?
-                }
-                subject => subject.to_owned(),
-            };
-            let asked = serde_json::json!({ "subject": subject.trim_end(), "reason": args.reason });
-            let server = server(&args.server)?;
-            let certificate = server.post("/crossfade/v1/subjects:erase", &asked).await?;
-            say(&format!("{certificate:#}"));
-            Ok(())
+        ClientCommand::Subject(command) => {
+            let args = subject::args(&command);
+            subject::run(&server(&args.server)?, &command).await
         }
         ClientCommand::Approve(args) => match &args.new_key {
             Some(file) => approve::new_key(file),

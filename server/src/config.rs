@@ -30,7 +30,7 @@ use crate::service::Limits;
 use crate::webhook::Patience;
 pub use client_args::{
     ActArgs, ApproveArgs, ClientCommand, DeployArgs, PlanArgs, RollbackArgs, RolloutCommand, ServerArgs,
-    StatusArgs,
+    StatusArgs, SubjectArgs, SubjectCommand,
 };
 pub use flags::{
     AuditCommand, CheckArgs, Cli, Command, ConfigCommand, DEFAULT_DATA_DIR, DiffArgs, EffectiveArgs,

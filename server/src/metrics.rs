@@ -49,8 +49,11 @@ impl Default for Metrics {
                 .recorder
                 .describe_gauge((*name).into(), None, (*help).into());
         }
-        for names::Name { name, help, .. } in [names::AUDIT_RECORDS, names::WEBHOOK_DELIVERIES] {
-            metrics.recorder.describe_counter(name.into(), None, help.into());
+        for names::Name { name, kind, help } in names::LABELLED {
+            match kind {
+                "gauge" => metrics.recorder.describe_gauge(name.into(), None, help.into()),
+                _ => metrics.recorder.describe_counter(name.into(), None, help.into()),
+            }
         }
         metrics
     }
@@ -103,6 +106,13 @@ impl Metrics {
         self.recorder
             .register_counter(&key, &METADATA)
             .increment(events as u64);
+    }
+
+    /// Counts what was done for a person.
+    pub(crate) fn privacy(&self, operation: &'static str) {
+        let labels = vec![Label::from_static_parts("operation", operation)];
+        let key = Key::from_parts(names::PRIVACY_OPERATIONS.name, labels);
+        self.recorder.register_counter(&key, &METADATA).increment(1);
     }
 
     /// How old the oldest record is that a sink has not delivered.

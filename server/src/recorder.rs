@@ -13,9 +13,10 @@ mod losses;
 mod pepper;
 mod policy;
 mod sampling;
+mod wishes;
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -24,8 +25,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossfade_batcher::Timings;
 use crossfade_inference_log::{
-    Batch, Certificate, Keys, Kind, LogError, Mark, NO_SCHEMA, Record, Schema, Schemas, Sealer, Writer,
-    Written, schemas_in, segments_in,
+    Batch, Certificate, Correction, Keys, Kind, LogError, Mark, NO_SCHEMA, Record, Schema, Schemas,
+    SealedFile, Sealer, Writer, Written, schemas_in, segments_in,
 };
 use crossfade_runtimes_core::ModelSignature;
 use http::{HeaderMap, HeaderName};
@@ -42,6 +43,9 @@ pub(crate) use pepper::{Pepper, pepper_in};
 use policy::Policies;
 pub use policy::{FieldPolicy, NoPolicy};
 use sampling::Sampling;
+pub(crate) use wishes::Wish;
+use wishes::Wishes;
+pub(crate) use wishes::restricted_in;
 
 /// Of a segment.
 pub(crate) const SEGMENT_BYTES: u32 = 64 << 20;
@@ -150,6 +154,7 @@ pub struct Recorder {
     began: Instant,
     schemas: Mutex<Schemas>,
     pepper: Arc<Pepper>,
+    wishes: Wishes,
     counts: Counts,
     losses: Losses,
     sampling: Sampling,
@@ -194,16 +199,24 @@ struct Call {
     sync: bool,
     /// The next segment is missing.
     next: bool,
-    /// Persons whose records shall go.
-    erase: Vec<Erasure>,
+    /// What is to be done to the files.
+    errands: Vec<Errand>,
     end: bool,
 }
 
-/// Someone waits for the records about a person to be gone.
+/// Someone waits for something to be done to the files.
 #[derive(Debug)]
-struct Erasure {
-    subject: [u8; 16],
-    done: oneshot::Sender<Result<Certificate, String>>,
+enum Errand {
+    /// The records about a person go.
+    Erase {
+        subject: [u8; 16],
+        done: oneshot::Sender<Result<Certificate, String>>,
+    },
+    /// A correction is written down.
+    Correct {
+        correction: Correction,
+        done: oneshot::Sender<Result<SealedFile, String>>,
+    },
 }
 
 /// What a scrape shows, since the server started.
@@ -248,6 +261,11 @@ impl Recorder {
             doing: "reading the pepper",
             source,
         })?;
+        let wishes = Wishes::open(data_dir).map_err(|error| LogError::Io {
+            path: data_dir.to_owned(),
+            doing: "reading what persons have asked for",
+            source: std::io::Error::other(error),
+        })?;
         let run = Uuid::now_v7();
         let recorder = Arc::new(Self {
             config: config.clone(),
@@ -264,6 +282,7 @@ impl Recorder {
             began: Instant::now(),
             schemas: Mutex::new(schemas),
             pepper: Arc::new(pepper),
+            wishes,
             counts: Counts::default(),
             losses: Losses::default(),
             sampling: Sampling::new(config.rate),
@@ -490,10 +509,40 @@ impl Recorder {
     /// Errors: why it is not done, or not wholly; it may be asked for again.
     pub(crate) async fn erase(&self, subject: [u8; 16]) -> Result<Certificate, String> {
         let (done, certificate) = oneshot::channel();
-        lock(&self.call).erase.push(Erasure { subject, done });
+        lock(&self.call).errands.push(Errand::Erase { subject, done });
         self.called.notify_all();
         let ended = || "the inference log ends; ask again when the server runs".to_owned();
         certificate.await.map_err(|_| ended())?
+    }
+
+    /// Writes a correction down.
+    ///
+    /// Errors: why it is not.
+    pub(crate) async fn correct(&self, correction: Correction) -> Result<SealedFile, String> {
+        let (done, written) = oneshot::channel();
+        lock(&self.call)
+            .errands
+            .push(Errand::Correct { correction, done });
+        self.called.notify_all();
+        let ended = || "the inference log ends; ask again when the server runs".to_owned();
+        written.await.map_err(|_| ended())?
+    }
+
+    /// Writes down what a person asks for; returns whether anything has changed. Blocks for the disk.
+    ///
+    /// Errors: why it is not.
+    pub(crate) fn wish(&self, subject: [u8; 16], wish: Wish) -> Result<bool, String> {
+        self.wishes.note(subject, wish).map_err(|error| error.to_string())
+    }
+
+    /// Whether no model may decide about a person.
+    pub(crate) fn objects(&self, subject: &[u8; 16]) -> bool {
+        self.wishes.objects(subject)
+    }
+
+    /// Whose records are not used.
+    pub(crate) fn restricted(&self) -> BTreeSet<[u8; 16]> {
+        self.wishes.restricted()
     }
 
     /// Where its files are.

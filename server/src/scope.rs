@@ -377,6 +377,18 @@ impl RequestScope {
         }
     }
 
+    /// Errors: the person whom the request is about objects to being decided about by a model.
+    pub(crate) fn check_objection(&self) -> Result<(), Refusal> {
+        let subject = self.kept.as_ref().and_then(|kept| kept.subject);
+        match subject.zip(self.service.recorder()) {
+            Some((subject, recorder)) if recorder.objects(&subject) => Err(Refusal::new(
+                Status::HumanReview,
+                "the person whom this is about objects to decisions by a model: have a person decide",
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Keeps what was asked of a version, once it fits the signature.
     pub(crate) fn asked(&mut self, servable: &Servable, inputs: &[Option<Tensor>], rows: usize) {
         if let Some(kept) = &mut self.kept {

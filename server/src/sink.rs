@@ -16,7 +16,7 @@ use crossfade_journal::snapshot;
 use crossfade_journal::storage::create_folder;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
-use self::event::Event;
+use self::event::{Event, Wanted};
 use crate::config::SinkConfig;
 use crate::metrics::Metrics;
 use crate::outgoing::{Asked, Peer};
@@ -52,8 +52,8 @@ pub struct Sink {
     /// Where it keeps how far it has come.
     file: PathBuf,
     dead: PathBuf,
-    /// Nothing of a record may lie on a disk as it is.
-    is_encrypted: bool,
+    /// Whose log it is.
+    recorder: Arc<Recorder>,
     metrics: Arc<Metrics>,
 }
 
@@ -72,7 +72,7 @@ impl Sink {
     /// Errors: a place that cannot be read or written; certificates that cannot be.
     pub(crate) fn open(
         config: &SinkConfig,
-        recorder: &Recorder,
+        recorder: &Arc<Recorder>,
         metrics: &Arc<Metrics>,
     ) -> Result<Self, SinkError> {
         let (data_dir, keys) = (recorder.data_dir(), recorder.keys());
@@ -100,7 +100,7 @@ impl Sink {
             dead: data_dir.join("sink_dead").join(&config.name),
             follower: Some(follower),
             config: config.clone(),
-            is_encrypted: !keys.is_none(),
+            recorder: recorder.clone(),
             file,
             metrics: metrics.clone(),
         };
@@ -117,11 +117,13 @@ impl Sink {
             let Some(mut follower) = self.follower.take() else {
                 return;
             };
-            let (only, only_success) = (self.config.models.clone(), self.config.only_success);
+            let wanted = Wanted {
+                models: self.config.models.clone(),
+                only_success: self.config.only_success,
+                without: self.recorder.restricted(),
+            };
             let read = tokio::task::spawn_blocking(move || {
-                let events = follower
-                    .poll()
-                    .and_then(|tables| event::all(&tables, &only, only_success));
+                let events = follower.poll().and_then(|tables| event::all(&tables, &wanted));
                 (follower, events)
             });
             let Ok((follower, events)) = read.await else {
@@ -252,8 +254,8 @@ impl Sink {
             sink = self.config.name, why, event = event.id, file = %file.display(),
             "a sink's receiver refuses an event; it is not sent again"
         );
-        let text = match self.is_encrypted {
-            // The log has it.
+        let text = match !self.recorder.keys().is_none() {
+            // Nothing of it may lie on a disk as it is; the log has it.
             true => serde_json::json!({ "id": event.id, "refused": why }).to_string(),
             false => event.text.clone(),
         };

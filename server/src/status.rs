@@ -21,6 +21,8 @@ pub enum Status {
     NotReady,
     /// The operation does not fit the server's state or mode.
     Conflict,
+    /// The person whom it is about objects to being decided about by a model.
+    HumanReview,
     /// The configuration that the call expects is not the one in force.
     Stale,
     /// No permit, queue full.
@@ -40,13 +42,14 @@ pub const REPOSITORY_CONFLICT: StatusCode = StatusCode::BAD_REQUEST;
 
 impl Status {
     /// Every row, for metrics and tests.
-    pub const ALL: [Status; 12] = [
+    pub const ALL: [Status; 13] = [
         Status::InvalidInput,
         Status::Unauthenticated,
         Status::Forbidden,
         Status::NotFound,
         Status::NotReady,
         Status::Conflict,
+        Status::HumanReview,
         Status::Stale,
         Status::Overloaded,
         Status::DeadlineExceeded,
@@ -65,6 +68,7 @@ impl Status {
             Status::NotFound         => (Code::NotFound,           404, "not_found"),
             Status::NotReady         => (Code::Unavailable,        503, "not_ready"),
             Status::Conflict         => (Code::FailedPrecondition, 409, "conflict"),
+            Status::HumanReview      => (Code::FailedPrecondition, 409, "human_review"),
             Status::Stale            => (Code::Aborted,            412, "stale"),
             Status::Overloaded       => (Code::ResourceExhausted,  429, "overloaded"),
             Status::DeadlineExceeded => (Code::DeadlineExceeded,   504, "deadline_exceeded"),

@@ -134,7 +134,7 @@ impl Sealer {
         }
         let named = &content.files;
         let mut found = Vec::new();
-        for top in ["log", "gap"] {
+        for top in ["log", "gap", "correction"] {
             files_below(&self.data_dir, Path::new(top), &mut found)
                 .map_err(LogError::io(&self.data_dir.join(top), "reading it"))?;
         }

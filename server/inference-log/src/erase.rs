@@ -17,6 +17,7 @@ use parquet::file::serialized_reader::{ReadOptionsBuilder, SerializedFileReader}
 use serde::Serialize;
 
 use crate::compact::rewritten;
+use crate::correction;
 use crate::error::LogError;
 use crate::keys::Keys;
 use crate::kill;
@@ -64,7 +65,11 @@ impl Sealer {
         };
         let files = self.manifest.content().files.values();
         let files: Vec<SealedFile> = files
-            .filter(|file| file.path.starts_with("log/"))
+            .filter(|file| {
+                ["log/", correction::FOLDER]
+                    .iter()
+                    .any(|top| file.path.starts_with(top))
+            })
             .cloned()
             .collect();
         for file in files {

@@ -30,6 +30,7 @@ mod schema;
 
 mod columns;
 mod compact;
+mod correction;
 mod erase;
 mod manifest;
 mod restore;
@@ -43,6 +44,7 @@ mod follow;
 mod json;
 mod log;
 
+pub use correction::Correction;
 pub use erase::{Certificate, Rewritten};
 pub use error::{KeyError, LogError, SegmentError};
 pub use export::{Labels, export};

@@ -17,6 +17,7 @@ use parquet::arrow::arrow_reader::{ArrowPredicateFn, ParquetRecordBatchReaderBui
 use rustix::fs::{MemfdFlags, memfd_create};
 use uuid::Uuid;
 
+use crate::correction::{self, Correction};
 use crate::error::LogError;
 use crate::gap::Gap;
 use crate::keys::Keys;
@@ -36,6 +37,7 @@ pub struct Log {
     keys: Keys,
     files: Vec<TableFile>,
     gaps: Vec<TableFile>,
+    corrections: Vec<TableFile>,
     unsealed: Vec<RecordBatch>,
     unsealed_gaps: Vec<Gap>,
 }
@@ -117,6 +119,8 @@ pub struct Selection {
     pub until_us: Option<i64>,
     /// About this person.
     pub subject_key: Option<[u8; 16]>,
+    /// And about none of these.
+    pub without: BTreeSet<[u8; 16]>,
 }
 
 impl Selection {
@@ -160,9 +164,11 @@ impl Selection {
             .column_by_name(SUBJECT)
             .and_then(|column| column.as_fixed_size_binary_opt());
         let about = |row: usize| {
-            self.subject_key.is_none_or(|key| {
-                subjects.is_some_and(|subjects| subjects.is_valid(row) && subjects.value(row) == key)
-            })
+            let own = subjects.filter(|subjects| subjects.is_valid(row));
+            let own = own.map(|subjects| subjects.value(row));
+            self.subject_key.is_none_or(|key| own == Some(&key[..]))
+                && (self.without.is_empty()
+                    || own.is_none_or(|own| !self.without.iter().any(|other| own == other)))
         };
         (0..batch.num_rows())
             .map(|row| {
@@ -235,31 +241,54 @@ impl Log {
             keys: keys.clone(),
             files: under("log/"),
             gaps: under("gap/"),
+            corrections: under(correction::FOLDER),
             unsealed: Vec::new(),
             unsealed_gaps: Vec::new(),
         }
     }
 
     /// Parquet files that any program reads, and that hold all there is: those of the log, and files in memory for what is not sealed
-    /// yet and for what is encrypted. Of both kinds there is at least one, which may have no row. First those of records, then those
-    /// of gaps.
+    /// yet and for what is encrypted. Of each kind there is at least one, which may have no row: of records, of gaps, of corrections.
     ///
     /// Errors: what cannot be read.
     /// Cost: of a log that is encrypted, reads and writes all of it, and holds as many bytes in memory.
-    pub fn readable(&self) -> Result<[Vec<Readable>; 2], LogError> {
+    pub fn readable(&self) -> Result<[Vec<Readable>; 3], LogError> {
         let mut records = vec![Readable::made(&[Rows::none()?])?];
-        for file in &self.files {
-            records.push(match file.key {
-                None => Readable::At(file.path.clone()),
-                Some(_) => Readable::copied(self.reader(file)?)?,
-            });
-        }
+        self.add(&self.files, &mut records)?;
         for table in &self.unsealed {
             records.push(Readable::made(std::slice::from_ref(table))?);
         }
         let mut missing = vec![Readable::made(&[gaps(&self.unsealed_gaps)?])?];
-        missing.extend(self.gaps.iter().map(|file| Readable::At(file.path.clone())));
-        Ok([records, missing])
+        self.add(&self.gaps, &mut missing)?;
+        let mut corrections = vec![Readable::made(&[Correction::table(&[])?])?];
+        self.add(&self.corrections, &mut corrections)?;
+        Ok([records, missing, corrections])
+    }
+
+    fn add(&self, files: &[TableFile], to: &mut Vec<Readable>) -> Result<(), LogError> {
+        for file in files {
+            to.push(match file.key {
+                None => Readable::At(file.path.clone()),
+                Some(_) => Readable::copied(self.reader(file)?)?,
+            });
+        }
+        Ok(())
+    }
+
+    /// What was put right of the records that are wanted, in tables of one file each.
+    ///
+    /// Errors: what cannot be read.
+    pub fn corrections(&self, wanted: &Selection) -> Result<Vec<RecordBatch>, LogError> {
+        let mut found = Vec::new();
+        for file in &self.corrections {
+            for table in self.reader(file)?.build()? {
+                let kept = wanted.of(&table?)?;
+                if kept.num_rows() > 0 {
+                    found.push(kept);
+                }
+            }
+        }
+        Ok(found)
     }
 
     fn reader(&self, file: &TableFile) -> Result<ParquetRecordBatchReaderBuilder<File>, LogError> {

@@ -34,6 +34,8 @@ pub enum Entry {
         /// Why.
         reason: String,
     },
+    /// A file came beside those of segments.
+    Added(SealedFile),
     /// Files are gone: too old, or too many.
     Removed {
         /// Their places in the data folder.
@@ -212,6 +214,9 @@ impl Content {
                 self.files.remove(&old);
                 self.files.extend(new.map(|new| (new.path.clone(), new)));
                 self.gone = vec![old];
+            }
+            Entry::Added(file) => {
+                self.files.insert(file.path.clone(), file);
             }
             Entry::Removed { files, .. } => {
                 files.iter().for_each(|file| drop(self.files.remove(file)));

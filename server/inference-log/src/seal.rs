@@ -15,6 +15,7 @@ use crossfade_journal::storage::create_folder;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use crate::correction;
 use crate::error::LogError;
 use crate::frame::{Kind, Mark};
 use crate::gap::Gap;
@@ -83,6 +84,7 @@ impl Sealer {
             data_dir.join("state"),
             data_dir.join("log"),
             data_dir.join("gap"),
+            data_dir.join(correction::FOLDER),
         ] {
             create_folder(&folder).map_err(LogError::io(&folder, "creating it"))?;
         }
@@ -232,7 +234,7 @@ impl Sealer {
     }
 
     /// Writes a file beside its place, syncs it, and puts it there.
-    fn write(
+    pub(crate) fn write(
         &self,
         place: &str,
         table: &arrow_array::RecordBatch,

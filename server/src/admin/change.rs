@@ -132,7 +132,11 @@ pub(crate) fn roles(action: Action) -> &'static [Role] {
         // Which of them, the call itself says.
         Action::ReleaseApprove => &[Role::Approve, Role::Override],
         Action::ReleaseOverride => &[Role::Override],
-        Action::SubjectErase => &[Role::Dpo],
+        Action::SubjectErase
+        | Action::SubjectRestrict
+        | Action::SubjectObject
+        | Action::SubjectLift
+        | Action::SubjectRectify => &[Role::Dpo],
         // What logs say was done: nobody asks for it.
         Action::FollowsLog
         | Action::Adopted

@@ -20,6 +20,7 @@ use super::logged::Logged;
 use super::{loading, say};
 use crate::config::DiffArgs;
 use crate::config::file::RawConfig;
+use crate::recorder::restricted_in;
 use crate::release::{Difference, Reader, Rule};
 use crate::servable::Servable;
 
@@ -224,9 +225,12 @@ fn ask(
 /// The records whose requests are asked again, newest last.
 fn asked(args: &DiffArgs) -> Result<Vec<RecordBatch>> {
     let log = || -> Result<Log> { Ok(Log::open(&args.log.data_dir, &keys(&args.log)?)?) };
+    // What a person has asked for not to be used is not.
+    let without = restricted_in(&args.log.data_dir)?;
     if args.data.is_empty() {
         let wanted = Selection {
             model: Some(args.model.clone()),
+            without,
             ..Selection::default()
         };
         return Ok(log()?.newest(&wanted, args.limit)?);
@@ -263,5 +267,13 @@ fn asked(args: &DiffArgs) -> Result<Vec<RecordBatch>> {
             .and_then(|column| column.as_fixed_size_binary_opt());
         ids.is_some_and(|ids| <[u8; 16]>::try_from(ids.value(row)).is_ok_and(|id| meant.contains(&id)))
     };
-    Ok(log()?.find(&Selection::default(), &["request_id"], is_meant)?)
+    let others = Selection {
+        without,
+        ..Selection::default()
+    };
+    let found = log()?.find(&others, &["request_id"], is_meant)?;
+    Ok(found
+        .iter()
+        .map(|table| others.of(table))
+        .collect::<Result<_, _>>()?)
 }

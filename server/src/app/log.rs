@@ -106,6 +106,6 @@ fn selection(which: &WhichArgs) -> Selection {
         version: which.version.clone(),
         since_us: which.since,
         until_us: which.until,
-        subject_key: None,
+        ..Selection::default()
     }
 }

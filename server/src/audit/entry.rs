@@ -114,6 +114,14 @@ pub enum Action {
     Rollback,
     /// Take what is known of a person out of the inference log.
     SubjectErase,
+    /// Keep what is known of a person, and do not use it.
+    SubjectRestrict,
+    /// Have no model decide about a person.
+    SubjectObject,
+    /// Use what is known of a person again, and let models decide.
+    SubjectLift,
+    /// Put right what a record says of a person.
+    SubjectRectify,
     /// The audit follows a log from here on.
     FollowsLog,
     /// A version is live without a release.
@@ -151,6 +159,10 @@ impl Action {
             Action::ReleaseOverride => "release.override",
             Action::Rollback => "model.rollback",
             Action::SubjectErase => "subject.erase",
+            Action::SubjectRestrict => "subject.restrict",
+            Action::SubjectObject => "subject.object",
+            Action::SubjectLift => "subject.lift",
+            Action::SubjectRectify => "subject.rectify",
             Action::FollowsLog => "release.log",
             Action::Adopted => "release.adopted",
             Action::Seen => "release.seen",

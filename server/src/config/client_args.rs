@@ -16,13 +16,43 @@ pub enum ClientCommand {
     Rollback(RollbackArgs),
     /// Agree to what a release waits for, with a signature
     Approve(ApproveArgs),
-    /// Take what is known of a person out of the inference log, and print the certificate
-    EraseSubject(EraseSubjectArgs),
+    /// What a person may ask of the inference log; prints what was done
+    #[command(subcommand)]
+    Subject(SubjectCommand),
 }
 
-/// Arguments of `crossfade erase-subject`.
+/// What a person asks for.
+#[derive(Debug, Subcommand)]
+pub enum SubjectCommand {
+    /// Take what is known of them out of the log
+    Erase(SubjectArgs),
+    /// Keep it, and leave it out of exports, comparisons and sinks
+    Restrict(SubjectArgs),
+    /// Refuse requests about them: no model decides
+    Object(SubjectArgs),
+    /// End a restriction and an objection
+    Lift(SubjectArgs),
+    /// Put right what a record says; the record stays as it is
+    Rectify(RectifyArgs),
+}
+
+/// Arguments of `crossfade subject rectify`.
 #[derive(Debug, Args)]
-pub struct EraseSubjectArgs {
+pub struct RectifyArgs {
+    /// The `x-request-id` of the answer whose record it is
+    #[arg(long, value_name = "ID")]
+    pub request_id: uuid::Uuid,
+    /// What is right, as a JSON object by the names of columns, such as '{"in.age": 41}'
+    #[arg(long, value_name = "JSON")]
+    pub correction: String,
+    /// Who and why.
+    #[command(flatten)]
+    pub subject: SubjectArgs,
+}
+
+/// Arguments of `crossfade subject`.
+#[derive(Debug, Args)]
+pub struct SubjectArgs {
     /// The id of the person, as `x-subject-id` has it; `-`: from standard input, so that no other program sees it
     pub subject: String,
     /// Why; kept in the audit

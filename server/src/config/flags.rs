@@ -110,7 +110,7 @@ pub enum LogCommand {
     Verify(LogArgs),
     /// Make Parquet files of what is not in one yet; no server may use the data folder
     Seal(LogArgs),
-    /// Ask DuckDB: `log` is every record, those that are not in a file yet with them, and `gap` what is missing
+    /// Ask DuckDB: `log` is every record, those that are not in a file yet with them, `gap` what is missing, and `correction` what persons have put right
     Query(QueryArgs),
     /// Print the last records as JSON lines
     Tail(TailArgs),

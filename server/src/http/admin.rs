@@ -3,6 +3,7 @@
 pub(super) mod events;
 mod records;
 mod routes;
+mod subjects;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use super::{Front, control};
 use crate::admin::{
     Admin, Caller, Change, Conditions, ControlError, Declined, Keyed, Page, ReleaseControl, Role, change,
 };
-use crate::audit::{Action, Call, Entry, Outcome};
+use crate::audit::{Action, Call};
 use crate::grpc;
 use crate::listener::reader::{Awaited, HangUp, PATIENCE};
 use crate::scope::RequestId;
@@ -124,7 +125,7 @@ impl Asked<'_> {
                 caller.must_have(&[Role::Inspect])?;
                 self.records().await
             }
-            Route::EraseSubject => self.erase(call, body).await,
+            Route::Subject(asked) => self.subject(asked, call, caller.actor, body).await,
             Route::V2(asked) => match &conditions.key {
                 Some(key) => self.once(asked, &caller, key, &conditions, body).await,
                 None => control::attempt(self.front, call, asked, self.head, body).await,
@@ -278,49 +279,6 @@ impl Asked<'_> {
         Ok(response)
     }
 
-    /// Takes the records about a person out of the inference log. Recorded before it begins, and when it is done.
-    async fn erase(&self, call: Call, body: &mut Incoming) -> Result<Response<ReplyBody>, Failure> {
-        let service = &self.front.service;
-        let asked: Result<Erase, Failure> = self.document(body).await;
-        let off = || {
-            let message = "the inference log is off: `log.enabled = false` in the configuration";
-            Refusal::new(Status::Unsupported, message)
-        };
-        let asked =
-            asked.and_then(
-                |asked| match (asked.subject.is_empty(), asked.reason.trim().is_empty()) {
-                    (false, false) => Ok((asked, service.recorder().cloned().ok_or_else(off)?)),
-                    _ => Err(
-                        Refusal::invalid("name the `subject`, as x-subject-id has it, and a `reason`").into(),
-                    ),
-                },
-            );
-        let (Erase { subject, reason }, recorder) = match asked {
-            Ok(asked) => asked,
-            Err(failure) => {
-                let change = (Action::SubjectErase, "subject".to_owned());
-                return Err(control::unread(service, call, change, failure).await);
-            }
-        };
-        let key = recorder.subject_key(&subject);
-        let object = key
-            .iter()
-            .fold("subject/".to_owned(), |text, byte| format!("{text}{byte:02x}"));
-        let entry = Entry::new(call, Action::SubjectErase, &object).reason(&reason);
-        let (audit, begun) = (service.audit().clone(), entry.clone().ended(Outcome::Accepted));
-        let seq = on_a_thread_that_may_wait(move || audit.write(begun)).await??;
-        let erased = recorder.erase(key).await;
-        let entry = entry.following(seq);
-        let entry = match &erased {
-            Ok(certificate) => entry.ended(Outcome::Ok).after(json!(certificate)),
-            Err(problem) => entry.ended(Outcome::Failed).error(problem),
-        };
-        let audit = service.audit().clone();
-        on_a_thread_that_may_wait(move || audit.write(entry)).await??;
-        let certificate = erased.map_err(|problem| Refusal::new(Status::Internal, problem))?;
-        Ok(json_answer(StatusCode::OK, &json!(certificate)))
-    }
-
     /// A place among the readers of answers that have no end.
     fn place(&self) -> Result<OwnedSemaphorePermit, Failure> {
         let place = self.front.readers.clone().try_acquire_owned();
@@ -463,7 +421,7 @@ impl Asked<'_> {
             | Route::Audit
             | Route::Events
             | Route::LogStream
-            | Route::EraseSubject
+            | Route::Subject(_)
             | Route::AllReleases
             | Route::Plan { .. }
             | Route::Release { .. }
@@ -489,14 +447,6 @@ impl Asked<'_> {
         let read = serde_json::from_slice(text);
         read.map_err(|error| Refusal::invalid(format!("the request's body: {error}")).into())
     }
-}
-
-/// Whose records shall go, and why.
-#[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Erase {
-    subject: String,
-    reason: String,
 }
 
 /// Why, if anyone says so.

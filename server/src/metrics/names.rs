@@ -307,6 +307,22 @@ pub(super) const SINK_LAG: Name = name(
     "Age of the oldest record that a sink has not delivered",
 );
 
+/// What persons have asked of the inference log.
+pub(super) const PRIVACY_OPERATIONS: Name = name(
+    "crossfade_privacy_operations_total",
+    "counter",
+    "What was done for a person in the inference log, by operation, such as subject.erase",
+);
+
+/// Series whose labels come with what is counted.
+pub(super) const LABELLED: [Name; 5] = [
+    AUDIT_RECORDS,
+    WEBHOOK_DELIVERIES,
+    SINK_EVENTS,
+    SINK_LAG,
+    PRIVACY_OPERATIONS,
+];
+
 /// Gauges of the process, with their help texts.
 pub(super) const PROCESS: &[(&str, &str)] = &[
     (READY, "1 while the server is ready"),

@@ -264,6 +264,7 @@ fn reason(status: Status) -> usize {
         | Status::Forbidden
         | Status::NotFound
         | Status::Conflict
+        | Status::HumanReview
         | Status::Stale
         | Status::Unsupported => 3,
     }
@@ -338,7 +339,7 @@ pub(super) fn markdown() -> String {
     for Name { name, kind, help } in names::RELEASES.into_iter().chain(names::LOG) {
         writeln!(out, "| `{name}` | {kind} | {help} |").expect("a String takes any text");
     }
-    for Name { name, kind, help } in [names::AUDIT_RECORDS, names::WEBHOOK_DELIVERIES] {
+    for Name { name, kind, help } in names::LABELLED {
         writeln!(out, "| `{name}` | {kind} | {help} |").expect("a String takes any text");
     }
     for (name, help) in names::PROCESS {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crossfade_inference_log::{Certificate, Keys, LogError, Outcome, Sealer};
+use crossfade_inference_log::{Certificate, Correction, Keys, LogError, Outcome, SealedFile, Sealer};
 use crossfade_journal::audit::Timestamp;
 use uuid::Uuid;
 
@@ -102,6 +102,13 @@ impl Held {
     /// Errors: the system's; it may be asked for again.
     pub(super) fn erase(&mut self, subject: [u8; 16]) -> Result<Certificate, LogError> {
         self.sealer.erase(subject)
+    }
+
+    /// Writes a correction down.
+    ///
+    /// Errors: the system's.
+    pub(super) fn correct(&mut self, correction: &Correction) -> Result<SealedFile, LogError> {
+        self.sealer.correct(correction)
     }
 
     /// Makes one file of many small ones, where there are.

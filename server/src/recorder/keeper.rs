@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 use crossfade_inference_log::{Kind, Sealer, Written};
 
 use super::files::Held;
-use super::{Erasure, Loss, OnFull, Recorder, lock};
+use super::{Errand, Loss, OnFull, Recorder, lock};
 use crate::servable::lower_priority;
 
 /// What is asked of the thread that seals.
 pub(super) enum Work {
     Seal(PathBuf),
-    Erase(Erasure),
+    Do(Errand),
 }
 
 /// Between two marks.
@@ -116,8 +116,8 @@ impl Recorder {
                 self.writer.rotate();
             }
             self.hand_over(full, self.writer.take_full());
-            let erasures = std::mem::take(&mut lock(&self.call).erase);
-            self.pass_on(full, erasures);
+            let errands = std::mem::take(&mut lock(&self.call).errands);
+            self.pass_on(full, errands);
         }
         self.hand_over(full, self.writer.end());
     }
@@ -126,16 +126,16 @@ impl Recorder {
     fn wait(&self, longest: Duration) -> bool {
         let call = lock(&self.call);
         let waited = self.called.wait_timeout_while(call, longest, |call| {
-            !call.sync && !call.next && call.erase.is_empty() && !call.end
+            !call.sync && !call.next && call.errands.is_empty() && !call.end
         });
         let mut call = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
         call.next = false;
         call.end
     }
 
-    /// Has everything that was recorded sealed, and then the records about these persons taken out.
-    fn pass_on(&self, full: &Sender<Work>, erasures: Vec<Erasure>) {
-        if erasures.is_empty() {
+    /// Has everything that was recorded sealed, and then this done to the files.
+    fn pass_on(&self, full: &Sender<Work>, errands: Vec<Errand>) {
+        if errands.is_empty() {
             return;
         }
         let is_closed = self.writer.rotate();
@@ -144,12 +144,16 @@ impl Recorder {
             self.hand_over(full, self.writer.take_full());
             self.rests_at_most(Duration::from_millis(1));
         }
-        for erasure in erasures {
-            if is_closed {
-                let _sent = full.send(Work::Erase(erasure)).is_ok();
-            } else {
-                let why = "what is not in a file yet cannot be sealed: there is no room for another segment";
-                let _told = erasure.done.send(Err(why.to_owned())).is_ok();
+        for errand in errands {
+            match errand {
+                Errand::Erase { done, .. } if !is_closed => {
+                    let why =
+                        "what is not in a file yet cannot be sealed: there is no room for another segment";
+                    let _told = done.send(Err(why.to_owned())).is_ok();
+                }
+                errand => {
+                    let _sent = full.send(Work::Do(errand)).is_ok();
+                }
             }
         }
     }
@@ -314,7 +318,16 @@ fn seal_until_closed(work: &Receiver<Work>, mut held: Held, recorder: &Recorder)
     loop {
         match work.recv_timeout(SWEEP_SOON) {
             Ok(Work::Seal(path)) => failed.extend(seal(&mut held, path, recorder)),
-            Ok(Work::Erase(Erasure { subject, done })) => {
+            Ok(Work::Do(Errand::Correct { correction, done })) => {
+                let written = held.correct(&correction).map_err(|error| {
+                    recorder.counts().failures.fetch_add(1, Relaxed);
+                    tracing::error!(%error, "a correction that is to be written down");
+                    error.to_string()
+                });
+                // Whoever asked may have gone; it is done all the same.
+                let _told = done.send(written).is_ok();
+            }
+            Ok(Work::Do(Errand::Erase { subject, done })) => {
                 retry(&mut failed, &mut held, recorder);
                 let erased = match failed.len() {
                     0 => held.erase(subject).map_err(|error| {

@@ -1,9 +1,11 @@
 //! Records as CloudEvents (1.0, JSON). Pure.
 
+use std::collections::BTreeSet;
+
 use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
 use arrow_array::{Array, RecordBatch};
-use crossfade_inference_log::{LogError, write_lines};
+use crossfade_inference_log::{LogError, Selection, write_lines};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -19,19 +21,27 @@ pub(super) struct Event {
     pub(super) text: String,
 }
 
-/// The records of tables.
-///
-/// * `only`: of these models; empty: of all
-/// * `only_success`: of requests that were answered
+/// Which records are sent.
+pub(super) struct Wanted {
+    /// Of these models; empty: of all.
+    pub(super) models: Vec<String>,
+    /// Only of requests that were answered.
+    pub(super) only_success: bool,
+    /// About none of these persons.
+    pub(super) without: BTreeSet<[u8; 16]>,
+}
+
+/// The records of tables that are wanted.
 ///
 /// Errors: none, of tables of a log.
-pub(super) fn all(
-    tables: &[RecordBatch],
-    only: &[String],
-    only_success: bool,
-) -> Result<Vec<Event>, LogError> {
+pub(super) fn all(tables: &[RecordBatch], wanted: &Wanted) -> Result<Vec<Event>, LogError> {
+    let others = Selection {
+        without: wanted.without.clone(),
+        ..Selection::default()
+    };
     let mut events = Vec::new();
     for table in tables {
+        let table = &others.of(table)?;
         let text = |name: &str, row: usize| -> Option<&str> {
             let column = table.column_by_name(name)?.as_string_opt::<i32>()?;
             column.is_valid(row).then(|| column.value(row))
@@ -53,8 +63,9 @@ pub(super) fn all(
             .enumerate()
         {
             let model = text("model", row).unwrap_or_default();
-            let is_meant = only.is_empty() || only.iter().any(|wanted| wanted == model);
-            if !is_meant || only_success && text("outcome", row) != Some("ok") {
+            let models = &wanted.models;
+            let is_meant = models.is_empty() || models.iter().any(|wanted| wanted == model);
+            if !is_meant || wanted.only_success && text("outcome", row) != Some("ok") {
                 continue;
             }
             let Ok(data) = serde_json::from_slice::<Value>(line) else {

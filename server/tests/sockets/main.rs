@@ -25,6 +25,7 @@ mod process;
 mod release;
 mod shadow;
 mod sink;
+mod subjects;
 mod tier;
 mod tls;
 mod webhook;

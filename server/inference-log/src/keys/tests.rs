@@ -99,7 +99,7 @@ fn other_programs_read_it_from_memory() {
     data.seal();
     data.put(2, NOON, SECRET);
     let log = Log::open(data.folder.path(), &data.keys).unwrap();
-    let [records, _] = log.readable().unwrap();
+    let [records, _, _] = log.readable().unwrap();
     let rows = records.iter().map(|file| {
         assert!(file.path().starts_with("/proc"), "{file:?}");
         let reader = crate::table_file::reader(&file.path(), &Keys::none()).unwrap();

@@ -135,7 +135,7 @@ fn the_files_hold_all_there_is() {
         files.iter().map(count).sum()
     };
     let data = Data::new();
-    let [records, gaps] = Log::open(data.folder.path(), &Keys::none())
+    let [records, gaps, _] = Log::open(data.folder.path(), &Keys::none())
         .unwrap()
         .readable()
         .unwrap();
@@ -154,7 +154,7 @@ fn the_files_hold_all_there_is() {
         model: None,
     };
     data.writer.append(Kind::Gap, 0, &[&gap.encode()]);
-    let [records, gaps] = Log::open(data.folder.path(), &Keys::none())
+    let [records, gaps, _] = Log::open(data.folder.path(), &Keys::none())
         .unwrap()
         .readable()
         .unwrap();

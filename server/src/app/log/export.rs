@@ -13,7 +13,7 @@ use crossfade_inference_log::{Labels, Log, LogError, Selection, export, with_log
 use super::{exists, keys, selection};
 use crate::app::say;
 use crate::config::LogExportArgs;
-use crate::recorder::{Pepper, pepper_in};
+use crate::recorder::{Pepper, pepper_in, restricted_in};
 
 pub(super) fn run(args: &LogExportArgs) -> Result<ExitCode> {
     let data_dir = &args.log.data_dir;
@@ -33,6 +33,9 @@ fn write(args: &LogExportArgs, log: &Log) -> Result<usize> {
         let pepper = Pepper::read(&path)
             .with_context(|| format!("`{}`; name it with --pepper-file", path.display()))?;
         wanted.subject_key = Some(pepper.subject(subject.as_bytes()));
+    } else {
+        // A person gets what is known of them, whatever else they have asked for.
+        wanted.without = restricted_in(&args.log.data_dir)?;
     }
     let extension = args.out.extension().and_then(|extension| extension.to_str());
     let rows = match (args.arrivals, extension) {
@@ -69,6 +72,12 @@ fn lines(log: &Log, wanted: &Selection, to: &Path) -> Result<usize> {
         rows += table.num_rows();
         write_lines(table, &mut file)
     })?;
+    if wanted.subject_key.is_some() {
+        for table in log.corrections(wanted)? {
+            rows += table.num_rows();
+            write_lines(&table, &mut file)?;
+        }
+    }
     file.flush()?;
     Ok(rows)
 }

@@ -16,13 +16,13 @@ use super::{exists, keys};
 use crate::app::raise_open_files;
 use crate::config::{LogArgs, QueryArgs, TableFormat};
 
-/// DuckDB, with the views `log` and `gap`.
+/// DuckDB, with the views `log`, `gap` and `correction`.
 pub(in crate::app) struct Duck {
     program: PathBuf,
     /// What makes the views, as a file in memory: of many files it is longer than a command line may be.
     views: File,
     /// What lies in memory, and goes with it.
-    _files: [Vec<Readable>; 2],
+    _files: [Vec<Readable>; 3],
 }
 
 impl Duck {
@@ -46,7 +46,9 @@ impl Duck {
             )
         };
         let mut views = memory("crossfade-views")?;
-        writeln!(views, "{}\n{}", view("log", &files[0]), view("gap", &files[1]))?;
+        for (name, files) in ["log", "gap", "correction"].into_iter().zip(&files) {
+            writeln!(views, "{}", view(name, files))?;
+        }
         Ok(Self {
             program: program.to_owned(),
             views,

@@ -3,6 +3,7 @@
 use http::Method;
 
 use super::super::routes::{self, NoRoute};
+use super::subjects::SubjectCall;
 use crate::admin::{ReleaseAction, change};
 use crate::audit::Action;
 use crate::control::object;
@@ -15,8 +16,8 @@ pub(super) enum Route {
     Events,
     /// Records of the inference log as they come.
     LogStream,
-    /// What is known of a person goes.
-    EraseSubject,
+    /// Something is done for a person.
+    Subject(SubjectCall),
     /// The releases of every model.
     AllReleases,
     Plan {
@@ -66,8 +67,11 @@ impl Route {
             ["audit"] => Ok(Self::Audit),
             ["events"] => Ok(Self::Events),
             ["log", "stream"] => Ok(Self::LogStream),
-            ["subjects:erase"] => Ok(Self::EraseSubject),
             ["rollouts"] => Ok(Self::AllReleases),
+            [own] => match own.strip_prefix("subjects:").and_then(SubjectCall::of) {
+                Some(call) => Ok(Self::Subject(call)),
+                None => Err(NoRoute::UnknownPath),
+            },
             ["models", model, "plan"] => Ok(Self::Plan { model: name(model)? }),
             ["models", model] => match model.rsplit_once(':') {
                 Some((model, "rollback")) => Ok(Self::Rollback { model: name(model)? }),
@@ -98,7 +102,7 @@ impl Route {
             }
             Self::Events | Self::LogStream => "GET",
             Self::Releases { .. } => "GET, HEAD, POST",
-            Self::Act { .. } | Self::Approve { .. } | Self::Rollback { .. } | Self::EraseSubject => "POST",
+            Self::Act { .. } | Self::Approve { .. } | Self::Rollback { .. } | Self::Subject(_) => "POST",
             Self::V2(route) => route.allow(),
         }
     }
@@ -123,7 +127,7 @@ impl Route {
             // Or an override, which the body says.
             Self::Approve { model, id } => Some((Action::ReleaseApprove, change::release(model, id))),
             Self::Rollback { model } => Some((Action::Rollback, object("", model))),
-            Self::EraseSubject => Some((Action::SubjectErase, "subject".to_owned())),
+            Self::Subject(call) => Some((call.action(), "subject".to_owned())),
             Self::V2(route) => super::super::control::change(route),
         }
     }
@@ -135,7 +139,7 @@ impl Route {
             | Self::Audit
             | Self::Events
             | Self::LogStream
-            | Self::EraseSubject
+            | Self::Subject(_)
             | Self::AllReleases => "",
             Self::Releases { model }
             | Self::Plan { model }
