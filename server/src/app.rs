@@ -29,7 +29,7 @@ use crate::admin::{Admin, Approvers};
 use crate::audit::AuditLog;
 use crate::client;
 use crate::config::file::RawConfig;
-use crate::config::{Command, ConfigCommand, ControlMode, DEFAULT_DATA_DIR, Flags, ServerConfig};
+use crate::config::{Command, ConfigCommand, ControlMode, DEFAULT_DATA_DIR, Flags, ServerConfig, SinkTarget};
 use crate::control::Changes;
 use crate::control::settings::LogSettings;
 use crate::data_dir::{DataDir, DataDirError};
@@ -40,6 +40,7 @@ use crate::release::audited::Audited;
 use crate::servable::ServableLoader;
 use crate::service::{Service, Written};
 use crate::sink::Sink;
+use crate::sink::objects::ObjectSink;
 use crate::telemetry::{self, LogControl};
 use crate::webhook::Webhook;
 use crate::{grpc, http};
@@ -237,7 +238,14 @@ impl App {
         }
         if let Some(recorder) = &recorder {
             for sink in &config.sinks {
-                webhooks.spawn(Sink::open(sink, recorder, &counters)?.run());
+                match &sink.to {
+                    SinkTarget::Events { .. } => {
+                        webhooks.spawn(Sink::open(sink, recorder, &counters)?.run());
+                    }
+                    SinkTarget::Objects(bucket) => {
+                        webhooks.spawn(ObjectSink::open(sink, bucket, recorder, &counters)?.run());
+                    }
+                }
             }
         }
         let service = Service::new(

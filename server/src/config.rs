@@ -171,9 +171,12 @@ pub struct AuditConfig {
 pub struct SinkConfig {
     /// Its name.
     pub name: String,
-    /// Where events go.
-    #[serde(skip)]
-    pub(crate) target: Target,
+    /// Where it sends.
+    pub(crate) to: SinkTarget,
+    /// What an event is.
+    pub format: EventFormat,
+    /// In events of KServe's: the namespace.
+    pub namespace: String,
     /// Only records of these models; empty: of all.
     pub models: Vec<String>,
     /// Only requests that were answered.
@@ -182,6 +185,46 @@ pub struct SinkConfig {
     pub max_attempts: u32,
     /// Certificates that are trusted instead of the system's.
     pub ca: Option<PathBuf>,
+}
+
+/// Where a sink sends, and so what.
+#[derive(Debug, Clone, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum SinkTarget {
+    /// Events of records, by HTTP.
+    Events {
+        #[serde(skip)]
+        /// Where to.
+        target: Target,
+    },
+    /// Files of the log, into S3-compatible storage.
+    Objects(Bucket),
+}
+
+/// A bucket of S3-compatible storage.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Bucket {
+    /// Its name.
+    pub name: String,
+    /// What stands before every key, without a slash at its ends.
+    pub prefix: String,
+    /// Who has it, if not Amazon.
+    pub endpoint: Option<String>,
+    /// Its region.
+    pub region: String,
+    /// Whether files of the log stay until they are there.
+    pub upload_before_expiry: bool,
+}
+
+/// What a sink sends for a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventFormat {
+    /// One event with all that the log has, many in a request.
+    #[default]
+    Native,
+    /// Two, as KServe's logger sends them: the request and its response.
+    Kserve,
 }
 
 /// Who is told of releases, and of which moves.

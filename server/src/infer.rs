@@ -112,6 +112,7 @@ pub async fn infer(
     request: InferRequest,
 ) -> Result<InferResponse, Refusal> {
     scope.note_trace(headers);
+    scope.note_body_id(request.id.as_deref(), headers);
     scope.check_objection()?;
     let routed = route(service, scope, headers, &request)?;
     let signature = routed.signature();

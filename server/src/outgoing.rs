@@ -1,6 +1,7 @@
 //! HTTP that this program asks of others, over TLS where a URL says so: one request per connection, bounded in time and in
 //! size.
 
+pub(crate) mod storage;
 mod tls;
 
 use std::path::Path;
@@ -109,6 +110,7 @@ pub(crate) struct Asked {
 #[derive(Debug)]
 pub(crate) struct Answered {
     pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
 }
 
@@ -195,6 +197,7 @@ impl Peer {
             let body = Limited::new(body, MAX_ANSWER).collect().await;
             Ok(Answered {
                 status: head.status,
+                headers: head.headers,
                 body: body.map_err(|error| self.broken(error))?.to_bytes(),
             })
         };

@@ -28,6 +28,7 @@ use crossfade_inference_log::{
     Batch, Certificate, Correction, Keys, Kind, LogError, Mark, NO_SCHEMA, Record, Schema, Schemas,
     SealedFile, Sealer, Writer, Written, schemas_in, segments_in,
 };
+use crossfade_journal::Hash;
 use crossfade_runtimes_core::ModelSignature;
 use http::{HeaderMap, HeaderName};
 use tokio::sync::{oneshot, watch};
@@ -117,6 +118,9 @@ impl Default for RecorderConfig {
     }
 }
 
+/// The files that were sent somewhere, by their places, and the sha256 of each.
+pub(crate) type Sent = Arc<Mutex<BTreeMap<String, Hash>>>;
+
 /// What an answer waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -155,6 +159,8 @@ pub struct Recorder {
     schemas: Mutex<Schemas>,
     pepper: Arc<Pepper>,
     wishes: Wishes,
+    /// What has been sent to whom, where files stay until they are.
+    awaited: Mutex<Vec<Sent>>,
     counts: Counts,
     losses: Losses,
     sampling: Sampling,
@@ -283,6 +289,7 @@ impl Recorder {
             schemas: Mutex::new(schemas),
             pepper: Arc::new(pepper),
             wishes,
+            awaited: Mutex::default(),
             counts: Counts::default(),
             losses: Losses::default(),
             sampling: Sampling::new(config.rate),
@@ -543,6 +550,18 @@ impl Recorder {
     /// Whose records are not used.
     pub(crate) fn restricted(&self) -> BTreeSet<[u8; 16]> {
         self.wishes.restricted()
+    }
+
+    /// From now on files stay until they are among these, which their owner adds to.
+    pub(crate) fn await_sent(&self, sent: Sent) {
+        lock(&self.awaited).push(sent);
+    }
+
+    /// Whether nobody waits for a file any more.
+    fn may_go(&self, path: &str) -> bool {
+        lock(&self.awaited)
+            .iter()
+            .all(|sent| lock(sent).contains_key(path))
     }
 
     /// Where its files are.

@@ -365,6 +365,15 @@ impl RequestScope {
         }
     }
 
+    /// Notes what the client calls the request where no header said so: by the `id` of its body, or as an event.
+    pub(crate) fn note_body_id(&mut self, id: Option<&str>, headers: &HeaderMap) {
+        if self.client_id.is_none() && self.kept.is_some() {
+            let event = || headers.get("ce-id").and_then(|id| id.to_str().ok());
+            let id = id.filter(|id| !id.is_empty()).or_else(event);
+            id.into_iter().for_each(|id| self.note_client_id(id));
+        }
+    }
+
     /// Notes the trace that the request belongs to, and whom it is about.
     pub(crate) fn note_trace(&mut self, headers: &HeaderMap) {
         if let Some(kept) = &mut self.kept {

@@ -5,8 +5,10 @@
 //! this. What a receiver refuses again and again is put into the folder `sink_dead`, and the next one is sent.
 
 mod event;
+mod kserve;
+pub(crate) mod objects;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,7 +19,7 @@ use crossfade_journal::storage::create_folder;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use self::event::{Event, Wanted};
-use crate::config::SinkConfig;
+use crate::config::{SinkConfig, SinkTarget};
 use crate::metrics::Metrics;
 use crate::outgoing::{Asked, Peer};
 use crate::recorder::Recorder;
@@ -25,6 +27,8 @@ use crate::recorder::Recorder;
 /// One event is sent so; several, as a batch.
 const ONE: HeaderValue = HeaderValue::from_static("application/cloudevents+json");
 const BATCH: HeaderValue = HeaderValue::from_static("application/cloudevents-batch+json");
+/// The data of an event whose attributes are headers.
+const DATA: HeaderValue = HeaderValue::from_static("application/json");
 /// Events of a batch, and their bytes, unless one has more.
 const TOGETHER: usize = 200;
 const TOGETHER_BYTES: usize = 1 << 20;
@@ -80,11 +84,11 @@ impl Sink {
             name: config.name.clone(),
             reason,
         };
-        let peer = Peer::new(config.target.clone(), config.ca.as_deref());
-        let folder = data_dir.join("state").join("sinks");
-        create_folder(&folder)
-            .map_err(|error| failed(format!("cannot create `{}`: {error}", folder.display())))?;
-        let file = folder.join(format!("{}.json", config.name));
+        let SinkTarget::Events { target } = &config.to else {
+            return Err(failed("it gets files and no events".to_owned()));
+        };
+        let peer = Peer::new(target.clone(), config.ca.as_deref());
+        let file = state(data_dir, &config.name).map_err(failed)?;
         let kept = snapshot::read(&file).map_err(|error| failed(error.to_string()))?;
         let follower = match kept {
             Some(text) => {
@@ -118,6 +122,8 @@ impl Sink {
                 return;
             };
             let wanted = Wanted {
+                format: self.config.format,
+                namespace: self.config.namespace.clone(),
                 models: self.config.models.clone(),
                 only_success: self.config.only_success,
                 without: self.recorder.restricted(),
@@ -166,7 +172,7 @@ impl Sink {
                 .take(TOGETHER)
                 .take_while(|event| {
                     bytes += event.text.len();
-                    bytes <= TOGETHER_BYTES
+                    bytes <= TOGETHER_BYTES && event.headers.is_none()
                 })
                 .count();
             let (batch, later) = rest.split_at(count.max(1));
@@ -218,14 +224,24 @@ impl Sink {
     }
 
     async fn attempt(&self, batch: &[Event]) -> Tried {
+        let mut headers = HeaderMap::new();
         let (kind, body): (HeaderValue, Bytes) = match batch {
+            [
+                Event {
+                    headers: Some(attributes),
+                    text,
+                    ..
+                },
+            ] => {
+                headers.clone_from(attributes);
+                (DATA, text.clone().into())
+            }
             [one] => (ONE, one.text.clone().into()),
             several => {
                 let texts: Vec<&str> = several.iter().map(|event| event.text.as_str()).collect();
                 (BATCH, format!("[{}]", texts.join(",")).into())
             }
         };
-        let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, kind);
         let asked = Asked {
             method: Method::POST,
@@ -249,7 +265,7 @@ impl Sink {
     /// Keeps an event that its receiver does not take, for people to look at.
     fn put_aside(&self, event: &Event, why: &str) {
         self.metrics.sink(&self.config.name, "dead", 1);
-        let file = self.dead.join(format!("{}.json", event.id));
+        let file = self.dead.join(format!("{}.json", event.name));
         tracing::error!(
             sink = self.config.name, why, event = event.id, file = %file.display(),
             "a sink's receiver refuses an event; it is not sent again"
@@ -278,6 +294,15 @@ impl Sink {
     fn lags(&self, by: Duration) {
         self.metrics.sink_lag(&self.config.name, by);
     }
+}
+
+/// Where a sink keeps how far it has come.
+///
+/// Errors: the system's.
+fn state(data_dir: &Path, name: &str) -> Result<PathBuf, String> {
+    let folder = data_dir.join("state").join("sinks");
+    create_folder(&folder).map_err(|error| format!("cannot create `{}`: {error}", folder.display()))?;
+    Ok(folder.join(format!("{name}.json")))
 }
 
 fn age(batch: &[Event]) -> Duration {

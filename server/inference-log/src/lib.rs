@@ -57,7 +57,7 @@ pub use keys::{DataKey, KEY_BYTES, Keys, WrappingKey, wrapped_in};
 pub use log::{Log, Readable, Selection, in_memory, memory, with_log};
 pub use manifest::{Content, Entry, Manifest, RunMark, Sealed, SealedFile, manifest_in};
 pub use record::{Batch, LoggedTensor, Origin, Record, RecordProblem, STAGES, Side};
-pub use restore::{Restored, restored};
+pub use restore::{Restored, restored, tensors};
 pub use scan::{Frame, Hole, Scan};
 pub use schema::{Column, NO_SCHEMA, Schema, Schemas};
 pub use seal::{Outcome, Sealer, schemas_in, segments_in};

@@ -116,6 +116,8 @@ pub struct Content {
     pub files: BTreeMap<String, SealedFile>,
     /// Every sealing, oldest first.
     pub sealed: Vec<Sealed>,
+    /// Files in whose place others came.
+    pub replaced: BTreeSet<String>,
     /// Files that the last entry has taken away.
     pub(crate) gone: Vec<String>,
 }
@@ -207,11 +209,13 @@ impl Content {
             }
             Entry::Compacted { old, new } => {
                 old.iter().for_each(|file| drop(self.files.remove(file)));
+                self.replaced.extend(old.iter().cloned());
                 self.files.insert(new.path.clone(), new);
                 self.gone = old;
             }
             Entry::Superseded { old, new, .. } => {
                 self.files.remove(&old);
+                self.replaced.insert(old.clone());
                 self.files.extend(new.map(|new| (new.path.clone(), new)));
                 self.gone = vec![old];
             }

@@ -6,12 +6,12 @@ use arrow_array::types::{
     UInt64Type,
 };
 use arrow_array::{Array, ArrayRef, RecordBatch};
-use crossfade_runtimes_core::{Datatype, Shape, Tensor, TensorSpec, push_element};
+use crossfade_runtimes_core::{Datatype, Shape, ShapeSpec, Tensor, TensorSpec, push_element};
 use half::{bf16, f16};
 
 use crate::record::Side;
 use crate::schema::Column;
-use crate::table::POLICY;
+use crate::table::{POLICY, TENSOR};
 
 /// Kinds of tensors of one name in one file, at most, that are looked at.
 const KINDS: usize = 16;
@@ -58,6 +58,27 @@ pub fn restored(table: &RecordBatch, row: usize, side: Side, spec: &TensorSpec) 
         }
     }
     found
+}
+
+/// The tensors that a table has columns of, by what its fields say.
+pub fn tensors(table: &RecordBatch, side: Side) -> Vec<TensorSpec> {
+    let prefix = if side == Side::Input { "in." } else { "out." };
+    let mut specs: Vec<TensorSpec> = Vec::new();
+    for field in table.schema().fields() {
+        let of = field
+            .metadata()
+            .get(TENSOR)
+            .filter(|_| field.name().starts_with(prefix));
+        let column = of.and_then(|text| serde_json::from_str::<Column>(text).ok());
+        let spec = column.and_then(|column| {
+            let shape = ShapeSpec::from(&*column.shape);
+            Some(TensorSpec::new(column.name.clone(), column.datatype()?, shape))
+        });
+        if let Some(spec) = spec.filter(|spec| !specs.contains(spec)) {
+            specs.push(spec);
+        }
+    }
+    specs
 }
 
 /// What became of the values of a tensor, by the metadata of its first column.

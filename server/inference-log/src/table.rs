@@ -17,6 +17,8 @@ use crate::seal::date;
 
 /// The metadata of a column with what became of its values before they were written.
 pub(crate) const POLICY: &str = "crossfade.policy";
+/// In a field's metadata: the tensor that it is of, as its schema has it (JSON).
+pub(crate) const TENSOR: &str = "crossfade.tensor";
 
 /// Microseconds of a day.
 const DAY_US: i64 = 86_400_000_000;
@@ -59,10 +61,9 @@ impl<'a> Rows<'a, '_> {
         let common = self.common().into_iter().map(|(name, array)| (name, array, None));
         let (fields, arrays): (Vec<Field>, Vec<ArrayRef>) = common
             .chain(self.tensors())
-            .map(|(name, array, policy)| {
+            .map(|(name, array, column)| {
                 let field = Field::new(name, array.data_type().clone(), true);
-                let policy = policy.map(|policy| (POLICY.to_owned(), policy));
-                let about: HashMap<String, String> = policy.into_iter().collect();
+                let about = column.map(about).unwrap_or_default();
                 (field.with_metadata(about), array)
             })
             .unzip();
@@ -149,7 +150,7 @@ impl<'a> Rows<'a, '_> {
 
     /// The columns of every schema that a row has. Those of one name and kind are one column: versions of a model mostly have the
     /// same ones.
-    fn tensors(&self) -> Vec<(String, ArrayRef, Option<String>)> {
+    fn tensors(&self) -> Vec<(String, ArrayRef, Option<&Column>)> {
         let mut wanted: Vec<(Side, &Column)> = Vec::new();
         for schema in self.schemas.values() {
             let inputs = schema.inputs.iter().map(|column| (Side::Input, column));
@@ -160,7 +161,7 @@ impl<'a> Rows<'a, '_> {
                 }
             }
         }
-        let mut made: Vec<(String, ArrayRef, Option<String>)> = Vec::new();
+        let mut made: Vec<(String, ArrayRef, Option<&Column>)> = Vec::new();
         for (side, column) in wanted {
             let Some(datatype) = column.datatype() else {
                 continue;
@@ -187,7 +188,7 @@ impl<'a> Rows<'a, '_> {
                 names
                     .into_iter()
                     .zip(arrays)
-                    .map(|(name, array)| (name, array, column.policy.clone())),
+                    .map(|(name, array)| (name, array, Some(column))),
             );
         }
         made
@@ -257,6 +258,15 @@ impl<'a> Rows<'a, '_> {
         self.rows.iter().for_each(|_| column.append_null());
         Arc::new(column.finish())
     }
+}
+
+/// What a field says of the tensor that it is of.
+fn about(column: &Column) -> HashMap<String, String> {
+    let policy = column.policy.clone().map(|policy| (POLICY.to_owned(), policy));
+    // Of numbers and texts.
+    let tensor = serde_json::to_string(column).ok();
+    let tensor = tensor.map(|tensor| (TENSOR.to_owned(), tensor));
+    policy.into_iter().chain(tensor).collect()
 }
 
 /// The records of one model, version and day.

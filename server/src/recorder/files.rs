@@ -34,9 +34,15 @@ impl Held {
     ///
     /// * `unsealed`: bytes of segments
     /// * `wanted`: bytes that are not free on the disk and should be
+    /// * `may_go`: whether nobody waits for a file any more
     ///
     /// Errors: the manifest's; the files stay then, or are removed the next time.
-    pub(super) fn sweep(&mut self, unsealed: u64, wanted: u64) -> Result<(), LogError> {
+    pub(super) fn sweep(
+        &mut self,
+        unsealed: u64,
+        wanted: u64,
+        may_go: impl Fn(&str) -> bool,
+    ) -> Result<(), LogError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let oldest = day(now.saturating_sub(self.retention));
         let files = &self.sealer.manifest().content().files;
@@ -60,6 +66,9 @@ impl Held {
             } else {
                 break;
             };
+            if !may_go(&path) {
+                continue;
+            }
             left = left.saturating_sub(bytes);
             wanted = wanted.saturating_sub(bytes);
             removed.entry(reason).or_default().push(path);

@@ -356,7 +356,9 @@ fn seal_until_closed(work: &Receiver<Work>, mut held: Held, recorder: &Recorder)
         let free = recorder.disk_free();
         if swept.elapsed() >= if free < enough { SWEEP_SOON } else { SWEEP } {
             swept = Instant::now();
-            let kept = held.sweep(recorder.unsealed_bytes(), enough.saturating_sub(free));
+            let kept = held.sweep(recorder.unsealed_bytes(), enough.saturating_sub(free), |path| {
+                recorder.may_go(path)
+            });
             recorder.attempt("files that are too old are not removed", kept);
             // A minute's files of a day are many.
             recorder.attempt("small files are not put together", held.compact());

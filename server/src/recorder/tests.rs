@@ -293,21 +293,23 @@ fn files_that_are_too_old_or_too_many_go() {
         assert!(put(&recorder, &record(now() - age * day)));
     }
     recorder.close();
-    let held = |retention: u64, max_bytes: u64, wanted: u64| {
+    let of = |retention: u64, max_bytes: u64, wanted: u64, may_go: fn(&str) -> bool| {
         let config = RecorderConfig {
             retention: Duration::from_secs(retention * 86_400),
             max_bytes,
             ..config(Ack::Kernel)
         };
         let mut held = files::Held::new(Sealer::open(folder.path(), &Keys::none()).unwrap(), &config);
-        held.sweep(0, wanted).unwrap();
+        held.sweep(0, wanted, may_go).unwrap();
         let content = Content::read(folder.path()).unwrap();
         for file in content.files.values() {
             assert!(folder.path().join(&file.path).is_file(), "{}", file.path);
         }
         content.files.len()
     };
+    let held = |retention, max_bytes, wanted| of(retention, max_bytes, wanted, |_| true);
     assert_eq!(held(100, 1 << 30, 0), 4);
+    assert_eq!(of(0, 0, 1 << 40, |_| false), 4, "someone waits for them");
     assert_eq!(held(7, 1 << 30, 0), 3);
     assert_eq!(held(7, 1 << 30, 1), 2, "room is made on the disk");
     let largest = Content::read(folder.path()).unwrap();

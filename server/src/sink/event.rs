@@ -6,23 +6,35 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
 use arrow_array::{Array, RecordBatch};
 use crossfade_inference_log::{LogError, Selection, write_lines};
+use http::HeaderMap;
 use serde_json::{Value, json};
 use uuid::Uuid;
+
+use super::kserve;
+use crate::config::EventFormat;
 
 /// The type of every event.
 const TYPE: &str = "io.crossfade.inference";
 
-/// A record, ready to be sent.
+/// What is sent of a record.
 pub(super) struct Event {
-    /// The request's id, and the event's: whoever gets it twice tells so by it.
+    /// The request's id, and the event's: whoever gets it twice tells so by it, and by its type.
     pub(super) id: String,
+    /// What tells its file from others where it is put aside.
+    pub(super) name: String,
     /// When the request came, microseconds since 1970.
     pub(super) ts_us: i64,
+    /// Where the event's attributes are headers (binary mode): those. It is sent alone then.
+    pub(super) headers: Option<HeaderMap>,
+    /// JSON: the event, or its data.
     pub(super) text: String,
 }
 
-/// Which records are sent.
+/// Which records are sent, and as what.
 pub(super) struct Wanted {
+    pub(super) format: EventFormat,
+    /// In events of KServe's.
+    pub(super) namespace: String,
     /// Of these models; empty: of all.
     pub(super) models: Vec<String>,
     /// Only of requests that were answered.
@@ -68,10 +80,15 @@ pub(super) fn all(tables: &[RecordBatch], wanted: &Wanted) -> Result<Vec<Event>,
             if !is_meant || wanted.only_success && text("outcome", row) != Some("ok") {
                 continue;
             }
+            let id = Uuid::from_slice(ids.value(row)).unwrap_or_default().to_string();
+            let ts_us = times.value(row);
+            if wanted.format == EventFormat::Kserve {
+                events.extend(kserve::events(table, row, &id, ts_us, &wanted.namespace));
+                continue;
+            }
             let Ok(data) = serde_json::from_slice::<Value>(line) else {
                 continue;
             };
-            let id = Uuid::from_slice(ids.value(row)).unwrap_or_default().to_string();
             let event = json!({
                 "specversion": "1.0",
                 "type": TYPE,
@@ -83,8 +100,10 @@ pub(super) fn all(tables: &[RecordBatch], wanted: &Wanted) -> Result<Vec<Event>,
                 "data": data,
             });
             events.push(Event {
+                name: id.clone(),
                 id,
-                ts_us: times.value(row),
+                ts_us,
+                headers: None,
                 text: event.to_string(),
             });
         }

@@ -157,3 +157,78 @@ async fn what_is_refused_is_put_aside() {
     let event: Value = serde_json::from_slice(&std::fs::read(dead).unwrap()).unwrap();
     assert_eq!(event["id"], bad.as_str());
 }
+
+/// What of a KServe event is the same each time: its attributes but the times, and its data.
+fn gist(request: &str) -> (BTreeMap<String, String>, Value) {
+    let (head, body) = request.split_once("\r\n\r\n").unwrap();
+    let attributes = head.lines().filter_map(|line| line.split_once(": "));
+    let attributes = attributes
+        .filter(|(name, _)| name.starts_with("ce-") || *name == "content-type")
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    (attributes, serde_json::from_str(body).unwrap())
+}
+
+/// The events that KServe's logger would send, failed requests among them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_goes_out_as_kserve_would_tell_it() {
+    let data = tempfile::tempdir().unwrap();
+    let (at, mut got) = receiver_that(|_| 204).await;
+    let server = sending(data.path(), at, "format = 'kserve'\nnamespace = 'prod'\n").await;
+    let named = INFER.replacen('{', r#"{"id":"the client's","#, 1);
+    let fine = asked(&server, "m", &named).await;
+    let wrong = asked(&server, "m", &INFER.replace("[1,2]}", "[1]}")).await;
+    let mut seen = Vec::new();
+    while seen.len() < 4 {
+        let request = tokio::time::timeout(Duration::from_secs(60), got.recv()).await;
+        seen.push(gist(&request.expect("an event within a minute").unwrap()));
+    }
+    server.stop().await;
+    for (attributes, _) in &mut seen {
+        let time = attributes.remove("ce-time").unwrap();
+        assert_eq!(attributes.remove("ce-recordedtime").unwrap(), time);
+        assert!(time.ends_with('Z') && time.contains('T'), "{time}");
+        assert!(attributes.remove("ce-source").unwrap().starts_with("crossfade/"));
+    }
+    let attributes = |id: &str, kind: &str, outcome: &str| -> BTreeMap<String, String> {
+        [
+            ("ce-specversion", "1.0"),
+            ("ce-id", id),
+            ("ce-type", &format!("org.kubeflow.serving.inference.{kind}")),
+            ("ce-inferenceservicename", "m"),
+            ("ce-namespace", "prod"),
+            ("ce-component", "predictor"),
+            ("ce-endpoint", "default"),
+            (
+                "ce-metadata",
+                &format!("{{%22outcome%22:[%22{outcome}%22],%22x-model-version%22:[%221%22],%22x-request-id%22:[%22{id}%22]}}"),
+            ),
+            ("content-type", "application/json"),
+        ]
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+    };
+    assert_eq!(seen[0].0, attributes(&fine, "request", "ok"));
+    assert_eq!(
+        seen[0].1,
+        serde_json::json!({
+            "id": "the client's",
+            "inputs": [{ "name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1.0, 2.0] }],
+        })
+    );
+    assert_eq!(seen[1].0, attributes(&fine, "response", "ok"));
+    assert_eq!(
+        seen[1].1,
+        serde_json::json!({
+            "model_name": "m",
+            "model_version": "1",
+            "id": "the client's",
+            "outputs": [{ "name": "y", "datatype": "FP32", "shape": [1, 2], "data": [2.0, 3.0] }],
+        })
+    );
+    assert_eq!(seen[2].0, attributes(&wrong, "request", "invalid_input"));
+    assert_eq!(seen[3].0["ce-type"], "org.kubeflow.serving.inference.response");
+    let error = seen[3].1["error"].as_str().unwrap();
+    assert!(error.contains('x'), "{error}");
+}

@@ -1,6 +1,5 @@
 //! What was sent is what comes back.
 
-use crossfade_runtimes_core::ShapeSpec;
 use proptest::prelude::*;
 use uuid::Uuid;
 

@@ -27,23 +27,38 @@ pub(crate) fn write(
         if k > 0 {
             out.push(b',');
         }
-        out.extend_from_slice(b"{\"name\":");
-        push_string(name, out);
-        out.extend_from_slice(b",\"datatype\":\"");
-        out.extend_from_slice(tensor.datatype.wire_name().as_bytes());
-        out.extend_from_slice(b"\",\"shape\":[");
-        push_all(tensor.shape.iter(), out, |&dim, out| push_integer(dim, out));
-        if binary(k) {
-            out.extend_from_slice(b"],\"parameters\":{\"binary_data_size\":");
-            push_integer(tensor.data.len(), out);
-            out.extend_from_slice(b"}}");
-        } else {
-            out.extend_from_slice(b"],\"data\":[");
-            push_data(name, tensor, out)?;
-            out.extend_from_slice(b"]}");
-        }
+        push_tensor(name, tensor, binary(k), out)?;
     }
     out.extend_from_slice(b"]}");
+    Ok(())
+}
+
+/// Writes one tensor, as requests and responses have it.
+///
+/// * `is_binary`: its bytes follow the JSON
+///
+/// Errors: `InvalidInput` for one that JSON cannot carry.
+pub(crate) fn push_tensor(
+    name: &str,
+    tensor: &Tensor,
+    is_binary: bool,
+    out: &mut Vec<u8>,
+) -> Result<(), Refusal> {
+    out.extend_from_slice(b"{\"name\":");
+    push_string(name, out);
+    out.extend_from_slice(b",\"datatype\":\"");
+    out.extend_from_slice(tensor.datatype.wire_name().as_bytes());
+    out.extend_from_slice(b"\",\"shape\":[");
+    push_all(tensor.shape.iter(), out, |&dim, out| push_integer(dim, out));
+    if is_binary {
+        out.extend_from_slice(b"],\"parameters\":{\"binary_data_size\":");
+        push_integer(tensor.data.len(), out);
+        out.extend_from_slice(b"}}");
+    } else {
+        out.extend_from_slice(b"],\"data\":[");
+        push_data(name, tensor, out)?;
+        out.extend_from_slice(b"]}");
+    }
     Ok(())
 }
 
