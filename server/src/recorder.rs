@@ -50,6 +50,8 @@ pub(crate) use wishes::restricted_in;
 
 /// Of a segment.
 pub(crate) const SEGMENT_BYTES: u32 = 64 << 20;
+/// Characters that are kept of the name of who asks.
+const MAX_CALLER: usize = 128;
 /// What a record is beside the tensors, at most.
 const HEAD_BYTES: usize = 64 << 10;
 
@@ -85,10 +87,20 @@ pub struct RecorderConfig {
     /// The header with the id of the person that a request is about.
     #[serde(serialize_with = "as_text")]
     pub subject_header: HeaderName,
+    /// The header in which a gateway says who asks.
+    #[serde(serialize_with = "as_text_if_any")]
+    pub caller_header: Option<HeaderName>,
     /// The secret behind keyed digests; by default one that is made in the data folder.
     pub pepper_file: Option<PathBuf>,
     /// What records are encrypted with.
     pub encryption: Option<Encryption>,
+}
+
+fn as_text_if_any<S: serde::Serializer>(header: &Option<HeaderName>, to: S) -> Result<S::Ok, S::Error> {
+    match header {
+        Some(header) => to.serialize_some(header.as_str()),
+        None => to.serialize_none(),
+    }
 }
 
 fn as_text<S: serde::Serializer>(header: &HeaderName, to: S) -> Result<S::Ok, S::Error> {
@@ -112,6 +124,7 @@ impl Default for RecorderConfig {
             payload_max_bytes: 64 << 10,
             fields: BTreeMap::new(),
             subject_header: HeaderName::from_static("x-subject-id"),
+            caller_header: None,
             pepper_file: None,
             encryption: None,
         }
@@ -352,6 +365,13 @@ impl Recorder {
     pub(crate) fn subject(&self, headers: &HeaderMap) -> Option<[u8; 16]> {
         let id = headers.get(&self.config.subject_header)?.as_bytes();
         (!id.is_empty()).then(|| self.pepper.subject(id))
+    }
+
+    /// Who asks, by the header in which a gateway says so.
+    pub(crate) fn caller(&self, headers: &HeaderMap) -> Option<Box<str>> {
+        let name = headers.get(self.config.caller_header.as_ref()?)?.to_str().ok()?;
+        let kept: String = name.trim().chars().take(MAX_CALLER).collect();
+        (!kept.is_empty()).then(|| kept.into())
     }
 
     /// The largest tensor that is kept, bytes.

@@ -374,7 +374,7 @@ impl RequestScope {
         }
     }
 
-    /// Notes the trace that the request belongs to, and whom it is about.
+    /// Notes the trace that the request belongs to, who asks, and whom it is about.
     pub(crate) fn note_trace(&mut self, headers: &HeaderMap) {
         if let Some(kept) = &mut self.kept {
             let header = headers.get("traceparent").map(HeaderValue::as_bytes);
@@ -383,6 +383,10 @@ impl RequestScope {
                 .service
                 .recorder()
                 .and_then(|recorder| recorder.subject(headers));
+            kept.caller = self
+                .service
+                .recorder()
+                .and_then(|recorder| recorder.caller(headers));
         }
     }
 

@@ -44,6 +44,8 @@ pub struct RawLog {
     pub fields: BTreeMap<String, BTreeMap<String, String>>,
     /// Whom requests are about.
     pub subject: RawSubject,
+    /// Who asks.
+    pub caller: RawCaller,
     /// What records are encrypted with.
     pub encryption: Option<RawEncryption>,
     /// Who gets every record.
@@ -67,6 +69,14 @@ impl Default for RawSubject {
             pepper_file: None,
         }
     }
+}
+
+/// `[log.caller]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawCaller {
+    /// The header in which a gateway says who asks.
+    pub header: Option<String>,
 }
 
 /// `[log.encryption]`
@@ -113,6 +123,7 @@ impl Default for RawLog {
             payload: RawPayload::default(),
             fields: BTreeMap::new(),
             subject: RawSubject::default(),
+            caller: RawCaller::default(),
             encryption: None,
             sink: Vec::new(),
         }
@@ -163,6 +174,13 @@ impl RawLog {
                 own.insert(name, policy);
             }
         }
+        let header = |header: &String| {
+            header.parse().map_err(|_| {
+                let reason = format!("`{header}` is no name of a header");
+                value("log.caller.header", &reason)
+            })
+        };
+        let caller_header = self.caller.header.as_ref().map(header).transpose()?;
         let source = |text: &str| {
             let source = text.parse::<KeySource>();
             source.map_err(|error| value("log.encryption", &error.to_string()))
@@ -184,6 +202,7 @@ impl RawLog {
             subject_header,
             pepper_file: self.subject.pepper_file,
             encryption,
+            caller_header,
             ack: self.ack,
             on_full: self.on_full,
             max_wait: self.max_wait.0,

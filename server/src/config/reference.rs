@@ -97,6 +97,7 @@ const SERVER: &[Key] = &[
     key("log.fields", &[], "What becomes of inputs and outputs before they are written, by model: `[log.fields.MODEL]` with `\"in.NAME\"`, `\"out.NAME\"` or `\"*\"` = [a policy](inference-log.md#what-is-not-to-be-written)", |_| text("all are kept")),
     key("log.subject.header", &[], "The header (gRPC: metadata) with the id of the person that a request is about; only a keyed digest is written", |c| quoted(&c.log.subject.header)),
     key("log.subject.pepper_file", &[], "File with the secret, 32 bytes or more, behind that digest; whoever loses it finds nobody again", |_| text("`state/pepper` in the data folder, made if it is not there")),
+    key("log.caller.header", &[], "The header (gRPC: metadata) in which the gateway before the server says who asks, such as `x-consumer-username`; recorded as `caller`", |_| text("nobody says so")),
     key("log.encryption.key", &[], "What a log is [encrypted](inference-log.md#encryption) with: `file:PATH`, `env:NAME` or `command:PROGRAM ARGUMENTS`; 32 bytes as they are, in hexadecimal or in base64", |_| text("it is not encrypted")),
     key("log.encryption.previous", &[], "The keys that it was before; what they wrapped is wrapped again with `key` when the server starts", |_| "`[]`".to_owned()),
     key("log.encryption.enabled", &[], "`false`: what comes is not encrypted, and what was can be read", |_| literal(true)),

@@ -52,6 +52,8 @@ pub(crate) struct Kept {
     pub(crate) rows: u32,
     pub(crate) error: Option<Box<str>>,
     pub(crate) trace_id: Option<[u8; 16]>,
+    /// Who asks, as whoever checked that says.
+    pub(crate) caller: Option<Box<str>>,
     /// Whom the request is about.
     pub(crate) subject: Option<[u8; 16]>,
     /// The digest of the inputs would tell what a policy hides.

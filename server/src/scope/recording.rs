@@ -90,7 +90,7 @@ impl RequestScope {
             release_id: release,
             client_request_id: self.client_id.as_deref(),
             error: kept.error.as_deref(),
-            caller: None,
+            caller: kept.caller.as_deref(),
             subject_key: kept.subject,
             origin: match provenance {
                 Some(provenance) => provenance.origin(model, version.as_deref().unwrap_or_default()),

@@ -642,3 +642,59 @@ async fn as_many_rows_as_requests_whatever_becomes_of_them() {
     assert_eq!((verified.records as usize, verified.missing), (REQUESTS, 0));
     assert!(verified.damaged.is_empty(), "{verified:?}");
 }
+
+/// Who asked is what the gateway says; what the client calls the request is its header, or else the id of its body.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_says_who_asked_and_what_they_call_it() {
+    let data = tempfile::tempdir().unwrap();
+    let repository = Repository::new();
+    repository.add("m", 1, &version_file(1), "");
+    let folder = data.path().to_owned();
+    let server = Server::start_with(repository, |options| {
+        options.data_dir = folder;
+        options.recorder = Some(RecorderConfig {
+            caller_header: Some("x-consumer-username".parse().unwrap()),
+            ..config(Ack::Kernel)
+        });
+    });
+    let server = server.await;
+    server.wait_ready().await;
+    let named = INFER.replacen('{', r#"{"id":"body","#, 1);
+    let long = "n".repeat(300);
+    for headers in [
+        &[("x-consumer-username", "shop"), ("x-request-id", "header")][..],
+        &[("x-consumer-username", &long)],
+        &[("ce-id", "event")],
+    ] {
+        let answer = server
+            .post_with("/v2/models/m/infer", headers, named.as_bytes())
+            .await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    let event = [("ce-id", "event")];
+    let answer = server
+        .post_with("/v2/models/m/infer", &event, INFER.as_bytes())
+        .await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let mut request = Request::new(message());
+    request
+        .metadata_mut()
+        .insert("x-consumer-username", "batch".parse().unwrap());
+    server.grpc().await.model_infer(request).await.unwrap();
+    server.stop().await;
+    let tables = tables(data.path());
+    let rows = tables.iter().flat_map(|table| {
+        (0..table.num_rows())
+            .map(move |row| (text(table, "caller", row), text(table, "client_request_id", row)))
+    });
+    assert_eq!(
+        rows.collect::<Vec<_>>(),
+        [
+            (Some("shop"), Some("header")),
+            (Some(&long[..128]), Some("body")),
+            (None, Some("body")),
+            (None, Some("event")),
+            (Some("batch"), None),
+        ]
+    );
+}
