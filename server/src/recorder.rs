@@ -4,6 +4,7 @@
 //! waits for no disk, unless `ack = "disk"` says so. Two threads do the rest: `log` keeps the next segment ready, syncs and
 //! counts; `log-seal` makes Parquet files of segments that are full, at the lowest priority.
 
+mod blobs;
 mod detect;
 mod encryption;
 mod files;
@@ -18,7 +19,7 @@ mod wishes;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -34,6 +35,7 @@ use http::{HeaderMap, HeaderName};
 use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
+use blobs::Blobs;
 pub(crate) use encryption::keys_to_read;
 pub use encryption::{Encryption, KeySource, NoSource};
 pub(crate) use files::seal_all;
@@ -80,8 +82,10 @@ pub struct RecorderConfig {
     pub buffer_bytes: u64,
     /// Of a segment: a multiple of 4096, and more than two times the largest record.
     pub segment_bytes: u32,
-    /// Larger tensors are not kept.
+    /// Larger tensors are not kept in the record.
     pub payload_max_bytes: usize,
+    /// But in a file of its own.
+    pub blobs: bool,
     /// What becomes of inputs and outputs before they are written: by model, then by `in.NAME`, `out.NAME` and `*`.
     pub fields: BTreeMap<String, BTreeMap<String, FieldPolicy>>,
     /// The header with the id of the person that a request is about.
@@ -122,6 +126,7 @@ impl Default for RecorderConfig {
             buffer_bytes: 1 << 30,
             segment_bytes: SEGMENT_BYTES,
             payload_max_bytes: 64 << 10,
+            blobs: false,
             fields: BTreeMap::new(),
             subject_header: HeaderName::from_static("x-subject-id"),
             caller_header: None,
@@ -174,6 +179,7 @@ pub struct Recorder {
     wishes: Wishes,
     /// What has been sent to whom, where files stay until they are.
     awaited: Mutex<Vec<Sent>>,
+    blobs: Blobs,
     counts: Counts,
     losses: Losses,
     sampling: Sampling,
@@ -248,6 +254,11 @@ pub(crate) struct Counts {
     pub(crate) bytes: AtomicU64,
     /// Rows in Parquet files.
     pub(crate) sealed: AtomicU64,
+    /// Files of records with large tensors, and how many records have none.
+    pub(crate) blobs: AtomicU64,
+    pub(crate) blobs_lost: AtomicU64,
+    /// Bytes of tensors that wait to be in one.
+    pub(crate) blob_bytes: AtomicUsize,
     /// Times that a segment could not be made, synced or sealed.
     pub(crate) failures: AtomicU64,
 }
@@ -303,6 +314,7 @@ impl Recorder {
             pepper: Arc::new(pepper),
             wishes,
             awaited: Mutex::default(),
+            blobs: Blobs::default(),
             counts: Counts::default(),
             losses: Losses::default(),
             sampling: Sampling::new(config.rate),
@@ -637,6 +649,7 @@ impl Recorder {
     pub fn close(&self) {
         lock(&self.call).end = true;
         self.called.notify_all();
+        self.blobs.close();
         for thread in std::mem::take(&mut *lock(&self.threads)) {
             if thread.join().is_err() {
                 tracing::error!("a thread of the inference log panicked");

@@ -16,6 +16,7 @@ use parquet::file::reader::FileReader;
 use parquet::file::serialized_reader::{ReadOptionsBuilder, SerializedFileReader};
 use serde::Serialize;
 
+use crate::blob;
 use crate::compact::rewritten;
 use crate::correction;
 use crate::error::LogError;
@@ -84,6 +85,10 @@ impl Sealer {
                 continue;
             }
             self.unchanged(&file)?;
+            // First: once the manifest has another file, nothing says where they are.
+            if file.path.starts_with("log/") {
+                blob::remove_about(&self.data_dir, &path, &self.keys, &subject)?;
+            }
             let new = match rows < file.rows {
                 true => Some(self.without(&file, &subject)?),
                 false => None,

@@ -28,6 +28,7 @@ mod gap;
 mod record;
 mod schema;
 
+mod blob;
 mod columns;
 mod compact;
 mod correction;
@@ -44,6 +45,7 @@ mod follow;
 mod json;
 mod log;
 
+pub use blob::{BLOBS, blob_days, blob_place, write_blob};
 pub use correction::Correction;
 pub use erase::{Certificate, Rewritten};
 pub use error::{KeyError, LogError, SegmentError};

@@ -291,6 +291,14 @@ impl Log {
         Ok(found)
     }
 
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
     fn reader(&self, file: &TableFile) -> Result<ParquetRecordBatchReaderBuilder<File>, LogError> {
         // Which key is missing is said here; the file would only say that one is.
         self.keys.find(file.key.unwrap_or_default())?;

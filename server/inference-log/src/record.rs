@@ -65,6 +65,8 @@ pub struct Record<'a> {
     pub caller: Option<&'a str>,
     /// Whom it is about: a keyed digest of an id, never the id.
     pub subject_key: Option<[u8; 16]>,
+    /// Where it is once more, with tensors that are too large for a segment.
+    pub blob_ref: Option<&'a str>,
     /// What answered it.
     pub origin: Origin<'a>,
     /// What was sent and answered, where it is kept.
@@ -177,6 +179,7 @@ impl Record<'_> {
             put(head, text);
         }
         head.extend(self.subject_key.into_iter().flatten());
+        self.blob_ref.into_iter().for_each(|text| put(head, text));
         let count = u16::try_from(self.tensors.len()).unwrap_or(u16::MAX);
         head.extend(count.to_le_bytes());
         for tensor in self.tensors.iter().take(count.into()) {
@@ -205,7 +208,7 @@ impl Record<'_> {
         let texts = self.texts();
         let texts = texts.iter().map(Option::is_some);
         // What came later is at the end: older records have none of it.
-        let later = [self.subject_key.is_some()];
+        let later = [self.subject_key.is_some(), self.blob_ref.is_some()];
         let all = times.chain(rest).chain(texts).chain(later);
         all.enumerate().map(|(place, is)| u32::from(is) << place).sum()
     }
@@ -276,6 +279,9 @@ impl<'a> Record<'a> {
         record.origin.runtime = text("runtime")?;
         record.origin.device = text("device")?;
         record.subject_key = from.maybe(is())?;
+        if is() {
+            record.blob_ref = Some(from.text("blob_ref")?);
+        }
         record.tensors = from.tensors()?;
         if from.0.is_empty() {
             Ok(record)

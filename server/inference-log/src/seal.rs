@@ -15,6 +15,7 @@ use crossfade_journal::storage::create_folder;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use crate::blob::blob_days;
 use crate::correction;
 use crate::error::LogError;
 use crate::frame::{Kind, Mark};
@@ -272,6 +273,18 @@ impl Sealer {
         }
         // What is written with until the next one is made, and a day beyond.
         let before = now.as_secs().saturating_sub(2 * DAY);
+        // Files of records with large tensors are in no manifest; each was written on its day, or soon after.
+        let blobs = blob_days(&self.data_dir).map_err(LogError::io(&self.data_dir, "looking at blobs"))?;
+        let days = blobs.iter().filter_map(|(folder, _)| {
+            let day = folder.file_name()?.to_str()?.strip_prefix("date=")?;
+            let at: Timestamp = format!("{day}T00:00:00.000000Z").parse().ok()?;
+            u64::try_from(at.unix_micros() / 1_000_000).ok()
+        });
+        let before = days
+            .map(|day| day.saturating_sub(DAY))
+            .chain([before])
+            .min()
+            .unwrap_or(before);
         Ok(self.keys.forget(|id| used.contains(&id), before)?)
     }
 

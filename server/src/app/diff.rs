@@ -233,7 +233,8 @@ fn asked(args: &DiffArgs) -> Result<Vec<RecordBatch>> {
             without,
             ..Selection::default()
         };
-        return Ok(log()?.newest(&wanted, args.limit)?);
+        let log = log()?;
+        return Ok(log.whole(log.newest(&wanted, args.limit)?)?);
     }
     let duck = Duck::over(&args.log, &args.duckdb)?;
     let out = tempfile::NamedTempFile::new()?;
@@ -271,8 +272,10 @@ fn asked(args: &DiffArgs) -> Result<Vec<RecordBatch>> {
         without,
         ..Selection::default()
     };
-    let found = log()?.find(&others, &["request_id"], is_meant)?;
-    Ok(found
+    let log = log()?;
+    let found = log.find(&others, &["request_id"], is_meant)?;
+    Ok(log
+        .whole(found)?
         .iter()
         .map(|table| others.of(table))
         .collect::<Result<_, _>>()?)

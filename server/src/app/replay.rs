@@ -218,7 +218,7 @@ impl Batch {
                 .and_then(|column| column.as_primitive_opt::<UInt64Type>());
             ids.is_some_and(|ids| arrow_array::Array::is_valid(ids, row) && ids.value(row) == id)
         };
-        let tables = log.find(around, &["batch_id"], is_member)?;
+        let tables = log.whole(log.find(around, &["batch_id"], is_member)?)?;
         let same = |other: &Logged<'_>, name: &str| other.text(name) == request.text(name);
         let members: BTreeMap<u16, Logged<'_>> = tables
             .iter()
@@ -266,7 +266,7 @@ fn with_id(log: &Log, around: &Selection, id: Uuid) -> Result<Vec<RecordBatch>, 
             .and_then(|column| column.as_fixed_size_binary_opt());
         ids.is_some_and(|ids| ids.value(row) == id.as_bytes())
     };
-    log.find(around, &["request_id"], is)
+    log.whole(log.find(around, &["request_id"], is)?)
 }
 
 /// The model's folder, and the version whose files have this digest: the one that answered, or another one.

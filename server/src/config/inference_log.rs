@@ -103,6 +103,8 @@ fn yes() -> bool {
 pub struct RawPayload {
     /// Larger tensors are not kept, but in the digest of the inputs.
     pub max_bytes: usize,
+    /// They are kept, in a file for each request that has any.
+    pub blobs: bool,
 }
 
 impl Default for RawLog {
@@ -134,6 +136,7 @@ impl Default for RawPayload {
     fn default() -> Self {
         Self {
             max_bytes: RecorderConfig::default().payload_max_bytes,
+            blobs: false,
         }
     }
 }
@@ -215,6 +218,7 @@ impl RawLog {
             buffer_bytes: self.buffer_bytes,
             segment_bytes: SEGMENT_BYTES,
             payload_max_bytes: self.payload.max_bytes,
+            blobs: self.payload.blobs,
         }))
     }
 }

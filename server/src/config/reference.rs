@@ -94,6 +94,7 @@ const SERVER: &[Key] = &[
     key("log.min_free_bytes", &[], "The oldest files are removed until so much of the disk is free; where none are left there is no room for records", |c| number(c.log.min_free_bytes)),
     key("log.buffer_bytes", &[], "Bytes of segments that are not in Parquet files yet; beyond it there is no room for records", |c| number(c.log.buffer_bytes)),
     key("log.payload.max_bytes", &[], "Larger tensors are not kept; the digest of the inputs is", |c| number(c.log.payload.max_bytes)),
+    key("log.payload.blobs", &[], "Larger tensors are kept all the same: each request that has any gets a file of its own below `blob/`", |_| literal(false)),
     key("log.fields", &[], "What becomes of inputs and outputs before they are written, by model: `[log.fields.MODEL]` with `\"in.NAME\"`, `\"out.NAME\"` or `\"*\"` = [a policy](inference-log.md#what-is-not-to-be-written)", |_| text("all are kept")),
     key("log.subject.header", &[], "The header (gRPC: metadata) with the id of the person that a request is about; only a keyed digest is written", |c| quoted(&c.log.subject.header)),
     key("log.subject.pepper_file", &[], "File with the secret, 32 bytes or more, behind that digest; whoever loses it finds nobody again", |_| text("`state/pepper` in the data folder, made if it is not there")),

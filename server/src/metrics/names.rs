@@ -257,8 +257,19 @@ pub(super) const LOG_FAILURES: Name = name(
     "Times that the disk refused the inference log: the server's log says what",
 );
 
+pub(super) const LOG_BLOBS: Name = name(
+    "crossfade_log_blobs_total",
+    "counter",
+    "Records with large tensors that have a file of their own",
+);
+pub(super) const LOG_LOST_BLOBS: Name = name(
+    "crossfade_log_lost_blobs_total",
+    "counter",
+    "Records with large tensors without one, since too many waited or the disk refused",
+);
+
 /// Every series of the inference log.
-pub(super) const LOG: [&Name; 9] = [
+pub(super) const LOG: [&Name; 11] = [
     &LOG_RECORDS,
     &LOG_LOST,
     &LOG_SAMPLED_OUT,
@@ -268,6 +279,8 @@ pub(super) const LOG: [&Name; 9] = [
     &LOG_LAG,
     &LOG_DISK_FREE,
     &LOG_FAILURES,
+    &LOG_BLOBS,
+    &LOG_LOST_BLOBS,
 ];
 
 /// Whether the server is ready.

@@ -123,6 +123,8 @@ pub(super) fn log(out: &mut String, recorder: &Recorder) {
         plain(recorder.lag().as_secs_f64()),
         plain(recorder.disk_free() as f64),
         plain(of(&counts.failures)),
+        plain(of(&counts.blobs)),
+        plain(of(&counts.blobs_lost)),
     ];
     for (name, values) in names::LOG.into_iter().zip(values) {
         text.head(name);

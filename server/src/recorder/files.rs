@@ -1,10 +1,13 @@
 //! The files of the log: segments sealed, old ones removed.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crossfade_inference_log::{Certificate, Correction, Keys, LogError, Outcome, SealedFile, Sealer};
+use crossfade_inference_log::{
+    BLOBS, Certificate, Correction, Keys, LogError, Outcome, SealedFile, Sealer, blob_days,
+};
 use crossfade_journal::audit::Timestamp;
 use uuid::Uuid;
 
@@ -17,14 +20,16 @@ const SMALL: u64 = 32 << 20;
 /// The files, and how long they stay.
 pub(super) struct Held {
     sealer: Sealer,
+    data_dir: PathBuf,
     retention: Duration,
     max_bytes: u64,
 }
 
 impl Held {
-    pub(super) fn new(sealer: Sealer, config: &RecorderConfig) -> Self {
+    pub(super) fn new(data_dir: &Path, sealer: Sealer, config: &RecorderConfig) -> Self {
         Self {
             sealer,
+            data_dir: data_dir.to_owned(),
             retention: config.retention,
             max_bytes: config.max_bytes,
         }
@@ -50,12 +55,23 @@ impl Held {
             .values()
             .map(|file| (date_of(&file.path), file.path.clone(), file.bytes))
             .collect();
+        let days = blob_days(&self.data_dir).map_err(|source| LogError::Io {
+            path: self.data_dir.join(BLOBS),
+            doing: "looking at it",
+            source,
+        })?;
+        dated.extend(days.into_iter().map(|(folder, bytes)| {
+            let name = folder.file_name().unwrap_or_default().to_string_lossy();
+            let place = format!("{BLOBS}/{name}");
+            (date_of(&place), place, bytes)
+        }));
         dated.sort();
         let mut left = dated
             .iter()
             .fold(unsealed, |sum, (.., bytes)| sum.saturating_add(*bytes));
         let mut wanted = wanted;
         let mut removed: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        let mut blobs = Vec::new();
         for (date, path, bytes) in dated {
             let reason = if !date.is_empty() && date < oldest {
                 "retention"
@@ -66,12 +82,25 @@ impl Held {
             } else {
                 break;
             };
-            if !may_go(&path) {
+            let is_blobs = path.starts_with(BLOBS);
+            if !is_blobs && !may_go(&path) {
                 continue;
             }
             left = left.saturating_sub(bytes);
             wanted = wanted.saturating_sub(bytes);
-            removed.entry(reason).or_default().push(path);
+            match is_blobs {
+                true => blobs.push(path),
+                false => removed.entry(reason).or_default().push(path),
+            }
+        }
+        for day in blobs {
+            tracing::info!(day, "files of records with large tensors are removed");
+            let folder = self.data_dir.join(day);
+            fs::remove_dir_all(&folder).map_err(|source| LogError::Io {
+                path: folder,
+                doing: "removing it",
+                source,
+            })?;
         }
         for (reason, files) in removed {
             tracing::info!(

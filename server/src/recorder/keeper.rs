@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crossfade_inference_log::{Kind, Sealer, Written};
 
+use super::blobs::Blobs;
 use super::files::Held;
 use super::{Errand, Loss, OnFull, Recorder, lock};
 use crate::servable::lower_priority;
@@ -65,7 +66,7 @@ impl Recorder {
             // The receiver is the thread that is started next.
             let _sent = full.send(Work::Seal(path)).is_ok();
         }
-        let held = Held::new(sealer, &self.config);
+        let held = Held::new(data_dir, sealer, &self.config);
         let counts = self.clone();
         let seal = Builder::new().name("log-seal".to_owned()).spawn(move || {
             lower_priority();
@@ -76,6 +77,7 @@ impl Recorder {
             .name("log".to_owned())
             .spawn(move || this.keep(&folder, &full))?;
         lock(&self.threads).extend([keep, seal]);
+        lock(&self.threads).extend(Blobs::start(self)?);
         Ok(())
     }
 
@@ -297,7 +299,7 @@ impl Recorder {
     }
 
     /// Counts what fails, and says it now and then: it is tried again many times a second.
-    fn attempt<E: std::fmt::Display>(&self, what: &str, done: Result<(), E>) {
+    pub(super) fn attempt<E: std::fmt::Display>(&self, what: &str, done: Result<(), E>) {
         if let Err(error) = done {
             self.counts.failures.fetch_add(1, Relaxed);
             let mut said = lock(&self.said);
@@ -329,6 +331,7 @@ fn seal_until_closed(work: &Receiver<Work>, mut held: Held, recorder: &Recorder)
             }
             Ok(Work::Do(Errand::Erase { subject, done })) => {
                 retry(&mut failed, &mut held, recorder);
+                recorder.pass_blobs();
                 let erased = match failed.len() {
                     0 => held.erase(subject).map_err(|error| {
                         recorder.counts().failures.fetch_add(1, Relaxed);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use crossfade_inference_log::{LoggedTensor, Origin, Side};
 use crossfade_runtimes_core::Tensor;
 use twox_hash::XxHash3_128;
@@ -133,6 +134,13 @@ impl Kept {
         all.map(|tensor| tensor.data.len())
             .filter(|bytes| *bytes <= most)
             .sum()
+    }
+
+    /// The bytes of all tensors, in the order of [`tensors`](Self::tensors).
+    pub(crate) fn data(&self) -> Vec<Bytes> {
+        let outputs = self.outputs.iter().map(|(_, tensor)| tensor);
+        let all = self.inputs.iter().flatten().chain(outputs);
+        all.map(|tensor| tensor.data.clone()).collect()
     }
 
     /// Those tensors that are no larger than `most` bytes.

@@ -299,7 +299,11 @@ fn files_that_are_too_old_or_too_many_go() {
             max_bytes,
             ..config(Ack::Kernel)
         };
-        let mut held = files::Held::new(Sealer::open(folder.path(), &Keys::none()).unwrap(), &config);
+        let mut held = files::Held::new(
+            folder.path(),
+            Sealer::open(folder.path(), &Keys::none()).unwrap(),
+            &config,
+        );
         held.sweep(0, wanted, may_go).unwrap();
         let content = Content::read(folder.path()).unwrap();
         for file in content.files.values() {

@@ -68,6 +68,7 @@ impl RequestScope {
         // As in the registry: what clients make up would become folders of the log.
         let model = series.version.map_or("", |_| &*series.model);
         let version = series.version.map(|version| version.to_string());
+        let place = recorder.place_of(kept, *self.id.as_bytes(), ts_us);
         let record = Record {
             request_id: *self.id.as_bytes(),
             ts_us,
@@ -92,6 +93,7 @@ impl RequestScope {
             error: kept.error.as_deref(),
             caller: kept.caller.as_deref(),
             subject_key: kept.subject,
+            blob_ref: place.as_ref().map(|place| place.reference.as_str()),
             origin: match provenance {
                 Some(provenance) => provenance.origin(model, version.as_deref().unwrap_or_default()),
                 None => Origin {
@@ -103,7 +105,11 @@ impl RequestScope {
             tensors: kept.tensors(recorder.payload_max_bytes()),
         };
         let schema = provenance.map_or(NO_SCHEMA, |provenance| provenance.schema);
-        recorder.record(schema, &record)
+        let is_recorded = recorder.record(schema, &record);
+        if let Some(place) = place.as_ref().filter(|_| is_recorded) {
+            recorder.keep_blob(place, schema, &record, kept);
+        }
+        is_recorded
     }
 
     /// What its version was when it was routed.

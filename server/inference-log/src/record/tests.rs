@@ -31,6 +31,7 @@ fn full() -> Record<'static> {
         error: None,
         caller: Some("ann"),
         subject_key: Some([4; 16]),
+        blob_ref: Some("blob/date=2026-11-23/x.parquet"),
         origin: Origin {
             model: "digits",
             version: "1",
