@@ -9,6 +9,7 @@
 //! What is absent: no server, no protocol, no model, no clock but in the ids of segments. Times and identities are arguments.
 
 mod error;
+mod fault;
 mod kill;
 
 mod keys;
@@ -50,6 +51,8 @@ pub use correction::Correction;
 pub use erase::{Certificate, Rewritten};
 pub use error::{KeyError, LogError, SegmentError};
 pub use export::{Labels, export};
+#[cfg(feature = "faults")]
+pub use fault::FaultyDisk;
 pub use follow::{Cursor, Follower};
 pub use frame::{FRAME_HEAD_BYTES, Kind, MAX_PAYLOAD_BYTES, Mark};
 pub use gap::Gap;

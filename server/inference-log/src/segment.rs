@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::cipher::{Cipher, TAG_BYTES};
 use crate::error::SegmentError;
+use crate::fault;
 use crate::frame::{ENCRYPTED, FRAME_HEAD_BYTES, FrameHead, Kind, LENGTH_AT, MAX_PAYLOAD_BYTES, framed};
 use crate::header::{HEADER_BYTES, Header};
 use crate::keys::DataKey;
@@ -88,8 +89,7 @@ impl Segment {
             .map_err(SegmentError::io(path, "mapping it into memory"))?;
         kill::at("allocated");
         mapping.write_header(&header.encode());
-        file.sync_all()
-            .map_err(SegmentError::io(path, "syncing its header"))?;
+        fault::synced(path, || file.sync_all()).map_err(SegmentError::io(path, "syncing its header"))?;
         let folder = path.parent().unwrap_or(Path::new("."));
         File::open(folder)
             .and_then(|folder| folder.sync_all())
@@ -179,8 +179,8 @@ impl Segment {
     /// Errors: the system's; what is on disk is not known then, and asking again does not tell: the records belong in another
     /// segment.
     pub fn sync(&self) -> Result<(), SegmentError> {
-        rustix::fs::fdatasync(&self.file)
-            .map_err(|error| SegmentError::io(&self.path, "syncing it")(error.into()))
+        fault::synced(&self.path, || Ok(rustix::fs::fdatasync(&self.file)?))
+            .map_err(SegmentError::io(&self.path, "syncing it"))
     }
 
     /// Takes no more records from now on. Returns how many were begun; see [`is_finished`](Self::is_finished).

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crossfade_inference_log::{Content, Origin, segments_in};
+use crossfade_inference_log::{Content, FaultyDisk, Log, Origin, Selection, segments_in};
 use crossfade_runtimes_core::{Datatype, ShapeSpec, TensorSpec};
 
 use super::*;
@@ -520,4 +520,120 @@ fn a_record_that_is_too_large_does_without_its_tensors() {
     recorder.close();
     let (records, missing, last) = sealed(folder.path());
     assert_eq!((records, missing, last.received), (1, 0, 1));
+}
+
+/// Which requests are in a log.
+fn ids_in(folder: &Path) -> BTreeSet<[u8; 16]> {
+    use arrow_array::cast::AsArray;
+    let log = Log::open(folder, &Keys::none()).unwrap();
+    let mut ids = BTreeSet::new();
+    log.each(&Selection::default(), |table| -> Result<(), LogError> {
+        let column = table.column_by_name("request_id").unwrap().as_fixed_size_binary();
+        ids.extend(
+            column
+                .iter()
+                .flatten()
+                .map(|id| <[u8; 16]>::try_from(id).unwrap()),
+        );
+        Ok(())
+    })
+    .unwrap();
+    ids
+}
+
+/// With `disk`, whatever pages the disk has come to when the power goes, every answer that was sent has its record. Of what the kernel
+/// alone had some is gone, which shows that there was something to lose.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_acknowledged_as_on_disk_survives_a_loss_of_power() {
+    let mut lost = 0;
+    for round in 0..8_u64 {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = FaultyDisk::under(folder.path());
+        let small = RecorderConfig {
+            segment_bytes: 20 << 20,
+            sync: Duration::from_secs(3600),
+            ..config(Ack::Disk)
+        };
+        let recorder = Recorder::open(folder.path(), &small).unwrap();
+        let sent: Arc<Mutex<BTreeSet<[u8; 16]>>> = Arc::default();
+        let recorded = Arc::new(AtomicU64::new(0));
+        let mut clients = tokio::task::JoinSet::new();
+        for client in 0..8_u64 {
+            let (recorder, sent, recorded) = (recorder.clone(), sent.clone(), recorded.clone());
+            clients.spawn(async move {
+                for turn in 0..60_u64 {
+                    let id = (u128::from(client) << 64 | u128::from(turn) + 1).to_be_bytes();
+                    let text = "x".repeat(2000);
+                    let record = Record {
+                        request_id: id,
+                        error: Some(&text),
+                        ..record(now())
+                    };
+                    assert!(put(&recorder, &record));
+                    recorded.fetch_add(1, SeqCst);
+                    if recorder.acknowledged().await {
+                        lock(&sent).insert(id);
+                    }
+                }
+            });
+        }
+        while recorded.load(SeqCst) < 40 + round * 50 {
+            tokio::task::yield_now().await;
+        }
+        // In this order: what is sent later may be there, too.
+        let (acknowledged, written) = (lock(&sent).clone(), recorded.load(SeqCst));
+        let after = tempfile::tempdir().unwrap();
+        fs::create_dir_all(segments_in(after.path())).unwrap();
+        let mut draw = 0x9E37_79B9_7F4A_7C15_u64 ^ round;
+        disk.lose_power(&segments_in(after.path()), || {
+            draw = draw.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            draw >> 62 == 0
+        })
+        .unwrap();
+        while clients.join_next().await.is_some() {}
+        let there = ids_in(after.path());
+        assert!(acknowledged.is_subset(&there), "round {round}");
+        lost += written.saturating_sub(there.len() as u64);
+        // What is left becomes files, and no more than was torn is missing.
+        let rows = seal_all(after.path(), &Keys::none()).unwrap();
+        assert_eq!(rows, there.len() as u64);
+        let closing = recorder.clone();
+        tokio::task::spawn_blocking(move || closing.close())
+            .await
+            .unwrap();
+    }
+    assert!(
+        lost > 0,
+        "nothing was lost that was not acknowledged: the test tried nothing"
+    );
+}
+
+/// A sync that fails is said to whoever waited for it, the segment takes no more records, and nothing is lost while the process lives.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_fails_acknowledges_nothing_and_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = FaultyDisk::under(folder.path());
+    let recorder = Recorder::open(folder.path(), &config(Ack::Disk)).unwrap();
+    assert!(put(&recorder, &record(now())));
+    assert!(recorder.acknowledged().await);
+    let failures = recorder.counts().failures.load(Relaxed);
+    disk.fail(1);
+    assert!(put(&recorder, &record(now())));
+    // A sync that the timer began may be the one that fails.
+    let was_told = recorder.acknowledged().await;
+    assert!(put(&recorder, &record(now())));
+    assert!(
+        recorder.acknowledged().await,
+        "the next segment is on a disk that works"
+    );
+    assert!(recorder.counts().failures.load(Relaxed) > failures);
+    assert!(!was_told || recorder.syncs.load(SeqCst) > 2);
+    let closing = recorder.clone();
+    tokio::task::spawn_blocking(move || closing.close())
+        .await
+        .unwrap();
+    let (records, missing, last) = sealed(folder.path());
+    assert_eq!((records, missing, last.received), (3, 0, 3));
+    let verified = crossfade_inference_log::verify(folder.path(), &Keys::none()).unwrap();
+    assert!(verified.damaged.is_empty(), "{:?}", verified.damaged);
 }
