@@ -12,11 +12,13 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use crossfade_inference_log::{
-    Column, Kind, LoggedTensor, Origin, Record, Schema, Schemas, Sealer, Side, Writer, Written, schemas_in,
-    segments_in,
+    Column, KEY_BYTES, Keys, Kind, LoggedTensor, Origin, Record, Schema, Schemas, Sealer, Side, WrappingKey,
+    Writer, Written, schemas_in, segments_in,
 };
 
 const SEGMENT_BYTES: u32 = 64 << 20;
+/// Of a segment that is sealed.
+const ROWS: u32 = 100_000;
 
 /// A record of a request of one row.
 fn record<'a>(input: &'a [u8], output: &'a [u8]) -> Record<'a> {
@@ -62,8 +64,8 @@ fn floats(count: usize, seed: u32) -> Vec<u8> {
 }
 
 /// Appends a record to the mapping, as a request does; makes room outside of the clock.
-fn mapped(folder: &Path, iterations: u64) -> Duration {
-    let writer = Writer::open(folder, SEGMENT_BYTES, "", uuid(), &Keys::none()).expect("a segment");
+fn mapped(folder: &Path, keys: &Keys, iterations: u64) -> Duration {
+    let writer = Writer::open(folder, SEGMENT_BYTES, "", uuid(), keys).expect("a segment");
     writer.prepare().expect("another one");
     let (input, output) = (floats(100, 1), floats(2, 2));
     let mut head = Vec::new();
@@ -173,7 +175,11 @@ fn append(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("log/append 100 FP32");
     group.throughput(Throughput::Elements(1));
     group.bench_function("mapping", |bench| {
-        bench.iter_custom(|iterations| mapped(folder.path(), iterations))
+        bench.iter_custom(|iterations| mapped(folder.path(), &Keys::none(), iterations))
+    });
+    let keys = keys(folder.path());
+    group.bench_function("mapping, encrypted", |bench| {
+        bench.iter_custom(|iterations| mapped(folder.path(), &keys, iterations))
     });
     group.bench_function("thread, in memory", |bench| {
         bench.iter_custom(|iterations| handed(folder.path(), iterations, false));
@@ -185,58 +191,66 @@ fn append(criterion: &mut Criterion) {
     group.finish();
 }
 
+fn keys(data_dir: &Path) -> Keys {
+    Keys::open(data_dir, vec![WrappingKey::new([7; KEY_BYTES])]).expect("keys")
+}
+
 /// Seals a segment of rows of 20 features.
+fn sealed(data_dir: &Path, keys: &Keys) -> Duration {
+    let mut sealer = Sealer::open(data_dir, keys).expect("a log");
+    let column = |name: &str, width| Column {
+        name: name.to_owned(),
+        datatype: "FP32".to_owned(),
+        shape: vec![-1, width],
+        policy: None,
+    };
+    let schema = Schema {
+        batched: true,
+        inputs: vec![column("x", 20)],
+        outputs: vec![column("y", 2)],
+    };
+    let mut schemas = Schemas::open(&schemas_in(data_dir)).expect("schemas");
+    let schema = schemas.number(&schema).expect("a number");
+    let writer = Writer::open(&segments_in(data_dir), SEGMENT_BYTES, "", uuid(), keys).expect("a segment");
+    let mut head = Vec::new();
+    for row in 0..ROWS {
+        head.clear();
+        let (input, output) = (floats(20, row), floats(2, row));
+        let record = record(&input, &output);
+        record.encode(&mut head);
+        writer.append(Kind::Inference, schema, &[&head, &input, &output]);
+    }
+    let mut took = Duration::ZERO;
+    for segment in writer.end() {
+        let path = segment.path().to_owned();
+        drop(segment);
+        let began = Instant::now();
+        black_box(sealer.seal(&path).expect("it is sealed"));
+        took += began.elapsed();
+    }
+    took
+}
+
 fn seal(criterion: &mut Criterion) {
-    const ROWS: u32 = 100_000;
     let mut group = criterion.benchmark_group("log/seal 20 FP32");
     group.throughput(Throughput::Elements(ROWS.into()));
     group.sample_size(10);
-    group.bench_function("row", |bench| {
-        bench.iter_custom(|iterations| {
-            let mut took = Duration::ZERO;
-            for _ in 0..iterations {
-                let folder = tempfile::tempdir().expect("a folder");
-                let mut sealer = Sealer::open(folder.path()).expect("a log");
-                let column = |name: &str, width| Column {
-                    name: name.to_owned(),
-                    datatype: "FP32".to_owned(),
-                    shape: vec![-1, width],
-                    policy: None,
-                };
-                let schema = Schema {
-                    batched: true,
-                    inputs: vec![column("x", 20)],
-                    outputs: vec![column("y", 2)],
-                };
-                let mut schemas = Schemas::open(&schemas_in(folder.path())).expect("schemas");
-                let schema = schemas.number(&schema).expect("a number");
-                let writer = Writer::open(
-                    &segments_in(folder.path()),
-                    SEGMENT_BYTES,
-                    "",
-                    uuid(),
-                    &Keys::none(),
-                )
-                .expect("a segment");
-                let mut head = Vec::new();
-                for row in 0..ROWS {
-                    head.clear();
-                    let (input, output) = (floats(20, row), floats(2, row));
-                    let record = record(&input, &output);
-                    record.encode(&mut head);
-                    writer.append(Kind::Inference, schema, &[&head, &input, &output]);
-                }
-                for segment in writer.end() {
-                    let path = segment.path().to_owned();
-                    drop(segment);
-                    let began = Instant::now();
-                    black_box(sealer.seal(&path).expect("it is sealed"));
-                    took += began.elapsed();
-                }
-            }
-            took
+    for (name, is_encrypted) in [("row", false), ("row, encrypted", true)] {
+        group.bench_function(name, |bench| {
+            bench.iter_custom(|iterations| {
+                let each = (0..iterations).map(|_| {
+                    let folder = tempfile::tempdir().expect("a folder");
+                    let keys = if is_encrypted {
+                        keys(folder.path())
+                    } else {
+                        Keys::none()
+                    };
+                    sealed(folder.path(), &keys)
+                });
+                each.sum()
+            });
         });
-    });
+    }
     group.finish();
 }
 

@@ -1,7 +1,7 @@
 //! Every test there is.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
@@ -65,24 +65,15 @@ pub(crate) fn clients(only: &[&str]) -> Result<()> {
 
 /// The test files of a client.
 fn client_tests(name: &str) -> Result<Vec<PathBuf>> {
-    let own = |file: &str| {
-        let rest = file
-            .strip_prefix("test_")
-            .and_then(|file| file.strip_prefix(name)?.strip_suffix(".py"));
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
-    };
     let mut tests = Vec::new();
     for entry in fs::read_dir(root().join(CLIENTS))? {
         let entry = entry?;
-        if entry.file_name().to_str().is_some_and(own) {
+        if entry.file_name().to_str().is_some_and(|file| is_of(file, name)) {
             tests.push(entry.path());
         }
     }
     tests.sort();
-    match tests.is_empty() {
-        true => bail!("there is no test_{name}.py in {CLIENTS}"),
-        false => Ok(tests),
-    }
+    Ok(tests)
 }
 
 /// The crash test of the inference log; the first argument is how many rounds.
@@ -153,18 +144,37 @@ pub(crate) fn log_cost() -> Result<()> {
     ]))
 }
 
+/// The clients, by their requirements; every test file is that of one.
 fn client_names() -> Result<Vec<String>> {
-    let mut names: Vec<String> = fs::read_dir(root().join(CLIENTS))?
-        .filter_map(|entry| client_name(&entry.ok()?.path()))
+    let files = fs::read_dir(root().join(CLIENTS))?.map(|entry| entry.map(|entry| entry.file_name()));
+    let files: Vec<String> = files
+        .map(|name| Ok(name?.to_string_lossy().into_owned()))
+        .collect::<Result<_>>()?;
+    let mut names: Vec<&str> = files
+        .iter()
+        .filter_map(|file| file.strip_prefix("requirements-")?.strip_suffix(".txt"))
         .collect();
-    names.sort();
+    names.sort_unstable();
+    let tests = files
+        .iter()
+        .filter(|file| file.starts_with("test_") && file.ends_with(".py"));
+    if let Some(other) = tests
+        .clone()
+        .find(|file| !names.iter().any(|name| is_of(file, name)))
+    {
+        bail!("{CLIENTS}/{other} has no requirements-NAME.txt, and would not run");
+    }
+    names.retain(|name| tests.clone().any(|file| is_of(file, name)));
     if names.is_empty() {
         bail!("no client tests in {CLIENTS}");
     }
-    Ok(names)
+    Ok(names.into_iter().map(str::to_owned).collect())
 }
 
-fn client_name(path: &Path) -> Option<String> {
-    let stem = path.file_name()?.to_str()?;
-    Some(stem.strip_prefix("test_")?.strip_suffix(".py")?.to_owned())
+/// Whether a test file is that of a client, or one of several.
+fn is_of(file: &str, name: &str) -> bool {
+    let rest = file
+        .strip_prefix("test_")
+        .and_then(|file| file.strip_prefix(name)?.strip_suffix(".py"));
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
 }
