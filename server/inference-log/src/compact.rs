@@ -58,7 +58,8 @@ impl Sealer {
         let Some(schema) = self.union(&old)? else {
             return Ok(false);
         };
-        let new = self.joined(&old, &schema)?;
+        let was_encrypted = files.iter().any(|file| file.key.is_some());
+        let new = self.joined(&old, &schema, was_encrypted)?;
         let rows: u64 = files.iter().map(|file| file.rows).sum();
         if new.rows != rows {
             self.unlink(&[new.path])?;
@@ -85,10 +86,15 @@ impl Sealer {
     }
 
     /// Writes the rows of files, in their order, to one, which the manifest does not name yet.
-    fn joined(&self, old: &[String], schema: &SchemaRef) -> Result<SealedFile, LogError> {
+    fn joined(
+        &self,
+        old: &[String],
+        schema: &SchemaRef,
+        was_encrypted: bool,
+    ) -> Result<SealedFile, LogError> {
         let place = rewritten(old.first().map_or("", String::as_str));
         let new = self.data_dir.join(&place).with_extension(NEW);
-        let key = self.key()?;
+        let key = self.key(was_encrypted)?;
         let mut writer = table_file::writer(&new, schema.clone(), key.as_deref())?;
         let mut rows = 0;
         for path in old {

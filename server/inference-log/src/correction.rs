@@ -61,7 +61,7 @@ impl Sealer {
     /// Errors: the system's.
     pub fn correct(&mut self, correction: &Correction) -> Result<SealedFile, LogError> {
         let place = format!("{FOLDER}{}.parquet", Uuid::now_v7());
-        let key = self.key()?;
+        let key = self.key(false)?;
         let table = Correction::table(std::slice::from_ref(correction))?;
         let file = self.write(&place, &table, key.as_deref())?;
         self.manifest.append(Entry::Added(file.clone()))?;

@@ -120,7 +120,7 @@ impl Sealer {
             self.data_dir.join(&file.path),
             self.data_dir.join(&place).with_extension(NEW),
         );
-        let key = self.key()?;
+        let key = self.key(file.key.is_some())?;
         let reader = table_file::reader(&old, &self.keys)?;
         let mut writer = table_file::writer(&new, reader.schema().clone(), key.as_deref())?;
         let mut rows = 0;

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::cipher::Cipher;
-use crate::error::LogError;
+use crate::error::{KeyError, LogError};
 use crate::frame::{ENCRYPTED, FRAME_HEAD_BYTES, Kind, framed, parse, payload_length};
 use crate::header::{HEADER_BYTES, Header};
 use crate::keys::Keys;
@@ -54,6 +54,7 @@ struct Open {
     /// Where the next frame begins; 0: nothing was read yet.
     offset: usize,
     replica: String,
+    is_encrypted: bool,
     cipher: Option<Cipher>,
 }
 
@@ -200,8 +201,16 @@ impl Open {
                 return Ok((Vec::new(), from));
             };
             self.replica = header.replica().to_owned();
-            let key = keys.find(header.key)?;
-            self.cipher = key.map(|key| key.segment(&header.encode()));
+            self.is_encrypted = !header.key.is_nil();
+            self.cipher = match keys.find(header.key) {
+                Ok(key) => key.map(|key| key.segment(&header.encode())),
+                // What is in it is read by nobody any more; what comes after it is.
+                Err(error @ KeyError::Gone(_)) => {
+                    tracing::error!(file = %path.display(), %error, "a segment of the log that cannot be read");
+                    None
+                }
+                Err(error) => return Err(error.into()),
+            };
             self.offset = HEADER_BYTES;
         }
         // Mostly nothing has come: that is seen by a few bytes.
@@ -223,11 +232,14 @@ impl Open {
             };
             if head.kind == Kind::Inference && head.seq >= from {
                 let is_encrypted = head.flags & ENCRYPTED != 0;
+                // Else it was written by nobody who has the key.
                 let cipher = self.cipher.as_ref().filter(|_| is_encrypted);
+                let is_forged = is_encrypted != self.is_encrypted;
                 payloads.push((
                     head,
                     match cipher {
                         Some(cipher) => Cow::Owned(cipher.open(head, payload).unwrap_or_default()),
+                        None if is_forged || is_encrypted => Cow::Borrowed(&[][..]),
                         None => Cow::Borrowed(payload),
                     },
                 ));

@@ -222,13 +222,21 @@ impl Keys {
         Ok(count)
     }
 
-    /// What is written with on a day; makes one where there is none yet.
+    /// What is written with on a day; makes one where there is none yet. `None` where what comes is not encrypted.
     ///
     /// Errors: the system's.
     pub(crate) fn current(&self, day: u64) -> Result<Option<Arc<DataKey>>, KeyError> {
-        let Some(known) = self.known.as_ref().filter(|_| !self.only_reads) else {
-            return Ok(None);
-        };
+        match self.only_reads {
+            true => Ok(None),
+            false => self.again(day),
+        }
+    }
+
+    /// What is written with that was encrypted before: it stays so, whatever becomes of what comes. `None` where there are no keys.
+    ///
+    /// Errors: the system's.
+    pub(crate) fn again(&self, day: u64) -> Result<Option<Arc<DataKey>>, KeyError> {
+        let Some(known) = &self.known else { return Ok(None) };
         let mut current = lock(&known.current);
         if let Some((since, key)) = &*current
             && *since >= day
@@ -236,7 +244,11 @@ impl Keys {
             return Ok(Some(key.clone()));
         }
         let key = Arc::new(DataKey::new()?);
-        known.write(&key)?;
+        if let Err(error) = known.write(&key) {
+            // Else one would be left for each try.
+            let _gone = fs::remove_file(known.path(key.id).with_extension("new")).is_ok();
+            return Err(error);
+        }
         lock(&known.data).insert(key.id, key.clone());
         *current = Some((day, key.clone()));
         Ok(Some(key))

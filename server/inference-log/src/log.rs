@@ -18,7 +18,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use uuid::Uuid;
 
 use crate::correction::{self, Correction};
-use crate::error::LogError;
+use crate::error::{KeyError, LogError};
 use crate::gap::Gap;
 use crate::keys::Keys;
 use crate::manifest::Content;
@@ -301,7 +301,14 @@ impl Log {
 
     fn reader(&self, file: &TableFile) -> Result<ParquetRecordBatchReaderBuilder<File>, LogError> {
         // Which key is missing is said here; the file would only say that one is.
-        self.keys.find(file.key.unwrap_or_default())?;
+        match self.keys.find(file.key.unwrap_or_default()) {
+            Ok(_) => {}
+            // It went with the last file that it opened.
+            Err(KeyError::Gone(_)) if !file.path.exists() => {
+                return Err(LogError::Changed(file.path.clone()));
+            }
+            Err(error) => return Err(error.into()),
+        }
         table_file::reader(&file.path, &self.keys)
     }
 

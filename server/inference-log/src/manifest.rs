@@ -174,6 +174,11 @@ impl Manifest {
         Ok(())
     }
 
+    /// Whether what it says is what is on disk: after a failure nobody knows.
+    pub(crate) fn is_open(&self) -> bool {
+        self.journal.is_some()
+    }
+
     /// What it says.
     pub fn content(&self) -> &Content {
         &self.content

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossfade_journal::Hash;
 use crossfade_journal::audit::Timestamp;
@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::blob::blob_days;
 use crate::correction;
-use crate::error::LogError;
+use crate::error::{KeyError, LogError};
 use crate::frame::{Kind, Mark};
 use crate::gap::Gap;
 use crate::header::{HEADER_BYTES, Header};
@@ -176,7 +176,16 @@ impl Sealer {
             remove(path)?;
             return Ok(Outcome::Empty);
         }
-        found.decrypt(&self.keys)?;
+        match found.decrypt(&self.keys) {
+            Ok(forged) => {
+                for offset in forged {
+                    tracing::error!(segment = %id, offset, "a record of the log that is not what was encrypted");
+                }
+            }
+            // It would never be sealed, and hold up all that comes after it.
+            Err(error @ KeyError::Gone(_)) => return self.put_aside(path, &bytes, &error.to_string()),
+            Err(error) => return Err(error.into()),
+        }
         let sealed = self.files(&found, Hash(Sha256::digest(&bytes).into()))?;
         kill::at("sealed");
         self.manifest.append(Entry::Sealed(sealed.clone()))?;
@@ -203,7 +212,7 @@ impl Sealer {
             .map_err(LogError::io(&schemas_in(&self.data_dir), "reading the schemas"))?;
         let read = Read::of(found);
         let mut files = Vec::new();
-        let key = self.key()?;
+        let key = self.key(!found.header.key.is_nil())?;
         let records = read.rows.len();
         let groups = grouped(read.rows, &schemas, found.header.replica())?;
         for (part, group) in groups.into_iter().enumerate() {
@@ -252,19 +261,41 @@ impl Sealer {
     }
 
     /// What files are encrypted with that are written now.
-    pub(crate) fn key(&self) -> Result<Option<Arc<DataKey>>, LogError> {
+    ///
+    /// * `was_encrypted`: what they are made of
+    ///
+    /// Errors: the system's; what was encrypted, and no key: it does not become plain.
+    pub(crate) fn key(&self, was_encrypted: bool) -> Result<Option<Arc<DataKey>>, LogError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Ok(self.keys.current(now.as_secs() / DAY)?)
+        let day = now.as_secs() / DAY;
+        match was_encrypted {
+            false => Ok(self.keys.current(day)?),
+            true => match self.keys.again(day)? {
+                None => Err(KeyError::None(Uuid::nil()).into()),
+                key => Ok(key),
+            },
+        }
     }
 
-    /// Removes data keys that open nothing any more.
+    /// Removes data keys that open nothing any more, and are two days old.
+    ///
+    /// * `now`: since 1970
     ///
     /// Errors: the system's.
-    pub fn forget_keys(&self) -> Result<usize, LogError> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    pub fn forget_keys(&self, now: Duration) -> Result<usize, LogError> {
+        // One that has never named anything is new, or was lost: nothing is removed on its word.
+        if self.manifest.content().segments.is_empty() || !self.manifest.is_open() {
+            return Ok(0);
+        }
         let files = self.manifest.content().files.values();
         let mut used: BTreeSet<Uuid> = files.filter_map(|file| file.key).collect();
-        for path in self.found()?.into_iter().chain(aside_in(&self.data_dir)?) {
+        // What was put aside may not even say what it is encrypted with: what was in use when it was begun stays.
+        let aside: Vec<u64> = aside_in(&self.data_dir)?
+            .iter()
+            .filter_map(|path| Uuid::parse_str(path.file_stem()?.to_str()?).ok()?.get_timestamp())
+            .map(|time| time.to_unix().0)
+            .collect();
+        for path in self.found()? {
             match header_of(&path) {
                 Ok(header) => used.extend(header.map(|header| header.key)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -285,7 +316,12 @@ impl Sealer {
             .chain([before])
             .min()
             .unwrap_or(before);
-        Ok(self.keys.forget(|id| used.contains(&id), before)?)
+        let is_used = |id: Uuid| {
+            let made = id.get_timestamp().map_or(0, |time| time.to_unix().0);
+            let in_use = |at: &u64| made <= *at && at - made <= 2 * DAY;
+            used.contains(&id) || aside.iter().any(in_use)
+        };
+        Ok(self.keys.forget(is_used, before)?)
     }
 
     /// Has a file that was written beside its place there.

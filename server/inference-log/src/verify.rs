@@ -6,7 +6,7 @@ use std::path::Path;
 
 use uuid::Uuid;
 
-use crate::error::LogError;
+use crate::error::{KeyError, LogError};
 use crate::keys::Keys;
 use crate::manifest::{Content, RunMark, Sealed};
 use crate::scan::scan;
@@ -168,7 +168,14 @@ fn open_segments(data_dir: &Path, keys: &Keys, verified: &mut Verified) -> Resul
         };
         let forged = match keys.is_none() {
             true => Vec::new(),
-            false => found.decrypt(keys)?,
+            false => match found.decrypt(keys) {
+                Ok(forged) => forged,
+                Err(error @ KeyError::Gone(_)) => {
+                    verified.damaged.push(format!("{}: {error}", path.display()));
+                    Vec::new()
+                }
+                Err(error) => return Err(error.into()),
+            },
         };
         let read = Read::of(&found);
         // One at the end may be a record that is being written.

@@ -111,7 +111,9 @@ impl KeySource {
 
 fn key(bytes: Vec<u8>) -> Option<WrappingKey> {
     let bytes = match <[u8; KEY_BYTES]>::try_from(bytes) {
-        Ok(bytes) => return Some(WrappingKey::new(bytes)),
+        // Text of that length says less than 32 bytes do: half a key in hexadecimal, or a word.
+        Ok(bytes) if !bytes.iter().all(u8::is_ascii_graphic) => return Some(WrappingKey::new(bytes)),
+        Ok(bytes) => bytes.to_vec(),
         Err(bytes) => bytes,
     };
     let text = std::str::from_utf8(&bytes).ok()?.trim();
@@ -203,7 +205,13 @@ mod tests {
         assert_eq!(read(base64.as_bytes()).unwrap(), expected);
         let printed: KeySource = format!("command:cat {}", path.display()).parse().unwrap();
         assert_eq!(printed.read().unwrap(), expected);
-        for wrong in [&b"short"[..], &[0xAB; 33], "ä".repeat(32).as_bytes(), b""] {
+        for wrong in [
+            &b"short"[..],
+            &[b'a'; 32],
+            &[0xAB; 33],
+            "ä".repeat(32).as_bytes(),
+            b"",
+        ] {
             let error = read(wrong).unwrap_err().to_string();
             assert!(error.contains("32 bytes") && !error.contains("short"), "{error}");
         }

@@ -110,7 +110,15 @@ impl Held {
             );
             self.sealer.remove(files, reason)?;
         }
-        let keys = self.sealer.forget_keys()?;
+        Ok(())
+    }
+
+    /// Removes data keys that open nothing any more.
+    ///
+    /// Errors: the system's; they are removed the next time.
+    pub(super) fn forget_keys(&self) -> Result<(), LogError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let keys = self.sealer.forget_keys(now)?;
         if keys > 0 {
             tracing::info!(
                 keys,

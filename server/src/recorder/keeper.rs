@@ -363,6 +363,7 @@ fn seal_until_closed(work: &Receiver<Work>, mut held: Held, recorder: &Recorder)
                 recorder.may_go(path)
             });
             recorder.attempt("files that are too old are not removed", kept);
+            recorder.attempt("data keys that open nothing are not removed", held.forget_keys());
             // A minute's files of a day are many.
             recorder.attempt("small files are not put together", held.compact());
         }

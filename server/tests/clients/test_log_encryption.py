@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import duckdb
@@ -18,6 +19,7 @@ DUCKDB = Path(shutil.which("duckdb", path=str(Path(sys.executable).parent)))
 # No float that an image of the model has by chance.
 SECRET = np.float32(11.234567)
 REQUESTS = 50
+PERSON = "a-person-whom-nobody-else-is-called-by"
 
 
 def run(*words, expect=0):
@@ -39,7 +41,7 @@ def logged(tmp_path_factory):
         image = {"name": "image", "datatype": "FP32", "shape": [1, 1, 8, 8], "data": [float(SECRET)] * 64}
         for _ in range(REQUESTS):
             status, _, answer = server.request(
-                "POST", "/v2/models/digits/infer", json.dumps({"inputs": [image]}), {"x-subject-id": "ann"})
+                "POST", "/v2/models/digits/infer", json.dumps({"inputs": [image]}), {"x-subject-id": PERSON, "x-request-id": PERSON})
             assert status == 200, answer
         unsealed = [path.read_bytes() for path in data.rglob("*") if path.is_file()]
     return data, f"file:{key}", unsealed
@@ -57,7 +59,33 @@ def test_no_file_has_what_was_sent(logged):
     assert any(content.startswith(b"PARE") for content in sealed)
     for content in unsealed + sealed:
         assert SECRET.tobytes() not in content
-        assert b"ann" not in content
+        assert PERSON.encode() not in content
+
+
+def test_the_search_finds_what_is_not_encrypted(tmp_path):
+    with harness.serve(harness.ZOO, data=tmp_path / "data") as server:
+        image = {"name": "image", "datatype": "FP32", "shape": [1, 1, 8, 8], "data": [float(SECRET)] * 64}
+        server.request("POST", "/v2/models/digits/infer", json.dumps({"inputs": [image]}), {"x-request-id": PERSON})
+        content = b"".join(path.read_bytes() for path in (tmp_path / "data" / "segments").iterdir())
+    assert SECRET.tobytes() in content and PERSON.encode() in content
+
+
+def test_what_a_killed_server_leaves_stays_encrypted(tmp_path):
+    key = tmp_path / "key"
+    key.write_bytes(bytes(range(200, 232)))
+    config = tmp_path / "crossfade.toml"
+    config.write_text(f'[log.encryption]\nkey = "file:{key}"\n')
+    data = tmp_path / "data"
+    server = harness.Server(harness.ZOO, "--config", str(config), data=data)
+    server.wait_ready(60)
+    server.request("POST", "/v2/models/digits/infer", "{", {"x-request-id": PERSON})
+    server.process.kill()
+    server.process.wait()
+    assert "log-key" in run("log", "seal", "--data-dir", data, expect=1)
+    run("log", "seal", "--data-dir", data, "--log-key", f"file:{key}")
+    [file] = (data / "log").rglob("*.parquet")
+    assert file.read_bytes().startswith(b"PARE")
+    assert PERSON in run("log", "tail", "--data-dir", data, "--log-key", f"file:{key}")
 
 
 def test_a_query_needs_the_key(logged):
@@ -84,19 +112,20 @@ def test_what_was_asked_comes_again(logged):
 def test_other_programs_read_it_with_the_keys_of_its_files(logged):
     data, key, _ = logged
     keys = dict(line.split() for line in run("log", "keys", "--data-dir", data, "--log-key", key).splitlines())
-    assert len(keys) == 1
-    [(name, secret)] = keys.items()
     log = duckdb.connect()
-    log.execute(f"PRAGMA add_parquet_key('{name}', '{secret}')")
-    files = f"read_parquet('{data}/log/**/*.parquet', union_by_name = true, encryption_config = {{footer_key: '{name}'}})"
-    assert log.execute(f"SELECT count(*) FROM {files}").fetchone() == (REQUESTS,)
-    opened = pyarrow.parquet.encryption.create_decryption_properties(footer_key=base64.b64decode(secret))
-    rows = 0
+    for name, secret in keys.items():
+        log.execute(f"PRAGMA add_parquet_key('{name}', '{secret}')")
+    rows = counted = 0
     for path in data.glob("log/**/*.parquet"):
+        # A file names its key in its footer.
+        [name] = [name for name in keys if uuid.UUID(name).bytes in path.read_bytes()]
+        file = f"read_parquet('{path}', encryption_config = {{footer_key: '{name}'}})"
+        counted += log.execute(f"SELECT count(total_us) FROM {file}").fetchone()[0]
+        opened = pyarrow.parquet.encryption.create_decryption_properties(footer_key=base64.b64decode(keys[name]))
         with pytest.raises(Exception, match="(?i)decrypt|encrypt"):
             pyarrow.parquet.ParquetFile(path)
         rows += pyarrow.parquet.ParquetFile(path, decryption_properties=opened).read().num_rows
-    assert rows == REQUESTS
+    assert (rows, counted) == (REQUESTS, REQUESTS)
 
 
 def test_whether_it_is_whole_is_seen_without_a_key(logged):

@@ -1,5 +1,8 @@
 //! Of what is encrypted nothing can be read without the keys, and everything with them.
 
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use arrow_array::Array;
 use arrow_array::cast::AsArray;
 use proptest::prelude::*;
@@ -12,6 +15,7 @@ use crate::log::{Log, Selection};
 use crate::scan::scan;
 use crate::seal::{Sealer, segments_in};
 use crate::verify::verify;
+use crate::writer::Writer;
 
 const NOON: i64 = 1_795_435_200_000_000;
 const FIRST: WrappingKey = WrappingKey([1; KEY_BYTES]);
@@ -183,6 +187,12 @@ fn a_key_that_was_changed_is_noticed() {
     );
 }
 
+const DAYS: Duration = Duration::from_secs(24 * 60 * 60);
+
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap()
+}
+
 /// A key is made each day, and goes with the last file that it opens.
 #[test]
 fn keys_go_with_what_they_open() {
@@ -198,18 +208,128 @@ fn keys_go_with_what_they_open() {
         later,
         "a clock that goes back"
     );
-    let sealer = Sealer::open(folder, &data.keys).unwrap();
-    assert_eq!(sealer.forget_keys().unwrap(), 0, "they are too young");
-    let used = |id| id == first;
-    assert_eq!(data.keys.forget(used, u64::MAX).unwrap(), 1);
-    assert_eq!(wrapped_in(folder).unwrap(), [first]);
-    assert!(rows(&data, &Keys::open(folder, vec![FIRST]).unwrap()).is_ok());
-    assert_eq!(data.keys.forget(|_| false, u64::MAX).unwrap(), 1);
+    let mut sealer = Sealer::open(folder, &data.keys).unwrap();
+    assert_eq!(sealer.forget_keys(now()).unwrap(), 0, "they are too young");
+    // That of the file is used, and of the open segments.
+    assert_eq!(sealer.forget_keys(now() + 3 * DAYS).unwrap(), 1);
+    let mut left: BTreeSet<Uuid> = wrapped_in(folder).unwrap().into_iter().collect();
+    assert!(left.contains(&first) && !left.contains(&later));
+    for segment in data.writer.end() {
+        fs::remove_file(segment.path()).unwrap();
+    }
+    left.retain(|id| {
+        sealer
+            .manifest()
+            .content()
+            .files
+            .values()
+            .any(|file| file.key == Some(*id))
+    });
+    sealer.forget_keys(now() + 3 * DAYS).unwrap();
+    assert_eq!(
+        wrapped_in(folder).unwrap().into_iter().collect::<BTreeSet<_>>(),
+        left
+    );
+    assert!(!left.is_empty());
+    let files: Vec<String> = sealer.manifest().content().files.keys().cloned().collect();
+    let copy = fs::read(folder.join(&files[0])).unwrap();
+    sealer.remove(files.clone(), "retention").unwrap();
+    assert_eq!(sealer.forget_keys(now() + 3 * DAYS).unwrap(), left.len());
+    assert!(wrapped_in(folder).unwrap().is_empty());
     // What a copy of the file is worth then.
-    let error = rows(&data, &Keys::open(folder, vec![FIRST]).unwrap())
-        .unwrap_err()
-        .to_string();
-    assert!(error.contains("state/keys"), "{error}");
+    let place = folder.join("copy.parquet");
+    fs::write(&place, copy).unwrap();
+    let keys = Keys::open(folder, vec![FIRST]).unwrap();
+    assert!(crate::table_file::reader(&place, &keys).is_err());
+}
+
+/// A manifest that was lost names nothing, which is no reason to lose the files as well; nor is a segment whose beginning is damaged.
+#[test]
+fn keys_stay_where_it_is_not_known_what_they_open() {
+    let data = encrypted();
+    let folder = data.folder.path();
+    data.put(1, NOON, "1");
+    data.seal();
+    let count = wrapped_in(folder).unwrap().len();
+    fs::remove_file(crate::manifest::manifest_in(folder)).unwrap();
+    let sealer = Sealer::open(folder, &data.keys).unwrap();
+    assert_eq!(sealer.forget_keys(now() + 3 * DAYS).unwrap(), 0);
+    assert_eq!(wrapped_in(folder).unwrap().len(), count);
+
+    let data = encrypted();
+    let folder = data.folder.path();
+    data.put(1, NOON, "1");
+    data.seal();
+    // Another start of the server, with a data key of its own.
+    let other = Keys::open(folder, vec![FIRST]).unwrap();
+    let writer = Writer::open(&segments_in(folder), 12 << 20, "here", Uuid::nil(), &other).unwrap();
+    writer.append(crate::frame::Kind::Inference, 0, &[b"x"]);
+    let mut sealer = Sealer::open(folder, &data.keys).unwrap();
+    for segment in writer.end() {
+        let mut bytes = fs::read(segment.path()).unwrap();
+        bytes[20] ^= 1;
+        fs::write(segment.path(), bytes).unwrap();
+        assert!(matches!(
+            sealer.seal(segment.path()).unwrap(),
+            crate::Outcome::Aside(_)
+        ));
+    }
+    assert_eq!(wrapped_in(folder).unwrap().len(), 2);
+    assert_eq!(sealer.forget_keys(now() + 3 * DAYS).unwrap(), 0);
+}
+
+/// Whoever does not encrypt what comes, or only seals what a server has left, makes nothing plain.
+#[test]
+fn what_was_encrypted_stays_so() {
+    let data = encrypted();
+    let folder = data.folder.path();
+    data.put(1, NOON, SECRET);
+    let keys = Keys::open(folder, vec![FIRST]).unwrap().reading();
+    let data = Data { keys, ..data };
+    let folder = data.folder.path();
+    data.seal();
+    data.put_about(Some([7; 16]), 2, NOON, SECRET);
+    data.put(3, NOON, SECRET);
+    data.seal();
+    let is_plain = || {
+        let files = files(&data.folder.path().join("log"));
+        let plain = files
+            .iter()
+            .filter(|file| !fs::read(file).unwrap().starts_with(b"PARE"))
+            .count();
+        (files.len(), plain)
+    };
+    assert_eq!(is_plain(), (2, 0));
+    let mut sealer = Sealer::open(folder, &data.keys).unwrap();
+    assert_eq!(sealer.erase([7; 16]).unwrap().rows, 1);
+    assert_eq!(is_plain(), (2, 0));
+    assert_eq!(sealer.compact(2, 1 << 20).unwrap(), Some(2));
+    assert_eq!(is_plain(), (1, 0));
+    assert_eq!(rows(&data, &data.keys).unwrap().len(), 2);
+}
+
+/// A record whose key is gone holds up nothing that comes after it.
+#[test]
+fn a_segment_whose_key_is_gone_is_put_aside() {
+    let data = encrypted();
+    let folder = data.folder.path();
+    data.put(1, NOON, "1");
+    for id in wrapped_in(folder).unwrap() {
+        fs::remove_file(keys_in(folder).join(id.to_string())).unwrap();
+    }
+    let keys = Keys::open(folder, vec![FIRST]).unwrap();
+    let mut follower = Follower::resume(folder, &keys, Cursor::default());
+    assert!(follower.poll().unwrap().is_empty());
+    assert_eq!(verify(folder, &keys).unwrap().damaged.len(), 1);
+    let data = Data { keys, ..data };
+    let folder = data.folder.path();
+    data.seal();
+    data.put(2, NOON, "1");
+    assert!(
+        files(&segments_in(folder))
+            .iter()
+            .any(|path| path.to_str().unwrap().ends_with("damaged"))
+    );
 }
 
 /// Whoever changes a record and its checksum, too, has no key.
@@ -245,6 +365,27 @@ fn a_record_that_was_forged_is_found_with_the_key() {
     );
     assert_eq!(verify(folder, &data.keys).unwrap().damaged.len(), 1);
     assert_eq!(rows(&data, &data.keys).unwrap(), []);
+    // As if it had never been encrypted.
+    let mut plain = Vec::new();
+    let record = crate::record::Record {
+        request_id: [1; 16],
+        ts_us: NOON,
+        ..crate::record::Record::default()
+    };
+    record.encode(&mut plain);
+    let size = plain.len();
+    let head = crate::frame::FrameHead { flags: 0, ..head };
+    let crc = head.crc(id, u32::try_from(size).unwrap(), &[&plain]);
+    bytes[offset..offset + crate::frame::FRAME_HEAD_BYTES].copy_from_slice(&head.unpublished(crc));
+    bytes[offset + 4..offset + 8].copy_from_slice(&u32::try_from(size).unwrap().to_le_bytes());
+    bytes[begin..begin + length].fill(0);
+    bytes[begin..begin + size].copy_from_slice(&plain);
+    fs::write(path, &bytes).unwrap();
+    assert_eq!(scan(&bytes).unwrap().frames.len(), 1);
+    assert_eq!(verify(folder, &data.keys).unwrap().damaged.len(), 1);
+    assert_eq!(rows(&data, &data.keys).unwrap(), []);
+    let mut follower = Follower::resume(folder, &data.keys, Cursor::default());
+    assert!(follower.poll().unwrap().is_empty());
 }
 
 proptest! {

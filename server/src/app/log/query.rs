@@ -33,7 +33,8 @@ impl Duck {
         exists(&log.data_dir)?;
         // One in memory for each that is encrypted.
         raise_open_files();
-        let files = Log::open(&log.data_dir, &keys(log)?)?.readable()?;
+        let keys = keys(log)?;
+        let files = Log::open(&log.data_dir, &keys)?.readable()?;
         let view = |name: &str, files: &[Readable]| {
             let files: Vec<String> = files
                 .iter()
@@ -46,6 +47,10 @@ impl Duck {
             )
         };
         let mut views = memory("crossfade-views")?;
+        if !keys.is_none() {
+            // Else what has no room in memory would lie on the disk as it is.
+            writeln!(views, "SET temp_directory = '';")?;
+        }
         for (name, files) in ["log", "gap", "correction"].into_iter().zip(&files) {
             writeln!(views, "{}", view(name, files))?;
         }
