@@ -562,7 +562,7 @@ async fn what_is_acknowledged_as_on_disk_survives_a_loss_of_power() {
             let (recorder, sent, recorded) = (recorder.clone(), sent.clone(), recorded.clone());
             clients.spawn(async move {
                 for turn in 0..60_u64 {
-                    let id = (u128::from(client) << 64 | u128::from(turn) + 1).to_be_bytes();
+                    let id = ((u128::from(client) << 64) | (u128::from(turn) + 1)).to_be_bytes();
                     let text = "x".repeat(2000);
                     let record = Record {
                         request_id: id,
