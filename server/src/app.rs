@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use crossfade_models::{AtStart, ControlMode as Mode, RegistryOptions};
 use crossfade_runtimes::{Runtimes, RuntimesOptions};
 use tokio::net::{TcpListener, TcpSocket};
@@ -34,7 +34,7 @@ use crate::control::Changes;
 use crate::control::settings::LogSettings;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::metrics::{self, Metrics};
-use crate::recorder::Recorder;
+use crate::recorder::{Recorder, objecting_in};
 use crate::release::Releases;
 use crate::release::audited::Audited;
 use crate::servable::ServableLoader;
@@ -219,7 +219,10 @@ impl App {
         };
         let recorder =
             match &config.recorder {
-                None => None,
+                None => {
+                    nobody_objects(&config.data_dir)?;
+                    None
+                }
                 Some(options) => {
                     let opened = Recorder::open(&config.data_dir, options);
                     Some(opened.context(
@@ -424,6 +427,18 @@ impl Signals {
             _ = self.interrupt.recv() => {}
         }
     }
+}
+
+/// Errors: persons object to decisions by a model, and without the inference log nobody would tell requests about them from others.
+fn nobody_objects(data_dir: &Path) -> Result<()> {
+    let objecting = objecting_in(data_dir)?;
+    if objecting == 0 {
+        return Ok(());
+    }
+    bail!(
+        "{objecting} persons object to decisions by a model (`crossfade subject object`), and with log.enabled = false requests about them \
+         would be answered: leave the inference log on, or have them lifted first"
+    )
 }
 
 /// Each connection is an open file: takes as many as the system allows.

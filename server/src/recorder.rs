@@ -48,7 +48,7 @@ pub use policy::{FieldPolicy, NoPolicy};
 use sampling::Sampling;
 pub(crate) use wishes::Wish;
 use wishes::Wishes;
-pub(crate) use wishes::restricted_in;
+pub(crate) use wishes::{objecting_in, restricted_in};
 
 /// Of a segment.
 pub(crate) const SEGMENT_BYTES: u32 = 64 << 20;

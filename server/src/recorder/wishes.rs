@@ -118,6 +118,13 @@ pub(crate) fn restricted_in(data_dir: &Path) -> Result<BTreeSet<[u8; 16]>, WishE
     Wishes::open(data_dir).map(|wishes| wishes.restricted())
 }
 
+/// How many persons no model may decide about, by the files of a data folder.
+///
+/// Errors: as [`Wishes::open`].
+pub(crate) fn objecting_in(data_dir: &Path) -> Result<usize, WishError> {
+    Wishes::open(data_dir).map(|wishes| wishes.now.load().objecting.len())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,6 +144,13 @@ mod tests {
         let wishes = Wishes::open(data.path()).unwrap();
         assert!(wishes.objects(&ANN) && !wishes.objects(&BOB));
         assert_eq!(wishes.restricted(), [BOB].into());
+        assert_eq!(
+            (
+                objecting_in(data.path()).unwrap(),
+                restricted_in(data.path()).unwrap()
+            ),
+            (1, [BOB].into())
+        );
         assert!(wishes.note(ANN, Wish::Lift).unwrap() && wishes.note(BOB, Wish::Lift).unwrap());
         assert!(!wishes.note(BOB, Wish::Lift).unwrap());
         let wishes = Wishes::open(data.path()).unwrap();

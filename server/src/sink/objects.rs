@@ -159,6 +159,11 @@ impl ObjectSink {
                 }
                 // Compacted or removed meanwhile; the manifest says so the next time.
                 Err(UploadError::Read(error)) if error.kind() == io::ErrorKind::NotFound => {}
+                // It holds up no other; `upload_before_expiry` keeps it here.
+                Err(error @ UploadError::Damaged) => {
+                    self.metrics.sink(&self.name, "refused", 1);
+                    tracing::error!(sink = self.name, file = file.path, %error, "a file of the log that is not sent");
+                }
                 Err(error) => {
                     self.lags(&file.path);
                     return Err(format!("`{}`: {error}", file.path));

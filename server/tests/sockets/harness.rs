@@ -81,6 +81,14 @@ impl Server {
 
     /// As [`start`](Self::start), with another configuration, and without waiting.
     pub(crate) async fn start_with(repository: Repository, change: impl FnOnce(&mut ServerConfig)) -> Self {
+        Self::try_start(repository, change).await.unwrap()
+    }
+
+    /// The same, where it may be refused.
+    pub(crate) async fn try_start(
+        repository: Repository,
+        change: impl FnOnce(&mut ServerConfig),
+    ) -> Result<Self, String> {
         let data = tempfile::tempdir().unwrap();
         let flags = Flags {
             data_dir: Some(data.path().to_owned()),
@@ -104,15 +112,13 @@ impl Server {
             intra_threads: 1,
         });
         runtimes.register(Arc::new(fake.clone()));
-        let app = App::start(config, Arc::new(runtimes), LogControl::detached())
-            .await
-            .unwrap();
-        Self {
-            app,
+        let app = App::start(config, Arc::new(runtimes), LogControl::detached()).await;
+        Ok(Self {
+            app: app.map_err(|error| format!("{error:#}"))?,
             fake,
             repository,
             data,
-        }
+        })
     }
 
     /// Waits until the server says that it is ready.

@@ -75,6 +75,19 @@ async fn a_person_who_objects_is_decided_about_by_nobody_here() {
     server.stop().await;
     let server = serving(data.path(), "").await;
     assert_eq!(codes(&server, "ann").await, refused, "over a restart");
+    server.stop().await;
+    // Without the log nobody would know who she is.
+    let folder = data.path().to_owned();
+    let off = Server::try_start(Repository::new(), |options| {
+        options.data_dir = folder;
+        options.recorder = None;
+    });
+    let error = off.await.err().unwrap();
+    assert!(
+        error.contains("1 persons object") && error.contains("log.enabled"),
+        "{error}"
+    );
+    let server = serving(data.path(), "").await;
     call(&server, "lift", &whom("ann")).await;
     assert_eq!(codes(&server, "ann").await, fine);
     let scrape = server.scrape().await;
