@@ -131,6 +131,12 @@ impl Desk {
         Ok(digest)
     }
 
+    /// Whether a version's files, as they were last read, are not those that were written down.
+    pub(super) fn has_changed(&self, version: u64) -> bool {
+        let read = self.artifacts.read.get(&version).map(|(_, digest)| digest);
+        matches!((read, self.book.digests.get(&version)), (Some(read), Some(known)) if read != known)
+    }
+
     /// Holds the files against what was written down, and writes down what was not yet.
     ///
     /// Errors: `Conflict` for a call while files have changed; `LoadFailed` if nothing is left to load.

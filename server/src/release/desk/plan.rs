@@ -36,11 +36,11 @@ impl Desk {
             self.divide(world);
             return Ok(self.wanted(found));
         };
-        if self
+        let unlisted = self
             .book
             .candidate()
-            .is_some_and(|candidate| !found.on_disk.contains(&candidate))
-        {
+            .filter(|candidate| !found.on_disk.contains(candidate));
+        if unlisted.is_some_and(|candidate| self.is_gone(found, candidate)) {
             let why = Some("its files are gone, or are not those that were released".to_owned());
             self.advance_or_warn(world, failed(Reason::Aborted), SERVER, why, now);
         }
@@ -49,8 +49,16 @@ impl Desk {
             self.advance_or_warn(world, Event::Verified, SERVER, None, now);
         }
         self.divide(world);
-        self.planned = self.book.active().map(|run| run.created.id.clone());
+        // A listing from before its files came plans nothing for it; the operation that its release asked for will.
+        let planned = self.book.active().filter(|_| unlisted.is_none());
+        self.planned = planned.map(|run| run.created.id.clone());
         Ok(self.wanted(found))
+    }
+
+    /// Whether the files of the candidate, which was not among those that can be loaded, are gone or changed: else the
+    /// listing is older than they are.
+    fn is_gone(&self, found: &Found<'_>, candidate: u64) -> bool {
+        !found.directory.join(candidate.to_string()).is_dir() || self.has_changed(candidate)
     }
 
     /// The live version; where it is gone from the disk, or there never was one, another takes its place: one that was

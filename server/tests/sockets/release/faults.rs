@@ -1,5 +1,8 @@
 //! What releases must not be fooled by: versions that hang, files that go, calls that come at a bad time.
 
+use std::collections::BTreeSet;
+
+use crossfade_models::{Conductor, Found};
 use crossfade_runtimes_fake::Gate;
 
 use super::*;
@@ -218,6 +221,43 @@ async fn a_live_version_whose_files_are_gone_serves_on_and_nothing_untried_takes
     }
     server.look();
     assert_eq!(server.state(), "rolled_back");
+    stopped(server).await;
+}
+
+/// The disk was listed, and only then the version came and its release began.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_from_before_a_candidate_came_does_not_end_its_release() {
+    let data = tempfile::tempdir().unwrap();
+    let rules = rules(0.2, "");
+    let server = live(&rules, data.path()).await;
+    server.arrive(2, &version_file(2), &rules).await;
+    let directory = server.repository.path().join("m");
+    let text = std::fs::read_to_string(directory.join("model.toml")).unwrap();
+    let config = crossfade_models::config::toml::read(&text).unwrap();
+    let releases = server.app.service.releases();
+    let list = || {
+        let found = Found {
+            model: "m",
+            policy: &config.policy().unwrap(),
+            config: &config,
+            directory: &directory,
+            on_disk: &BTreeSet::from([1]),
+            chosen: &[1],
+            called: false,
+            caller: None,
+        };
+        let planned = Conductor::plan(&**releases, &found).unwrap().unwrap().versions;
+        Conductor::settled(&**releases, "m", &BTreeSet::from([1, 2]));
+        planned
+    };
+    assert_eq!(list(), [1]);
+    assert_eq!(server.state(), "canary");
+    std::fs::remove_dir_all(directory.join("2")).unwrap();
+    list();
+    assert_eq!(
+        server.release()["why"],
+        "its files are gone, or are not those that were released"
+    );
     stopped(server).await;
 }
 
