@@ -132,6 +132,7 @@ fn signature() -> ModelSignature {
         outputs: vec![spec("y")],
         batched: true,
         max_rows: None,
+        ..Default::default()
     }
 }
 
@@ -147,6 +148,7 @@ fn batching(c: &mut Criterion) {
     let waiting: Vec<Waiting> = (0..64)
         .map(|_| Waiting {
             cost: 1,
+            length: 1,
             key: key.clone(),
             alone,
             queued: now,
@@ -155,6 +157,8 @@ fn batching(c: &mut Criterion) {
         .collect();
     let limits = Limits {
         max_cost: 32,
+        max_rows: usize::MAX,
+        pads: false,
         preferred: Vec::new(),
         max_delay: Duration::ZERO,
         in_order: false,

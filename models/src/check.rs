@@ -294,7 +294,12 @@ fn check_version(
         return report.config_error(error);
     }
     let directory = model.path.join(version.to_string());
-    let model_file = match layout::model_file(&directory, version, config.model_filename()) {
+    let model_file = match layout::model_file(
+        &directory,
+        version,
+        config.model_filename(),
+        config.runtime().unwrap_or_default(),
+    ) {
         Ok(file) => file,
         Err(error) => return report.error(None, error.to_string()),
     };

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{ErrorKind, Read};
 use std::path::{Component, Path, PathBuf};
 
-use crate::config::{RawConfig, pbtxt, toml};
+use crate::config::{RawConfig, RuntimeChoice, pbtxt, toml};
 use crate::error::{ConfigError, LayoutError};
 use crate::version;
 
@@ -231,12 +231,19 @@ fn read_bounded(model: &Path, file: &str, most: u64) -> Result<Option<Vec<u8>>, 
     Ok(Some(bytes))
 }
 
-/// The model file of a version: `filename` where the configuration names one, else `model.onnx` or
-/// `model.safetensors`. `model.onnx` may be a directory that holds `model.onnx` and its external data.
-pub fn model_file(directory: &Path, version: u64, filename: Option<&str>) -> Result<PathBuf, LayoutError> {
-    let candidates = match filename {
-        Some(name) => vec![name],
-        None => vec!["model.onnx", "model.safetensors"],
+/// The model file of a version: `filename` where the configuration names one, else what `runtime` reads: `model.onnx`
+/// or `model.safetensors`, the first of both where it may be any. `model.onnx` may be a directory that holds `model.onnx`
+/// and its external data.
+pub fn model_file(
+    directory: &Path,
+    version: u64,
+    filename: Option<&str>,
+    runtime: RuntimeChoice,
+) -> Result<PathBuf, LayoutError> {
+    let candidates = match (filename, runtime) {
+        (Some(name), _) => vec![name],
+        (None, RuntimeChoice::Candle) => vec!["model.safetensors"],
+        (None, _) => vec!["model.onnx", "model.safetensors"],
     };
     let missing = |hint: String| LayoutError::NoModelFile {
         version,
@@ -372,7 +379,8 @@ mod tests {
                 "none/readme",
             ],
         );
-        let find = |directory: &str, name| model_file(&root.path().join(directory), 1, name);
+        let find =
+            |directory: &str, name| model_file(&root.path().join(directory), 1, name, RuntimeChoice::Auto);
         assert_eq!(find("file", None).unwrap(), root.path().join("file/model.onnx"));
         assert_eq!(
             find("dir", None).unwrap(),
@@ -422,7 +430,7 @@ mod tests {
             for version in versions.found {
                 let directory = model.path.join(version.to_string());
                 assert!(
-                    model_file(&directory, version, config.model_filename())
+                    model_file(&directory, version, config.model_filename(), RuntimeChoice::Auto)
                         .unwrap()
                         .is_file()
                 );

@@ -26,13 +26,15 @@ pub struct RuntimesOptions {
 /// Which runtime a model's configuration asks for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum RuntimeChoice {
-    /// ONNX Runtime if it was found, else tract.
+    /// By the file: ONNX Runtime if it was found, else tract; candle for safetensors.
     #[default]
     Auto,
     /// ONNX Runtime.
     Ort,
     /// tract.
     Tract,
+    /// candle.
+    Candle,
     /// A registered runtime.
     Named(String),
 }
@@ -40,13 +42,14 @@ pub enum RuntimeChoice {
 impl FromStr for RuntimeChoice {
     type Err = Infallible;
 
-    /// Reads `auto`, `ort`, `tract` or the name of a registered runtime; whether there is one of that name is
+    /// Reads `auto`, `ort`, `tract`, `candle` or the name of a registered runtime; whether there is one of that name is
     /// found out by [`Runtimes::get`].
     fn from_str(name: &str) -> Result<Self, Infallible> {
         Ok(match name {
             "auto" => Self::Auto,
             "ort" => Self::Ort,
             "tract" => Self::Tract,
+            "candle" => Self::Candle,
             other => Self::Named(other.to_owned()),
         })
     }
@@ -56,6 +59,7 @@ impl FromStr for RuntimeChoice {
 pub struct Runtimes {
     ort: Result<Arc<dyn Runtime>, RuntimeError>,
     tract: Result<Arc<dyn Runtime>, RuntimeError>,
+    candle: Result<Arc<dyn Runtime>, RuntimeError>,
     registered: BTreeMap<&'static str, Arc<dyn Runtime>>,
     /// Where ONNX Runtime was opened, for the log line at start.
     ort_library: Option<PathBuf>,
@@ -74,6 +78,7 @@ impl Runtimes {
         Self {
             ort,
             tract: open_tract(options),
+            candle: open_candle(options),
             registered: BTreeMap::new(),
             ort_library,
         }
@@ -96,9 +101,11 @@ impl Runtimes {
         match choice {
             RuntimeChoice::Ort => built_in("ort", &self.ort),
             RuntimeChoice::Tract => built_in("tract", &self.tract),
+            RuntimeChoice::Candle => built_in("candle", &self.candle),
             // Only ONNX Runtime reads its own format.
-            RuntimeChoice::Auto if model_file.extension().is_some_and(|extension| extension == "ort") => {
-                built_in("ort", &self.ort)
+            RuntimeChoice::Auto if has_extension(model_file, "ort") => built_in("ort", &self.ort),
+            RuntimeChoice::Auto if has_extension(model_file, "safetensors") => {
+                built_in("candle", &self.candle)
             }
             RuntimeChoice::Auto => built_in("ort", &self.ort)
                 .or_else(|missing| built_in("tract", &self.tract).map_err(|_| missing)),
@@ -118,6 +125,7 @@ impl Runtimes {
             (Err(error), _) => error.to_string(),
         };
         let tract = self.tract.as_ref().map_or_else(RuntimeError::to_string, named);
+        let candle = self.candle.as_ref().map_or_else(RuntimeError::to_string, named);
         let default = match (&self.ort, &self.tract) {
             (Ok(_), _) => "ort",
             (Err(_), Ok(_)) => "tract",
@@ -128,14 +136,16 @@ impl Runtimes {
             .values()
             .map(|runtime| format!("; {}", named(runtime)))
             .collect();
-        format!("default {default}; {ort}; {tract}{others}")
+        format!("default {default}; {ort}; {tract}; {candle}{others}")
     }
 
     fn unknown(&self, name: &str) -> RuntimeError {
         let registered: String = self.registered.keys().map(|name| format!(", {name}")).collect();
         RuntimeError::Parameter {
             key: "runtime".to_owned(),
-            reason: format!("there is no runtime `{name}`; this build has auto, ort, tract{registered}"),
+            reason: format!(
+                "there is no runtime `{name}`; this build has auto, ort, tract, candle{registered}"
+            ),
         }
     }
 }
@@ -171,7 +181,22 @@ fn open_tract(_: &RuntimesOptions) -> Result<Arc<dyn Runtime>, RuntimeError> {
     Err(not_built("tract"))
 }
 
-#[cfg(not(all(feature = "ort", feature = "tract")))]
+#[cfg(feature = "candle")]
+fn open_candle(options: &RuntimesOptions) -> Result<Arc<dyn Runtime>, RuntimeError> {
+    let runtime = crossfade_runtimes_candle::CandleRuntime::new(options.intra_threads)?;
+    Ok(Arc::new(runtime))
+}
+
+#[cfg(not(feature = "candle"))]
+fn open_candle(_: &RuntimesOptions) -> Result<Arc<dyn Runtime>, RuntimeError> {
+    Err(not_built("candle"))
+}
+
+fn has_extension(file: &Path, extension: &str) -> bool {
+    file.extension().is_some_and(|its| its == extension)
+}
+
+#[cfg(not(all(feature = "ort", feature = "tract", feature = "candle")))]
 fn not_built(runtime: &'static str) -> RuntimeError {
     RuntimeError::Unavailable {
         runtime,

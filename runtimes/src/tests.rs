@@ -53,11 +53,13 @@ fn asking_for_a_missing_library_tells_the_place_tried_and_what_to_do() {
 }
 
 #[test]
-fn auto_falls_back_to_tract_where_the_file_allows_it() {
+fn auto_takes_what_reads_the_file_and_falls_back_to_tract() {
     let runtimes = without_library();
     assert_eq!(get(&runtimes, "auto", "model.onnx").unwrap(), "tract");
     assert_eq!(get(&runtimes, "tract", "model.onnx").unwrap(), "tract");
     assert!(get(&runtimes, "auto", "model.ort").is_err());
+    assert_eq!(get(&runtimes, "auto", "model.safetensors").unwrap(), "candle");
+    assert_eq!(get(&runtimes, "candle", "model.onnx").unwrap(), "candle");
     assert!(runtimes.describe().starts_with("default tract"));
 }
 
@@ -71,7 +73,7 @@ fn registered_runtimes_are_found_by_name_and_never_by_auto() {
     assert_ne!(get(&runtimes, "auto", "model.onnx").ok(), Some("fake"));
     assert!(runtimes.describe().contains("fake 1"));
     assert!(
-        get(&runtimes, "candle", "m")
+        get(&runtimes, "vllm", "m")
             .unwrap_err()
             .to_string()
             .contains("fake")

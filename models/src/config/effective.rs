@@ -203,7 +203,10 @@ impl ModelConfig {
                     let mut spec = TensorSpec::new(tensor.name.clone(), tensor.datatype, full(&tensor.dims));
                     match &tensor.reshape {
                         Some(reshape) => spec.reshape = Some(full(reshape)),
-                        None => spec.shape = with_names(&spec.shape, model_shape),
+                        None => {
+                            spec.shape = with_names(&spec.shape, model_shape);
+                            spec.padding = model.and_then(|model| model.padding).filter(|_| batched);
+                        }
                     }
                     spec.optional = tensor.optional;
                     spec
@@ -216,6 +219,7 @@ impl ModelConfig {
             batched,
             max_rows: (batched && !self.completed)
                 .then(|| usize::try_from(self.max_batch_size).unwrap_or(usize::MAX)),
+            skips_padding: file.skips_padding,
         }
     }
 

@@ -81,6 +81,8 @@ impl LoadRequest<'_> {
             &self.version_directory,
             self.version,
             self.config.model_filename(),
+            // A name that nobody knows is told when the runtime is looked for.
+            self.config.runtime().unwrap_or_default(),
         )
     }
 

@@ -22,5 +22,5 @@ pub use error::RuntimeError;
 pub use outputs::{OutputSlot, Outputs};
 pub use runtime::{Device, Instance, InstanceOptions, Model, ModelSource, Runtime};
 pub use shape::{Dim, Shape, ShapeSpec};
-pub use signature::{InputError, ModelSignature, TensorSpec};
+pub use signature::{InputError, ModelSignature, Padding, TensorSpec};
 pub use tensor::{Tensor, TensorView};

@@ -17,6 +17,20 @@ pub struct TensorSpec {
     pub reshape: Option<ShapeSpec>,
     /// Inputs only: the request may leave it out.
     pub optional: bool,
+    /// A dimension in which requests of one batch may differ.
+    pub padding: Option<Padding>,
+}
+
+/// A dimension in which requests may differ and still share a batch: the shorter ones are filled up to the longest.
+///
+/// A model says so of all inputs of which it knows, by another of them, what was filled up (`attention_mask`), and of the
+/// outputs that are as long: they are cut to each request's own length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Padding {
+    /// The dimension; not 0, which is the rows.
+    pub dim: usize,
+    /// What is filled in; 0 for floats.
+    pub fill: i64,
 }
 
 impl TensorSpec {
@@ -28,6 +42,7 @@ impl TensorSpec {
             shape,
             reshape: None,
             optional: false,
+            padding: None,
         }
     }
 
@@ -78,6 +93,8 @@ pub struct ModelSignature {
     pub batched: bool,
     /// The most rows one request may have, where the configuration sets a limit.
     pub max_rows: Option<usize>,
+    /// Whether what is filled up by [`Padding`] costs nothing: the runtime leaves it out.
+    pub skips_padding: bool,
 }
 
 /// Why an input does not fit the signature; every one is the client's mistake.

@@ -48,7 +48,7 @@ impl OrtModel {
             inputs: read_side(&session, Side::Input)?,
             outputs: read_side(&session, Side::Output)?,
             batched: false,
-            max_rows: None,
+            ..ModelSignature::default()
         };
         let run_options = run_options(&parameters)?;
         let executable = Executable::new(

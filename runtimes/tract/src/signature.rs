@@ -29,7 +29,7 @@ pub(crate) fn read(proto: &ModelProto) -> Result<ModelSignature, RuntimeError> {
             .map(|output| read_spec("output", output))
             .collect::<Result<_, _>>()?,
         batched: false,
-        max_rows: None,
+        ..ModelSignature::default()
     })
 }
 

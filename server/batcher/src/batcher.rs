@@ -63,7 +63,7 @@ impl Batcher {
             return Err(BatcherError::NoInstances { name: options.name });
         }
         let rule = MergeRule::new(&signature, options.merge);
-        let queue = Arc::new(Queue::new(settings(&options, &rule, instances.len())));
+        let queue = Arc::new(Queue::new(settings(&options, &signature, &rule, instances.len())));
         let count = instances.len();
         let shared = Arc::new(Shared {
             name: options.name.clone(),
@@ -124,8 +124,10 @@ impl Batcher {
             return Err(SubmitError::AlreadyLate);
         }
         let (key, alone) = self.rule.key(&job.inputs, job.rows);
+        let length = self.rule.length(&job.inputs);
         let waiting = Waiting {
-            cost: job.rows,
+            cost: job.rows.saturating_mul(length),
+            length,
             key,
             alone,
             queued: now,
@@ -174,9 +176,15 @@ impl Batcher {
         self.queue.depth()
     }
 
-    /// The most rows that requests are merged up to, by what was learnt of this model; takes no lock.
+    /// The most rows that requests are merged up to, by what was learnt of this model, or elements of a model with
+    /// lengths; takes no lock.
     pub fn learnt_rows(&self) -> usize {
         self.queue.cap()
+    }
+
+    /// Whether requests have lengths that differ within a batch, so that elements count and not rows.
+    pub fn counts_elements(&self) -> bool {
+        self.rule.pads()
     }
 
     /// The same where it is less than is allowed.
@@ -206,11 +214,27 @@ impl Batcher {
     }
 }
 
-fn settings(options: &BatcherOptions, rule: &MergeRule, instances: usize) -> QueueSettings {
+fn settings(
+    options: &BatcherOptions,
+    signature: &ModelSignature,
+    rule: &MergeRule,
+    instances: usize,
+) -> QueueSettings {
+    let lengths = rule.pads();
     QueueSettings {
         limits: Limits {
-            max_cost: options.max_rows,
-            preferred: options.preferred_rows.clone(),
+            max_cost: if lengths {
+                options.max_elements
+            } else {
+                options.max_rows
+            },
+            max_rows: options.max_rows,
+            pads: lengths && !signature.skips_padding,
+            // They are numbers of rows.
+            preferred: match lengths {
+                true => Vec::new(),
+                false => options.preferred_rows.clone(),
+            },
             max_delay: options.max_delay,
             in_order: options.preserve_ordering,
         },

@@ -13,6 +13,9 @@ pub struct BatcherOptions {
     pub name: Arc<str>,
     /// The most rows a merged batch has; a larger request runs alone.
     pub max_rows: usize,
+    /// The most elements, rows times their length, that a batch of a model with lengths has; a larger request runs
+    /// alone.
+    pub max_elements: usize,
     /// Whether requests are merged at all; if not, each runs alone.
     pub merge: bool,
     /// Batch sizes to prefer, in rows; empty: as many as fit.
@@ -44,6 +47,7 @@ impl BatcherOptions {
         Self {
             name: name.into(),
             max_rows,
+            max_elements: usize::MAX,
             merge: max_rows > 1,
             preferred_rows: Vec::new(),
             max_delay: Duration::ZERO,

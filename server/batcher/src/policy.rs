@@ -11,6 +11,10 @@ use crossfade_runtimes_core::{ModelSignature, Shape, Tensor};
 pub struct Limits {
     /// The most cost a merged batch has; a request that costs more runs alone.
     pub max_cost: usize,
+    /// The most rows a merged batch has, where that is another bound than its cost.
+    pub max_rows: usize,
+    /// Whether shorter rows are computed as if they were as long as the longest of their batch.
+    pub pads: bool,
     /// Batch costs to prefer; empty: as much as fits.
     pub preferred: Vec<usize>,
     /// How long to wait for a fuller batch; zero: never.
@@ -22,8 +26,10 @@ pub struct Limits {
 /// What the policy knows of one waiting request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Waiting {
-    /// What it adds to a batch; rows, unless the batcher knows better.
+    /// What it adds to a batch: its rows, times their length.
     pub cost: usize,
+    /// Elements per row in the dimension that is filled up, such as tokens; 1 for models without one.
+    pub length: usize,
     /// Requests merge only if their keys are equal.
     pub key: ShapeKey,
     /// It never merges: zero rows, or the model does not batch.
@@ -35,6 +41,10 @@ pub struct Waiting {
 }
 
 impl Waiting {
+    fn rows(&self) -> usize {
+        self.cost / self.length.max(1)
+    }
+
     /// Until when it may wait for company: half of the time that its deadline leaves beside the run, so that
     /// neither a slow wake-up nor a wrong estimate makes it late.
     pub fn latest_start(&self, run_time: Duration) -> Option<Instant> {
@@ -85,6 +95,9 @@ pub enum Decision {
     Idle,
 }
 
+/// At most one in so many elements of a batch is padding that is computed (`cargo bench --bench padding`).
+const WASTE: usize = 4;
+
 /// How far behind the first request the policy looks for others of its shape; bounds the cost of a decision.
 const LOOK_AHEAD: usize = 1024;
 
@@ -94,7 +107,8 @@ const LOOK_AHEAD: usize = 1024;
 /// * `forecast`: a batch stops waiting when a member has spent half of what its deadline leaves beside the run
 ///
 /// The first live request is always in the batch, so none starves. Those of its shape behind it join while
-/// they fit, in order; one that does not fit ends the batch. Others are passed over, unless `in_order`.
+/// they fit, in order; one that does not fit ends the batch. Others are passed over, unless `in_order`; so are those
+/// beside which too much of the batch would be padding.
 /// Cancelled and expired requests are never chosen.
 ///
 /// Under overload some of those that wait longest could be answered only too late, even by a run of their own: they are
@@ -130,9 +144,9 @@ pub fn decide<'a>(
         if batch.full {
             break;
         }
-        if waiting.alone || waiting.key != first.key {
+        if waiting.alone || waiting.key != first.key || batch.would_waste(waiting, limits) {
             batch.full |= limits.in_order;
-        } else if batch.cost + waiting.cost > limits.max_cost {
+        } else if !batch.has_room_for(waiting, limits) {
             batch.full = true;
         } else {
             batch.add(position, waiting, limits, run_time);
@@ -150,6 +164,8 @@ pub(crate) fn is_past(deadline: Option<Instant>, now: Instant) -> bool {
 struct Forming {
     chosen: Vec<usize>,
     cost: usize,
+    rows: usize,
+    longest: usize,
     /// Nothing can be added any more.
     full: bool,
     /// How many of `chosen` make up the largest preferred cost so far.
@@ -164,6 +180,8 @@ impl Forming {
         let mut batch = Self {
             chosen: Vec::new(),
             cost: 0,
+            rows: 0,
+            longest: 0,
             full: false,
             preferred: None,
             oldest: first.queued,
@@ -176,7 +194,9 @@ impl Forming {
     fn add(&mut self, position: usize, waiting: &Waiting, limits: &Limits, run_time: Duration) {
         self.chosen.push(position);
         self.cost += waiting.cost;
-        self.full = self.cost == limits.max_cost;
+        self.rows += waiting.rows();
+        self.longest = self.longest.max(waiting.length);
+        self.full = self.cost == limits.max_cost || self.rows == limits.max_rows;
         if limits.preferred.contains(&self.cost) {
             self.preferred = Some(self.chosen.len());
         }
@@ -185,6 +205,22 @@ impl Forming {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
+    }
+
+    /// What the batch would cost with `waiting`, padding included where that is computed; and what of it is none.
+    fn with(&self, waiting: &Waiting, limits: &Limits) -> (usize, usize) {
+        let own = self.cost + waiting.cost;
+        let padded = (self.rows + waiting.rows()) * self.longest.max(waiting.length);
+        (if limits.pads { padded } else { own }, own)
+    }
+
+    fn would_waste(&self, waiting: &Waiting, limits: &Limits) -> bool {
+        let (all, own) = self.with(waiting, limits);
+        all > own + own / WASTE
+    }
+
+    fn has_room_for(&self, waiting: &Waiting, limits: &Limits) -> bool {
+        self.with(waiting, limits).0 <= limits.max_cost && self.rows + waiting.rows() <= limits.max_rows
     }
 
     /// Triton's order of preference: a preferred size at once; else all there is, as soon as the batch cannot
@@ -229,6 +265,8 @@ pub struct MergeRule {
     merges: bool,
     /// Per input that can differ between requests: its index, whether it may be absent, its variable dimensions.
     variable: Vec<(usize, bool, Vec<usize>)>,
+    /// Per input that is filled up: its index, and in which dimension.
+    padded: Vec<(usize, usize)>,
 }
 
 impl MergeRule {
@@ -241,15 +279,27 @@ impl MergeRule {
                 .all(|shape| shape.first().is_some_and(|rows| rows.fixed().is_none()))
         });
         let variable = signature.inputs.iter().enumerate().filter_map(|(index, spec)| {
+            let padded = spec.padding.map(|padding| padding.dim);
             let dims: Vec<usize> = (1..spec.shape.len())
-                .filter(|&dim| spec.shape[dim].fixed().is_none())
+                .filter(|&dim| spec.shape[dim].fixed().is_none() && padded != Some(dim))
                 .collect();
             (spec.optional || !dims.is_empty()).then_some((index, spec.optional, dims))
         });
         Self {
             merges: merge && signature.batched && rows_vary,
             variable: variable.collect(),
+            padded: padded_inputs(signature),
         }
+    }
+
+    /// Whether requests may be filled up, so that their lengths count.
+    pub fn pads(&self) -> bool {
+        !self.padded.is_empty()
+    }
+
+    /// Elements per row of a request with these checked `inputs`, at least 1; 1 for a model that fills nothing up.
+    pub fn length(&self, inputs: &[Option<Tensor>]) -> usize {
+        length(&self.padded, inputs).unwrap_or(1).max(1)
     }
 
     /// Whether any two requests may merge.
@@ -272,8 +322,40 @@ impl MergeRule {
                 sizes.extend(dims.iter().map(|&dim| tensor.shape[dim]));
             }
         }
+        if !self.may_be_filled_up(inputs) {
+            sizes.extend(lengths(&self.padded, inputs).flatten());
+        }
         (ShapeKey(Shape::from(&sizes[..])), false)
     }
+}
+
+impl MergeRule {
+    /// Only where every such input is there: the one that tells padding apart may not be left out. Inputs that disagree
+    /// are the model's to refuse.
+    fn may_be_filled_up(&self, inputs: &[Option<Tensor>]) -> bool {
+        let first = length(&self.padded, inputs);
+        lengths(&self.padded, inputs).all(|length| length.is_some() && length == first)
+    }
+}
+
+/// The inputs of a model that are filled up, and in which dimension; none of a model that does not batch.
+pub(crate) fn padded_inputs(signature: &ModelSignature) -> Vec<(usize, usize)> {
+    let inputs = signature.inputs.iter().enumerate().filter(|_| signature.batched);
+    inputs
+        .filter_map(|(index, spec)| Some((index, spec.padding.filter(|_| spec.reshape.is_none())?.dim)))
+        .collect()
+}
+
+/// The length of each of them, where it is given.
+fn lengths(padded: &[(usize, usize)], inputs: &[Option<Tensor>]) -> impl Iterator<Item = Option<usize>> {
+    padded
+        .iter()
+        .map(|&(index, dim)| Some(inputs[index].as_ref()?.shape[dim]))
+}
+
+/// The length of the first that is given.
+pub(crate) fn length(padded: &[(usize, usize)], inputs: &[Option<Tensor>]) -> Option<usize> {
+    lengths(padded, inputs).flatten().next()
 }
 
 #[cfg(test)]

@@ -34,6 +34,8 @@ fn settings(instances: usize, max_cost: usize, max_requests: usize) -> QueueSett
     QueueSettings {
         limits: Limits {
             max_cost,
+            max_rows: usize::MAX,
+            pads: false,
             preferred: Vec::new(),
             max_delay: Duration::ZERO,
             in_order: false,
@@ -61,6 +63,7 @@ fn push_and_run(
     let (sender, receiver) = reply();
     let waiting = Waiting {
         cost: 1,
+        length: 1,
         key: ShapeKey::default(),
         alone: false,
         queued: now,

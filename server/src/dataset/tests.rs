@@ -52,6 +52,7 @@ fn signature(inputs: Vec<TensorSpec>) -> ModelSignature {
         inputs,
         batched: true,
         max_rows: None,
+        ..Default::default()
     }
 }
 

@@ -335,6 +335,7 @@ fn signatures_have_numbers_that_stay() {
             outputs: vec![spec],
             batched: true,
             max_rows: None,
+            ..Default::default()
         }
     };
     let mut before = None;

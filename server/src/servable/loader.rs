@@ -416,9 +416,8 @@ pub(crate) fn runtime_choice(configured: RuntimeChoice) -> crossfade_runtimes::R
         RuntimeChoice::Auto => crossfade_runtimes::RuntimeChoice::Auto,
         RuntimeChoice::Ort => crossfade_runtimes::RuntimeChoice::Ort,
         RuntimeChoice::Tract => crossfade_runtimes::RuntimeChoice::Tract,
-        RuntimeChoice::Candle | RuntimeChoice::Fake => {
-            crossfade_runtimes::RuntimeChoice::Named(configured.name().to_owned())
-        }
+        RuntimeChoice::Candle => crossfade_runtimes::RuntimeChoice::Candle,
+        RuntimeChoice::Fake => crossfade_runtimes::RuntimeChoice::Named(configured.name().to_owned()),
     }
 }
 

@@ -21,6 +21,7 @@ fn signature() -> ModelSignature {
         ],
         batched: true,
         max_rows: Some(4),
+        ..Default::default()
     }
 }
 

@@ -1,7 +1,9 @@
 //! The one copy of tensor bytes: requests into aligned batch buffers.
 
 use bytes::Bytes;
-use crossfade_runtimes_core::{AlignedBuffer, Datatype, ModelSignature, RuntimeError, Shape, TensorView};
+use crossfade_runtimes_core::{
+    AlignedBuffer, Datatype, ModelSignature, RuntimeError, Shape, Tensor, TensorSpec, TensorView,
+};
 
 use super::Member;
 
@@ -38,7 +40,7 @@ impl Gather {
     /// Copies the rows of `members` into one batch, in their order; [`views`](Self::views) shows it.
     ///
     /// * `members[i].inputs[k]`: client shape `[rows_i, d1, …]`, datatype of input `k`; members agree in which
-    ///   inputs they have and in all dimensions but the rows
+    ///   inputs they have and in all dimensions but the rows and the one that is filled up
     /// * the batch's input `k`: model shape `[Σ rows_i, d1, …]`, aligned to 64 bytes; BYTES keep their framing
     ///
     /// A single member's bytes are not copied if they are aligned or BYTES.
@@ -74,6 +76,15 @@ impl Gather {
             } else {
                 input.shape = Some(shape.with_rows(rows));
             }
+            if let Some((dim, longest)) = differing(spec, index, members) {
+                input.fill_up(
+                    spec,
+                    dim,
+                    longest,
+                    members.iter().filter_map(|member| member.inputs[index].as_ref()),
+                )?;
+                continue;
+            }
             let parts = members
                 .iter()
                 .filter_map(|member| member.inputs[index].as_ref().map(|tensor| &tensor.data[..]));
@@ -96,6 +107,33 @@ impl Gather {
     }
 }
 
+/// The dimension in which members differ and are filled up, and the longest of them.
+fn differing(spec: &TensorSpec, index: usize, members: &[Member<'_>]) -> Option<(usize, usize)> {
+    let dim = spec.padding.filter(|_| spec.reshape.is_none())?.dim;
+    let mut lengths = members
+        .iter()
+        .filter_map(|member| Some(member.inputs[index].as_ref()?.shape[dim]));
+    let first = lengths.next()?;
+    let (least, most) = lengths.fold((first, first), |(least, most), length| {
+        (least.min(length), most.max(length))
+    });
+    (least < most).then_some((dim, most))
+}
+
+/// The bytes of one element that is filled in; `None` for BYTES, which are never.
+fn filling(datatype: Datatype, value: i64) -> Option<Vec<u8>> {
+    let width = datatype.width()?;
+    let float = matches!(
+        datatype,
+        Datatype::Fp16 | Datatype::Bf16 | Datatype::Fp32 | Datatype::Fp64
+    );
+    Some(match float {
+        // Of floats there is but zero (`Padding::fill`).
+        true => vec![0; width],
+        false => value.to_le_bytes()[..width].to_vec(),
+    })
+}
+
 impl Input {
     fn copy<'a>(&mut self, parts: impl Iterator<Item = &'a [u8]> + Clone) {
         let len = parts.clone().map(<[u8]>::len).sum();
@@ -109,6 +147,51 @@ impl Input {
             place.copy_from_slice(part);
             rest = after;
         }
+    }
+
+    /// Copies rows of different lengths in dimension `dim`, each filled up to `longest`; sets the shape.
+    fn fill_up<'a>(
+        &mut self,
+        spec: &TensorSpec,
+        dim: usize,
+        longest: usize,
+        tensors: impl Iterator<Item = &'a Tensor> + Clone,
+    ) -> Result<(), RuntimeError> {
+        let too_large = || RuntimeError::InvalidInput {
+            reason: format!("input `{}`: the batch does not fit into memory", spec.name),
+        };
+        let fill = spec
+            .padding
+            .and_then(|padding| filling(spec.datatype, padding.fill));
+        let (Some(shape), Some(fill)) = (&mut self.shape, fill) else {
+            return Err(too_large());
+        };
+        *shape = shape
+            .iter()
+            .enumerate()
+            .map(|(index, &size)| if index == dim { longest } else { size })
+            .collect();
+        let width = fill.len();
+        let inner: usize = shape[dim + 1..].iter().product::<usize>() * width;
+        let len = shape.element_count().and_then(|count| count.checked_mul(width));
+        self.buffer.clear();
+        self.buffer.resize(len.ok_or_else(too_large)?);
+        let mut rest = self.buffer.as_mut_slice();
+        for tensor in tensors {
+            let own = tensor.shape[dim] * inner;
+            let pieces: usize = tensor.shape[..dim].iter().product();
+            for piece in 0..pieces {
+                let (place, after) = rest.split_at_mut(longest * inner);
+                let (front, back) = place.split_at_mut(own);
+                front.copy_from_slice(&tensor.data[piece * own..(piece + 1) * own]);
+                if fill.iter().any(|&byte| byte != 0) {
+                    back.chunks_exact_mut(width)
+                        .for_each(|element| element.copy_from_slice(fill.as_slice()));
+                }
+                rest = after;
+            }
+        }
+        Ok(())
     }
 
     fn view(&self, datatype: Datatype) -> Option<TensorView<'_>> {

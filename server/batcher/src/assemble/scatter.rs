@@ -4,6 +4,7 @@ use bytes::Bytes;
 use crossfade_runtimes_core::{BytesElements, ModelSignature, Outputs, RuntimeError, Tensor, TensorSpec};
 
 use super::{Member, model_spec, wrong_output};
+use crate::policy::{length, padded_inputs};
 
 /// Cuts the outputs of a run into the members' answers, each in the member's order and in client shape.
 ///
@@ -20,6 +21,11 @@ pub fn scatter(
         .iter()
         .map(|member| vec![None; member.outputs.len()])
         .collect();
+    let padded = padded_inputs(signature);
+    let lengths: Vec<Option<usize>> = members
+        .iter()
+        .map(|member| length(&padded, member.inputs))
+        .collect();
     let wanted: Vec<bool> = (0..outputs.len()).map(|index| outputs.wanted(index)).collect();
     for (index, tensor) in outputs.into_tensors().into_iter().enumerate() {
         if !wanted[index] {
@@ -28,6 +34,7 @@ pub fn scatter(
         let spec = &signature.outputs[index];
         let tensor = tensor.ok_or_else(|| wrong_output(spec, "nothing"))?;
         let parts = cut(spec, tensor, members, rows)?;
+        let parts = shorten(spec, parts, &lengths)?;
         for ((answer, member), part) in answers.iter_mut().zip(members).zip(parts) {
             for (place, _) in member
                 .outputs
@@ -96,6 +103,51 @@ fn cut(
         data,
     };
     Ok(slices.into_iter().zip(members).map(part).collect())
+}
+
+/// Cuts what is as long as the longest of the batch to each member's own length; copies those that are shorter.
+fn shorten(
+    spec: &TensorSpec,
+    parts: Vec<Tensor>,
+    lengths: &[Option<usize>],
+) -> Result<Vec<Tensor>, RuntimeError> {
+    let Some(dim) = spec
+        .padding
+        .filter(|_| spec.reshape.is_none())
+        .map(|padding| padding.dim)
+    else {
+        return Ok(parts);
+    };
+    let Some(longest) = lengths.iter().copied().flatten().max() else {
+        return Ok(parts);
+    };
+    let own = |(part, length): (Tensor, &Option<usize>)| {
+        let (Some(width), Some(length)) = (spec.datatype.width(), *length) else {
+            return Ok(part);
+        };
+        if part.shape.get(dim) != Some(&longest) {
+            let got = format!("{} {} for inputs of {longest}", part.datatype, part.shape);
+            return Err(wrong_output(spec, got));
+        }
+        if length == longest {
+            return Ok(part);
+        }
+        let inner = part.shape[dim + 1..].iter().product::<usize>() * width;
+        let pieces = part.data.chunks_exact(longest * inner);
+        let data: Vec<u8> = pieces
+            .flat_map(|piece| &piece[..length * inner])
+            .copied()
+            .collect();
+        let sizes = part.shape.iter().enumerate();
+        Ok(Tensor {
+            datatype: part.datatype,
+            shape: sizes
+                .map(|(index, &size)| if index == dim { length } else { size })
+                .collect(),
+            data: Bytes::from(data),
+        })
+    };
+    parts.into_iter().zip(lengths).map(own).collect()
 }
 
 /// Rows of equal size.

@@ -15,7 +15,7 @@ fn batched(inputs: Vec<TensorSpec>, outputs: Vec<TensorSpec>) -> ModelSignature 
         inputs,
         outputs,
         batched: true,
-        max_rows: None,
+        ..ModelSignature::default()
     }
 }
 
@@ -50,6 +50,65 @@ fn member<'a>(inputs: &'a [Option<Tensor>], outputs: &'a [usize]) -> Member<'a> 
         outputs,
         rows,
     }
+}
+
+fn filled_up(name: &str, datatype: Datatype, dims: &[i64], fill: i64) -> TensorSpec {
+    TensorSpec {
+        padding: Some(crossfade_runtimes_core::Padding { dim: 1, fill }),
+        ..spec(name, datatype, dims)
+    }
+}
+
+#[test]
+fn shorter_rows_are_filled_up_and_their_outputs_cut() {
+    let signature = batched(
+        vec![filled_up("ids", Datatype::Int16, &[-1, -1], -2)],
+        vec![
+            filled_up("each", Datatype::Uint8, &[-1, -1, 2], 0),
+            spec("all", Datatype::Uint8, &[-1, 1]),
+        ],
+    );
+    let int16 = |shape: [usize; 2], values: &[i16]| Tensor {
+        datatype: Datatype::Int16,
+        shape: shape.into(),
+        data: values
+            .iter()
+            .flat_map(|x| x.to_le_bytes())
+            .collect::<Vec<u8>>()
+            .into(),
+    };
+    let first = [Some(int16([2, 1], &[7, 8]))];
+    let second = [Some(int16([1, 3], &[1, 2, 3]))];
+    let members = [member(&first, &[0, 1]), member(&second, &[0])];
+    let mut gather = Gather::new(&signature);
+    gather.gather(&signature, &members, 3).unwrap();
+    let views = gather.views(&signature);
+    let view = views[0].unwrap();
+    assert_eq!(view.shape, [3, 3]);
+    assert_eq!(view.data, &*int16([3, 3], &[7, -2, -2, 8, -2, -2, 1, 2, 3]).data);
+
+    let computed = |length: usize, data: &[u8]| {
+        let mut outputs = expect_outputs(&signature, &members, 3);
+        outputs.put(
+            0,
+            Datatype::Uint8,
+            [3, length, 2].into(),
+            Bytes::copy_from_slice(data),
+        );
+        outputs.put(1, Datatype::Uint8, [3, 1].into(), Bytes::from_static(&[1, 2, 3]));
+        scatter(&signature, outputs, &members, 3)
+    };
+    let answers = computed(3, &(0..18).collect::<Vec<u8>>()).unwrap();
+    assert_eq!(
+        answers[0],
+        [uint8([2, 1, 2], &[0, 1, 6, 7]), uint8([2, 1], &[1, 2])]
+    );
+    assert_eq!(answers[1], [uint8([1, 3, 2], &[12, 13, 14, 15, 16, 17])]);
+    let wrong = computed(2, &[0; 12]).unwrap_err().to_string();
+    assert!(
+        wrong.contains("`each`") && wrong.contains("for inputs of 3"),
+        "{wrong}"
+    );
 }
 
 #[test]

@@ -16,6 +16,8 @@ const fn ms(millis: u64) -> Duration {
 fn limits(max_cost: usize) -> Limits {
     Limits {
         max_cost,
+        max_rows: usize::MAX,
+        pads: false,
         preferred: Vec::new(),
         max_delay: Duration::ZERO,
         in_order: false,
@@ -25,6 +27,7 @@ fn limits(max_cost: usize) -> Limits {
 fn waiting(cost: usize) -> Waiting {
     Waiting {
         cost,
+        length: 1,
         key: ShapeKey::default(),
         alone: false,
         queued: start(),
@@ -162,6 +165,57 @@ fn other_shapes_are_passed_over_unless_order_is_kept() {
     check(&queue, &in_order, &[0]);
 }
 
+/// `rows` rows of `length` elements each.
+fn long(rows: usize, length: usize) -> Waiting {
+    Waiting {
+        length,
+        ..waiting(rows * length)
+    }
+}
+
+#[test]
+fn lengths_that_would_waste_more_than_a_quarter_are_passed_over() {
+    let pads = Limits {
+        pads: true,
+        ..limits(1000)
+    };
+    // 2 × 10 computed for 18 given; with the 5 it would be 30 for 23.
+    check(&[long(1, 10), long(1, 5), long(1, 8)], &pads, &[0, 2]);
+    check(
+        &[long(1, 100), long(1, 4), long(1, 90), long(1, 4)],
+        &pads,
+        &[0, 2],
+    );
+    // What is skipped is not wasted.
+    check(
+        &[long(1, 100), long(1, 4), long(1, 90)],
+        &limits(1000),
+        &[0, 1, 2],
+    );
+    let in_order = Limits {
+        in_order: true,
+        ..pads
+    };
+    check(&[long(1, 10), long(1, 5), long(1, 8)], &in_order, &[0]);
+}
+
+#[test]
+fn rows_and_elements_bound_a_batch_padding_included() {
+    let few = Limits {
+        max_rows: 2,
+        ..limits(1000)
+    };
+    check(&[long(1, 7), long(1, 5), long(1, 3)], &few, &[0, 1]);
+    check(&[long(2, 7), long(1, 5)], &few, &[0]);
+    let pads = Limits {
+        pads: true,
+        ..limits(25)
+    };
+    check(&[long(1, 8), long(1, 9), long(1, 8)], &pads, &[0, 1]);
+    check(&[long(1, 8), long(1, 8), long(1, 8)], &pads, &[0, 1, 2]);
+    check(&[long(1, 8), long(1, 9), long(1, 8)], &limits(25), &[0, 1, 2]);
+}
+
 #[test]
 fn the_largest_preferred_size_is_taken() {
     let preferring = |preferred: &[usize]| Limits {
@@ -261,6 +315,7 @@ fn any_limits() -> impl Strategy<Value = Limits> {
             preferred: preferred.into_iter().filter(|&cost| cost <= max_cost).collect(),
             max_delay: ms(delay),
             in_order,
+            ..limits(max_cost)
         })
 }
 
@@ -363,6 +418,36 @@ mod merge_rule {
         let key = |inputs: &[Option<Tensor>]| rule.key(inputs, 1).0;
         assert_ne!(key(&[None, tensor(&[1])]), key(&[tensor(&[1, 1]), tensor(&[1])]));
         assert_eq!(key(&[None, tensor(&[1])]), key(&[None, tensor(&[2])]));
+    }
+
+    #[test]
+    fn lengths_that_are_filled_up_need_not_agree_where_every_such_input_is_there() {
+        let mut signature = signature(true, &[&[-1, -1], &[-1, -1], &[-1, -1]]);
+        for spec in &mut signature.inputs[..2] {
+            spec.padding = Some(crossfade_runtimes_core::Padding { dim: 1, fill: 0 });
+        }
+        signature.inputs[1].optional = true;
+        let rule = MergeRule::new(&signature, true);
+        let inputs = |a: usize, b: Option<usize>, c: usize| {
+            let mask = b.and_then(|b| tensor(&[1, b]));
+            [tensor(&[1, a]), mask, tensor(&[1, c])]
+        };
+        let key = |inputs: &[Option<Tensor>]| rule.key(inputs, 1).0;
+        let (three, five) = (inputs(3, Some(3), 9), inputs(5, Some(5), 9));
+        assert_eq!(key(&three), key(&five));
+        assert_eq!((rule.length(&three), rule.length(&five)), (3, 5));
+        assert_ne!(key(&three), key(&inputs(3, Some(3), 8)), "what is not filled up");
+        assert_ne!(
+            key(&inputs(3, None, 9)),
+            key(&inputs(5, None, 9)),
+            "no mask tells them apart"
+        );
+        assert_ne!(
+            key(&inputs(3, Some(4), 9)),
+            key(&three),
+            "the model refuses it, alone"
+        );
+        assert_eq!(rule.length(&inputs(0, Some(0), 9)), 1);
     }
 
     #[test]

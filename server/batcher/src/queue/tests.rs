@@ -42,6 +42,8 @@ impl Bench {
         let mut settings = QueueSettings {
             limits: Limits {
                 max_cost: 1,
+                max_rows: usize::MAX,
+                pads: false,
                 preferred: Vec::new(),
                 max_delay: Duration::ZERO,
                 in_order: false,
@@ -79,6 +81,7 @@ impl Bench {
         };
         let waiting = Waiting {
             cost: 1,
+            length: 1,
             key: ShapeKey::default(),
             alone: false,
             queued: self.now,
@@ -314,6 +317,7 @@ fn goodput(deadline: Duration, noise: f64) -> f64 {
         while arrival <= now {
             let waiting = Waiting {
                 cost: 1,
+                length: 1,
                 key: ShapeKey::default(),
                 alone: false,
                 queued: arrival,

@@ -19,7 +19,7 @@ pub(crate) fn signature() -> ModelSignature {
         inputs: vec![spec("x")],
         outputs: vec![spec("y")],
         batched: true,
-        max_rows: None,
+        ..ModelSignature::default()
     }
 }
 

@@ -27,6 +27,7 @@ fn model() -> FakeModel {
         outputs: vec![spec],
         batched: true,
         max_rows: None,
+        ..Default::default()
     })
 }
 

@@ -27,6 +27,7 @@ fn check(run: fn(&[f32]) -> Result<Vec<f32>, String>, expected: Result<(), &str>
         outputs: vec![spec("y")],
         batched: true,
         max_rows: None,
+        ..Default::default()
     };
     let got = probe(&signature, &mut Rows(run));
     match expected {

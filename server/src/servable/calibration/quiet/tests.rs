@@ -44,6 +44,7 @@ fn both_ways_are_measured_until_the_version_is_gone() {
         outputs: vec![spec("y")],
         batched: true,
         max_rows: None,
+        ..Default::default()
     };
     let model = FakeModel::identity(signature.clone());
     let mut shared = [model.instance()];

@@ -1,0 +1,276 @@
+//! A model and its instances.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{DType, Device as Computing};
+use crossfade_runtimes_core::{
+    Datatype, Device, Dim, Instance, InstanceOptions, Model, ModelSignature, ModelSource, Outputs, Padding,
+    RuntimeError, Shape, ShapeSpec, TensorSpec, TensorView,
+};
+use rayon::ThreadPool;
+
+use crate::card::{Card, Task};
+use crate::error::{first_line, load, not_run, unsupported};
+use crate::packed::{Packed, Scratch};
+use crate::parameters::{Parameters, Pooling};
+use crate::pooling::{self, Logits};
+use crate::portable::Portable;
+use crate::tokens::{INPUTS, Tokens};
+use crate::weights::Weights;
+
+/// A model's folder, understood; weights are read for each device that computes with them, once.
+pub(crate) struct CandleModel {
+    signature: ModelSignature,
+    card: Card,
+    parameters: Parameters,
+    file: PathBuf,
+    /// `None`: a run stays on its calling thread.
+    pool: Option<Arc<ThreadPool>>,
+    /// By CUDA device; `None`: the host's.
+    computed: Mutex<BTreeMap<Option<u32>, Arc<Computed>>>,
+}
+
+/// What instances on one device share.
+struct Computed {
+    card: Card,
+    pooling: Pooling,
+    normalize: bool,
+    logits: Option<Logits>,
+    encoder: Encoder,
+    pool: Option<Arc<ThreadPool>>,
+}
+
+/// How the tokens' vectors are computed.
+enum Encoder {
+    Packed(Packed),
+    Portable(Portable),
+}
+
+impl CandleModel {
+    /// Reads `source`'s folder as far as `config.json` and the parameters; the first instance reads the weights.
+    pub(crate) fn load(pool: &Arc<ThreadPool>, source: &ModelSource) -> Result<Self, RuntimeError> {
+        let parameters = Parameters::read(source)?;
+        let file = source.model_file("model.safetensors")?;
+        let folder = file
+            .parent()
+            .ok_or_else(|| load("the weights lie in no folder"))?;
+        let card = Card::read(folder)?;
+        if matches!(card.task, Task::Classify { .. }) && parameters.pooling != Pooling::None {
+            return Err(RuntimeError::Parameter {
+                key: "pooling".to_owned(),
+                reason: "this model classifies; only encoders are pooled".to_owned(),
+            });
+        }
+        let pool = match parameters.threads {
+            None => Some(pool.clone()),
+            Some(1) => None,
+            Some(threads) => Some(Arc::new(crate::pool(threads)?)),
+        };
+        Ok(Self {
+            signature: signature(&card, &parameters),
+            card,
+            parameters,
+            file,
+            pool: pool.filter(|pool| pool.current_num_threads() > 1),
+            computed: Mutex::default(),
+        })
+    }
+
+    /// What instances on a device share; reads the weights for the first of them.
+    fn on(&self, device: Device) -> Result<Arc<Computed>, RuntimeError> {
+        let key = match device {
+            Device::Cpu => None,
+            Device::Cuda(index) => Some(index),
+        };
+        let mut computed = self.computed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = computed.get(&key) {
+            return Ok(known.clone());
+        }
+        let made = Arc::new(self.compute_on(key)?);
+        computed.insert(key, made.clone());
+        Ok(made)
+    }
+
+    fn compute_on(&self, cuda: Option<u32>) -> Result<Computed, RuntimeError> {
+        let device = match cuda {
+            None => Computing::Cpu,
+            Some(index) => gpu(index)?,
+        };
+        let dtype = match (self.parameters.dtype, cuda) {
+            (None, None) => Some(DType::F32),
+            (given, _) => given,
+        };
+        let weights = Weights::read(&self.file, &self.card, dtype, &device)?;
+        let logits = weights.classifier.as_ref().map(Logits::new).transpose()?;
+        let encoder = match (dtype, cuda) {
+            (Some(DType::F32), None) => Encoder::Packed(Packed::new(&self.card, &weights)?),
+            _ => Encoder::Portable(Portable::new(self.card.clone(), weights, device)),
+        };
+        Ok(Computed {
+            card: self.card.clone(),
+            pooling: self.parameters.pooling,
+            normalize: self.parameters.normalize,
+            logits,
+            encoder,
+            pool: self.pool.clone(),
+        })
+    }
+}
+
+/// The CUDA device of this index.
+///
+/// Errors: `Unsupported` in a build without CUDA; `Load` where the driver, a library or the device is missing.
+fn gpu(index: u32) -> Result<Computing, RuntimeError> {
+    if !candle_core::utils::cuda_is_available() {
+        return Err(unsupported(format!(
+            "CUDA device {index}: this build has no CUDA; `cargo xtask build --cuda` makes one that has, and runtime `ort` needs \
+             no other build"
+        )));
+    }
+    let open = || Computing::new_cuda(usize::try_from(index).unwrap_or(usize::MAX));
+    // A library that is missing is a panic there.
+    match std::panic::catch_unwind(open) {
+        Ok(Ok(device)) => Ok(device),
+        Ok(Err(error)) => Err(load(format!(
+            "CUDA device {index} cannot be used: {}",
+            first_line(&error)
+        ))),
+        Err(_) => Err(load(format!(
+            "CUDA device {index} cannot be used: a library of CUDA is missing; install NVIDIA's driver and the CUDA libraries \
+             (docs/gpu.md)"
+        ))),
+    }
+}
+
+/// What goes in and out.
+fn signature(card: &Card, parameters: &Parameters) -> ModelSignature {
+    let table = |name: &str, fill: i64, optional: bool| TensorSpec {
+        optional,
+        padding: Some(Padding { dim: 1, fill }),
+        ..TensorSpec::new(
+            name,
+            Datatype::Int64,
+            ShapeSpec(vec![batch(), Dim::Named("sequence".into())]),
+        )
+    };
+    let mut inputs = vec![
+        table(INPUTS[0], i64::from(card.padding), false),
+        table(INPUTS[1], 0, true),
+    ];
+    if card.types > 0 {
+        inputs.push(table(INPUTS[2], 0, true));
+    }
+    let vectors = |name: &str, size: usize| {
+        TensorSpec::new(name, Datatype::Fp32, ShapeSpec(vec![batch(), Dim::Fixed(size)]))
+    };
+    let output = match (card.task, parameters.pooling) {
+        (Task::Classify { labels }, _) => vectors("logits", labels),
+        (Task::Encode, Pooling::None) => TensorSpec {
+            padding: Some(Padding { dim: 1, fill: 0 }),
+            ..TensorSpec::new(
+                "last_hidden_state",
+                Datatype::Fp32,
+                ShapeSpec(vec![
+                    batch(),
+                    Dim::Named("sequence".into()),
+                    Dim::Fixed(card.hidden),
+                ]),
+            )
+        },
+        (Task::Encode, _) => vectors("embeddings", card.hidden),
+    };
+    ModelSignature {
+        inputs,
+        outputs: vec![output],
+        skips_padding: true,
+        ..ModelSignature::default()
+    }
+}
+
+fn batch() -> Dim {
+    Dim::Named("batch".into())
+}
+
+impl Model for CandleModel {
+    fn signature(&self) -> &ModelSignature {
+        &self.signature
+    }
+
+    fn instantiate(&self, options: &InstanceOptions) -> Result<Box<dyn Instance>, RuntimeError> {
+        Ok(Box::new(CandleInstance {
+            computed: self.on(options.device)?,
+            scratch: Scratch::default(),
+        }))
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        let computed = self.computed.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = computed.values().map(|computed| match &computed.encoder {
+            Encoder::Packed(packed) => packed.bytes(),
+            Encoder::Portable(portable) => portable.bytes(),
+        });
+        u64::try_from(bytes.sum::<usize>()).unwrap_or(u64::MAX)
+    }
+}
+
+struct CandleInstance {
+    computed: Arc<Computed>,
+    scratch: Scratch,
+}
+
+impl Instance for CandleInstance {
+    fn run(&mut self, inputs: &[Option<TensorView<'_>>], outputs: &mut Outputs) -> Result<(), RuntimeError> {
+        let computed = &*self.computed;
+        let tokens = Tokens::read(&computed.card, inputs)?;
+        if !outputs.wanted(0) {
+            return Ok(());
+        }
+        let pool = computed.pool.as_deref();
+        let vectors = match &computed.encoder {
+            Encoder::Packed(packed) => packed.encode(&tokens, pool, &mut self.scratch),
+            // candle shares its loops with the pool in which it is called.
+            Encoder::Portable(portable) => match pool {
+                Some(pool) => pool.install(|| portable.encode(&tokens)),
+                None => portable.encode(&tokens),
+            }
+            .map_err(|error| not_run(&error))?,
+        };
+        computed.put(&tokens, &vectors, outputs)
+    }
+}
+
+impl Computed {
+    /// Makes the output from the tokens' vectors, `[tokens, hidden]`.
+    fn put(&self, tokens: &Tokens, vectors: &[f32], outputs: &mut Outputs) -> Result<(), RuntimeError> {
+        let (rows, columns, hidden) = (tokens.rows, tokens.columns, self.card.hidden);
+        let shape: Shape = match (&self.logits, self.pooling) {
+            (Some(logits), _) => [rows, logits.labels()].into(),
+            (None, Pooling::None) => [rows, columns, hidden].into(),
+            (None, _) => [rows, hidden].into(),
+        };
+        let Some(count) = shape.element_count() else {
+            return Err(RuntimeError::Run {
+                reason: format!("an output of shape {shape} does not fit into memory"),
+            });
+        };
+        let mut numbers = vec![0.0; count];
+        match (&self.logits, self.pooling) {
+            (Some(logits), _) => {
+                let mut first = vec![0.0; rows * hidden];
+                pooling::pool(Pooling::Cls, false, tokens, vectors, &mut first);
+                logits.of(&first, &mut numbers);
+            }
+            (None, Pooling::None) => pooling::spread(tokens, vectors, &mut numbers),
+            (None, pooling) => {
+                pooling::pool(pooling, self.normalize, tokens, vectors, &mut numbers);
+            }
+        }
+        let buffer = outputs.buffer(0, Datatype::Fp32, shape);
+        for (bytes, number) in buffer.chunks_exact_mut(4).zip(&numbers) {
+            bytes.copy_from_slice(&number.to_le_bytes());
+        }
+        Ok(())
+    }
+}
