@@ -13,6 +13,7 @@ use bytes::Bytes;
 use crossfade_batcher::{Answer, Job, JobError, SubmitError};
 use crossfade_models::{Routed, Wish};
 use crossfade_runtimes_core::{InputError, RuntimeError, Tensor};
+use crossfade_text::TextError;
 
 use crate::scope::{Chosen, RequestScope};
 use crate::servable::Servable;
@@ -95,6 +96,8 @@ pub struct InferResponse {
     pub id: Option<String>,
     /// In requested order, or model order.
     pub outputs: Vec<(Arc<str>, Tensor)>,
+    /// Tokens of the request, where the model takes text.
+    pub tokens: Option<usize>,
 }
 
 /// Answers one request.
@@ -138,6 +141,7 @@ pub async fn infer(
         true => inputs.clone(),
         false => Default::default(),
     };
+    let (inputs, tokens) = tokens(scope, &routed, inputs, &request.parameters).await?;
     let submitted = Instant::now();
     scope.submitted(submitted);
     let job = Job {
@@ -193,7 +197,29 @@ pub async fn infer(
         version: routed.version(),
         id: request.id,
         outputs: answers,
+        tokens,
     })
+}
+
+/// Puts tokens in the place of text, within the request's deadline; with their number, where the model takes text.
+async fn tokens(
+    scope: &RequestScope,
+    servable: &Servable,
+    inputs: Vec<Option<Tensor>>,
+    parameters: &BTreeMap<String, Parameter>,
+) -> Result<(Vec<Option<Tensor>>, Option<usize>), Refusal> {
+    let Some(text) = servable.text() else {
+        return Ok((inputs, None));
+    };
+    let tokens = text.tokens(inputs, parameters::cut(parameters)?);
+    let (inputs, tokens) = match scope.deadline() {
+        None => tokens.await?,
+        Some(deadline) => tokio::time::timeout_at(deadline.into(), tokens)
+            .await
+            .map_err(|_| Refusal::from(JobError::DeadlineExceeded))??,
+    };
+    servable.series().tokens(tokens);
+    Ok((inputs, Some(tokens)))
 }
 
 /// Chooses the version that answers, and notes it in `scope`.
@@ -231,6 +257,18 @@ fn route(
 impl From<InputError> for Refusal {
     fn from(error: InputError) -> Self {
         Refusal::invalid(error.to_string())
+    }
+}
+
+impl From<TextError> for Refusal {
+    fn from(error: TextError) -> Self {
+        let status = match error {
+            TextError::Busy => Status::Overloaded,
+            TextError::Input { .. } => Status::InvalidInput,
+            // Of folders, which are read before anyone asks.
+            TextError::File { .. } | TextError::Setting { .. } => Status::Internal,
+        };
+        Refusal::new(status, error.to_string())
     }
 }
 

@@ -9,6 +9,7 @@ mod loader;
 mod priority;
 mod probe;
 mod sample;
+mod text;
 mod warm_up;
 
 use std::ops::Deref;
@@ -20,7 +21,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use crossfade_batcher::{BatchReport, Batcher, Observer};
 use crossfade_models::ModelConfig;
 use crossfade_models::config::finding;
-use crossfade_runtimes_core::{Model, ModelSignature, Tensor, TensorSpec};
+use crossfade_runtimes_core::{Model, ModelSignature, Tensor};
 
 use crate::metrics::{Series, Snapshot};
 use crate::recorder::Provenance;
@@ -30,6 +31,7 @@ pub(crate) use loader::runtime_choice;
 pub use loader::{Examiner, ServableLoader};
 pub(crate) use priority::lower as lower_priority;
 use sample::Fill;
+pub(crate) use text::TextStage;
 
 /// One loaded version, ready to answer. Dropping it joins its instance threads: never on a request's thread.
 pub struct Servable {
@@ -46,6 +48,8 @@ pub struct Servable {
     /// What its records in the inference log say of it, if that is kept.
     provenance: Option<Arc<Provenance>>,
     labels: Vec<Vec<String>>,
+    /// What makes tokens of a request's text.
+    stage: Option<TextStage>,
     /// Whether calibration leaves it as it is.
     rests: Arc<AtomicBool>,
     baseline: Arc<Baseline>,
@@ -147,6 +151,11 @@ impl Servable {
         self.labels.get(index).map_or(&[], Vec::as_slice)
     }
 
+    /// What makes tokens of a request's text; `None` for a model that takes none.
+    pub(crate) fn text(&self) -> Option<&TextStage> {
+        self.stage.as_ref()
+    }
+
     /// The counters, which outlive a reload.
     pub fn series(&self) -> &Arc<Series> {
         &self.series
@@ -159,17 +168,14 @@ impl Servable {
 
     /// Made-up inputs of one row: zeros, and one where a size is not given.
     pub(crate) fn made_up(&self) -> Vec<(String, Tensor)> {
-        let batched = self.signature.batched;
-        let inputs = self.signature.inputs.iter().map(|spec| {
-            // As clients send it, whatever the model makes of it.
-            let spec = TensorSpec {
-                reshape: None,
-                ..spec.clone()
-            };
-            let tensor = sample::tensor(&spec, batched, 1, 1, Fill::Zero);
-            (spec.name.to_string(), tensor)
-        });
-        inputs.collect()
+        // As clients send them, whatever the model makes of it.
+        let mut signature = (*self.signature).clone();
+        signature.inputs.iter_mut().for_each(|spec| spec.reshape = None);
+        let tensors = sample::inputs(&signature, 1, 1, |_| Fill::Zero);
+        let named = signature.inputs.iter().zip(tensors);
+        named
+            .filter_map(|(spec, tensor)| Some((spec.name.to_string(), tensor?)))
+            .collect()
     }
 
     /// Bytes held by weights and instances, as far as the runtime can tell.
@@ -183,7 +189,11 @@ impl Servable {
         let mut json = self.config.to_json();
         let running = self.running.load();
         if let Some(rows) = running.batcher.lowered_rows() {
-            finding::show(&mut json, finding::BATCH_CAP_ROWS, &rows.to_string());
+            let name = match running.batcher.counts_elements() {
+                true => finding::BATCH_CAP_ELEMENTS,
+                false => finding::BATCH_CAP_ROWS,
+            };
+            finding::show(&mut json, name, &rows.to_string());
         }
         if let Some(reason) = &self.unmerged {
             finding::show(&mut json, finding::UNMERGED, reason);

@@ -12,6 +12,8 @@ use super::complete::instances;
 pub const UNMERGED: &str = "crossfade.unmerged";
 /// How many rows are merged at most, where that is less than is allowed.
 pub const BATCH_CAP_ROWS: &str = "crossfade.batch_cap_rows";
+/// How many elements are merged at most, of a model whose requests have lengths, where that is less than is allowed.
+pub const BATCH_CAP_ELEMENTS: &str = "crossfade.batch_cap_elements";
 /// Why there are as many instances as there are.
 pub const INSTANCES: &str = "crossfade.instances";
 /// Why that is not known yet.

@@ -137,7 +137,7 @@ mod tests {
             m in 1usize..9, n in 1usize..9, k in 1usize..9, gap in 0usize..3, adds: bool, transposed: bool,
         ) {
             let numbers = |count: usize, seed: u8| -> Vec<f32> {
-                (0..count).map(|i| f32::from((i * 31 + usize::from(seed)) as u8 % 17) - 8.0).collect()
+                (0..count).map(|i| f32::from(u8::try_from((i * 31 + usize::from(seed)) % 17).unwrap()) - 8.0).collect()
             };
             let (a, b) = (numbers(m * (k + gap), 3), numbers((n + gap) * (k + gap) * 2, 5));
             let left = Matrix::rows(&a, m, k, k + gap);

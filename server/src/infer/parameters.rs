@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crossfade_text::Cut;
+
 use super::Parameter;
 use crate::status::Refusal;
 
@@ -27,6 +29,27 @@ impl Reserved {
             timeout,
             priority: u32::try_from(priority).unwrap_or(u32::MAX),
         })
+    }
+}
+
+/// What `truncate` and `truncation_direction` say of texts that are too long, to a model that takes text; `None`: nothing.
+pub(super) fn cut(parameters: &BTreeMap<String, Parameter>) -> Result<Option<Cut>, Refusal> {
+    let left = match parameters.get("truncation_direction") {
+        None => false,
+        Some(Parameter::String(direction)) if direction.eq_ignore_ascii_case("right") => false,
+        Some(Parameter::String(direction)) if direction.eq_ignore_ascii_case("left") => true,
+        Some(_) => {
+            return Err(Refusal::invalid(
+                "parameter `truncation_direction`: expected `right` or `left`",
+            ));
+        }
+    };
+    match parameters.get("truncate") {
+        None => Ok(None),
+        Some(Parameter::Bool(true)) if left => Ok(Some(Cut::Left)),
+        Some(Parameter::Bool(true)) => Ok(Some(Cut::Right)),
+        Some(Parameter::Bool(false)) => Ok(Some(Cut::Refuse)),
+        Some(_) => Err(Refusal::invalid("parameter `truncate`: expected true or false")),
     }
 }
 

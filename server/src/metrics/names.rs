@@ -50,6 +50,11 @@ pub(super) const INSTANCES_REPLACED: Name = name(
     "counter",
     "Instances replaced after a panic",
 );
+pub(super) const TOKENS: Name = name(
+    "crossfade_tokens_total",
+    "counter",
+    "Tokens of requests to models that take text or tokens, padding left out",
+);
 
 pub(super) const NV_SUCCESS: Name = name(
     "nv_inference_request_success",
@@ -358,6 +363,7 @@ pub(super) fn versioned() -> impl Iterator<Item = &'static Name> {
         &IN_FLIGHT,
         &MODEL_MEMORY,
         &INSTANCES_REPLACED,
+        &TOKENS,
         &NV_SUCCESS,
         &NV_FAILURE,
         &NV_COUNT,

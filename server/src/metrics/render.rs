@@ -73,6 +73,7 @@ pub(super) fn versions(out: &mut String, loaded: &[Loaded], unknown: &Arc<Series
     text.each(&names::INSTANCES_REPLACED, loaded, |v| {
         v.series.instances_replaced.load(Relaxed) as f64
     });
+    text.each(&names::TOKENS, loaded, |v| v.series.tokens.load(Relaxed) as f64);
     text.each(&names::BATCH_CAP, loaded, |v| v.batch_cap as f64);
     text.each(&names::QUEUE_DEPTH, loaded, |v| v.queue_depth as f64);
     text.each(&names::IN_FLIGHT, loaded, |v| {

@@ -68,6 +68,8 @@ pub struct Series {
     pub(super) requests: [[AtomicU64; STATUSES]; Protocol::ALL.len()],
     pub(super) in_flight: AtomicU64,
     pub(super) instances_replaced: AtomicU64,
+    /// Tokens of requests that were texts or tokens.
+    pub(super) tokens: AtomicU64,
     fail_ns: AtomicU64,
     success_rows: AtomicU64,
     last_inference_ms: AtomicU64,
@@ -113,6 +115,7 @@ impl Series {
             requests: std::array::from_fn(|_| std::array::from_fn(|_| AtomicU64::new(0))),
             in_flight: AtomicU64::new(0),
             instances_replaced: AtomicU64::new(0),
+            tokens: AtomicU64::new(0),
             fail_ns: AtomicU64::new(0),
             success_rows: AtomicU64::new(0),
             last_inference_ms: AtomicU64::new(0),
@@ -152,6 +155,11 @@ impl Series {
     /// An instance panicked and was replaced.
     pub fn instance_replaced(&self) {
         self.instances_replaced.fetch_add(1, Relaxed);
+    }
+
+    /// A request has so many tokens.
+    pub fn tokens(&self, tokens: usize) {
+        self.tokens.fetch_add(tokens as u64, Relaxed);
     }
 
     /// A request was routed here.

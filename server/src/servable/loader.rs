@@ -21,6 +21,7 @@ use crossfade_runtimes_core::{
 
 use super::baseline::{Baseline, Kept};
 use super::calibration::{Artifact, Calibrator, Candidate, Known, Meter, Way};
+use super::text::{Fronted, Tokenizing};
 use super::{Counter, Running, Servable, priority, probe, warm_up};
 use crate::metrics::Metrics;
 use crate::recorder::{Provenance, Recorder};
@@ -51,6 +52,7 @@ pub struct ServableLoader {
     examiner: Option<Arc<dyn Examiner>>,
     digests: Option<Arc<Digests>>,
     recorder: Option<Arc<Recorder>>,
+    tokenizing: Tokenizing,
 }
 
 impl ServableLoader {
@@ -79,6 +81,7 @@ impl ServableLoader {
             examiner: None,
             digests: None,
             recorder: None,
+            tokenizing: Tokenizing::new(cores),
         }
     }
 
@@ -104,9 +107,14 @@ impl ServableLoader {
     }
 }
 
+/// The most elements of a batch of rows with lengths, such as tokens. On a CPU more gain nothing, and those behind them
+/// wait (`cargo bench --bench encoders`); GPUs want more.
+const ELEMENTS_ON_CPU: usize = 2048;
+const ELEMENTS_ON_GPU: usize = 16_384;
+
 /// What the slow part of a load gives: everything but the threads.
 struct Prepared {
-    runtime: Arc<dyn Runtime>,
+    fronted: Fronted,
     model: Arc<dyn Model>,
     config: ModelConfig,
     /// What clients and the batcher see.
@@ -151,7 +159,7 @@ impl Loader for ServableLoader {
         let prepared = priority::lowered(&thread, || self.prepare(request))
             .map_err(|error| LoadError::Refused(format!("cannot start a load thread: {error}")))??;
         let Prepared {
-            runtime,
+            fronted,
             model,
             config,
             signature,
@@ -167,11 +175,18 @@ impl Loader for ServableLoader {
         if let Some(reason) = &unmerged {
             tracing::info!(model = %name, version, reason, "requests are not merged");
         }
+        let runtime = fronted.runtime.clone();
         let series = self.metrics.series(&name, version);
         let observer = Arc::new(Counter(series.clone()));
         let meter = Arc::new(Meter::new(observer.clone()));
         let count = instances.len();
-        let options = self.options(&name, version, &config, unmerged.is_none());
+        let options = self.options(
+            &name,
+            version,
+            &config,
+            unmerged.is_none(),
+            fronted.max_batch_tokens,
+        );
         // On the load thread, at ordinary priority: instance threads inherit it.
         let batcher = Batcher::start(
             signature.clone(),
@@ -248,7 +263,8 @@ impl Loader for ServableLoader {
             name,
             provenance,
             version,
-            labels: labels(&signature, &config),
+            labels: labels(&signature, &config, fronted.labels()),
+            stage: fronted.stage(&signature, &self.tokenizing)?,
             signature,
             running,
             config: config.clone(),
@@ -273,9 +289,12 @@ impl ServableLoader {
         let raw = &request.config;
         let path = request.model_file()?;
         let runtime = self.runtimes.get(&runtime_choice(raw.runtime()?), &path)?;
+        let mut parameters = raw.parameters();
+        let fronted = Fronted::new(runtime, &request.version_directory, &mut parameters)?;
+        let runtime = &fronted.runtime;
         let source = ModelSource {
             path,
-            parameters: raw.parameters(),
+            parameters,
             graph_level: raw.graph_level(),
         };
         // What is loaded lies there now; a file that is changed meanwhile is loaded again.
@@ -285,7 +304,7 @@ impl ServableLoader {
                 .inspect_err(|error| tracing::warn!(model = %request.name, version = request.version, %error, "no digest of its files"))
                 .ok()
         });
-        let calibration = self.calibration(&*runtime, &source);
+        let calibration = self.calibration(&**runtime, &source);
         let known = calibration.as_ref().and_then(Calibrated::begins_single);
         let mut model: Arc<dyn Model> = runtime.load(known.unwrap_or(&source))?.into();
         let config = request.complete(model.signature(), runtime.name())?;
@@ -325,7 +344,7 @@ impl ServableLoader {
         }
         Ok(Prepared {
             calibration: calibration.filter(|_| wanted),
-            runtime,
+            fronted,
             model,
             config,
             signature,
@@ -359,12 +378,23 @@ impl ServableLoader {
         })
     }
 
-    fn options(&self, name: &str, version: u64, config: &ModelConfig, merge: bool) -> BatcherOptions {
+    fn options(
+        &self,
+        name: &str,
+        version: u64,
+        config: &ModelConfig,
+        merge: bool,
+        max_tokens: Option<usize>,
+    ) -> BatcherOptions {
         let batching = &config.batching;
         let rows = |rows: u32| usize::try_from(rows).unwrap_or(usize::MAX);
         BatcherOptions {
             name: format!("{name}/{version}").into(),
             max_rows: rows(batching.max_rows.max(1)),
+            max_elements: max_tokens.unwrap_or(match config.instances.device {
+                Device::Cpu => ELEMENTS_ON_CPU,
+                Device::Cuda(_) => ELEMENTS_ON_GPU,
+            }),
             merge: merge && batching.enabled,
             preferred_rows: batching
                 .preferred_rows
@@ -422,26 +452,25 @@ pub(crate) fn runtime_choice(configured: RuntimeChoice) -> crossfade_runtimes::R
 }
 
 /// Class names per output of the signature.
-fn labels(signature: &ModelSignature, config: &ModelConfig) -> Vec<Vec<String>> {
-    let of = |name: &str| {
-        config
-            .outputs
-            .iter()
-            .find(|output| *output.name == *name)?
-            .labels
-            .as_deref()
-    };
-    signature
-        .outputs
-        .iter()
-        .map(|spec| {
-            of(&spec.name)
-                .unwrap_or_default()
+fn labels(signature: &ModelSignature, config: &ModelConfig, folder: &[String]) -> Vec<Vec<String>> {
+    let configured = |name: &str| {
+        let output = config.outputs.iter().find(|output| *output.name == *name)?;
+        Some(
+            output
+                .labels
+                .as_deref()?
                 .iter()
                 .map(|label| label.to_string())
-                .collect()
+                .collect(),
+        )
+    };
+    let of = |spec: &TensorSpec| {
+        configured(&spec.name).unwrap_or_else(|| match &*spec.name {
+            "logits" => folder.to_vec(),
+            _ => Vec::new(),
         })
-        .collect()
+    };
+    signature.outputs.iter().map(of).collect()
 }
 
 /// Runs `work`, with a panic as an error: a model that panics fails its load, not the process.

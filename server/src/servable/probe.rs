@@ -4,9 +4,7 @@
 //! only if each row comes out the same may requests be merged.
 
 use bytes::Bytes;
-use crossfade_runtimes_core::{
-    BytesElements, Datatype, Instance, ModelSignature, Outputs, Tensor, TensorSpec,
-};
+use crossfade_runtimes_core::{BytesElements, Datatype, Instance, ModelSignature, Outputs, Tensor};
 
 use super::sample::{self, Fill};
 
@@ -43,14 +41,10 @@ enum Probe {
 }
 
 fn compare(signature: &ModelSignature, instance: &mut dyn Instance, variable: usize) -> Result<(), Probe> {
-    let inputs = |seed: u64| -> Vec<Tensor> {
-        let seeds = (seed..).step_by(2);
-        let tensor =
-            |(spec, seed): (&TensorSpec, u64)| sample::tensor(spec, true, 1, variable, Fill::Random(seed));
-        signature.inputs.iter().zip(seeds).map(tensor).collect()
-    };
+    let inputs = |odd: u64| sample::inputs(signature, 1, variable, |seed| Fill::Random(2 * seed + odd));
     let (first, second) = (inputs(0), inputs(1));
-    let merged: Vec<Tensor> = first.iter().zip(&second).map(|(a, b)| join(a, b)).collect();
+    let pairs = first.iter().zip(&second);
+    let merged: Vec<Option<Tensor>> = pairs.map(|(a, b)| Some(join(a.as_ref()?, b.as_ref()?))).collect();
     let alone = [
         run(signature, instance, &first)?,
         run(signature, instance, &second)?,
@@ -77,9 +71,12 @@ fn compare(signature: &ModelSignature, instance: &mut dyn Instance, variable: us
 fn run(
     signature: &ModelSignature,
     instance: &mut dyn Instance,
-    inputs: &[Tensor],
+    inputs: &[Option<Tensor>],
 ) -> Result<Vec<Tensor>, Probe> {
-    let views: Vec<_> = inputs.iter().map(|tensor| Some(tensor.view())).collect();
+    let views: Vec<_> = inputs
+        .iter()
+        .map(|tensor| tensor.as_ref().map(Tensor::view))
+        .collect();
     let mut outputs = Outputs::all(signature.outputs.len());
     instance
         .run(&views, &mut outputs)

@@ -1,7 +1,7 @@
 //! Made-up inputs, for warm-up and for the merge probe.
 
 use bytes::Bytes;
-use crossfade_runtimes_core::{Datatype, Shape, Tensor, TensorSpec, push_element};
+use crossfade_runtimes_core::{Datatype, ModelSignature, Shape, Tensor, TensorSpec, push_element};
 
 /// What the elements are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,6 +10,29 @@ pub(super) enum Fill {
     Zero,
     /// From this seed: floats in [0, 1), integers 0 and 1, short strings of digits.
     Random(u64),
+}
+
+/// Tensors for the inputs of `signature`, as [`tensor`] makes them; each has a seed of its own.
+///
+/// What may be left out is left out; where that is everything, one input is given: that of which there may be more or less
+/// in a batch, or else the first.
+pub(super) fn inputs(
+    signature: &ModelSignature,
+    rows: usize,
+    variable: usize,
+    fill: impl Fn(u64) -> Fill,
+) -> Vec<Option<Tensor>> {
+    let specs = &signature.inputs;
+    let given = match specs.iter().all(|spec| spec.optional) {
+        true => Some(specs.iter().position(|spec| spec.padding.is_some()).unwrap_or(0)),
+        false => None,
+    };
+    let of = |(index, spec): (usize, &TensorSpec)| {
+        let seed = u64::try_from(index).unwrap_or_default();
+        let wanted = given.map_or(!spec.optional, |given| given == index);
+        wanted.then(|| tensor(spec, signature.batched, rows, variable, fill(seed)))
+    };
+    specs.iter().enumerate().map(of).collect()
 }
 
 /// A tensor for `spec`: `rows` in dimension 0 if `batched`, `variable` in every other variable dimension.
@@ -87,7 +110,7 @@ impl Random {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crossfade_runtimes_core::{ModelSignature, ShapeSpec};
+    use crossfade_runtimes_core::ShapeSpec;
 
     #[test]
     fn samples_fit_their_signature() {

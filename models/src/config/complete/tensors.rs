@@ -9,6 +9,9 @@ use serde_json::{Map, Value, json};
 use super::{Batch, Completion, ConfigTensor, Given, GivenTensor, Tensors, without_batch};
 use crate::error::ConfigError;
 
+/// The `max_batch_size` of a completed model whose rows have lengths: more rows than its elements leave room for.
+const ROWS_WITH_LENGTHS: u32 = 1024;
+
 /// Decides `max_batch_size`.
 ///
 /// Errors: it is negative, or above 0 while a tensor of the model has no variable first dimension.
@@ -26,9 +29,16 @@ pub(super) fn batch(given: &Given, with: &Completion<'_>) -> Result<Batch, Confi
         });
     }
     if with.auto_complete && can_batch(with) && !has_full_shapes(given, with) {
+        // Batches of rows of different lengths are bounded by their elements.
+        let lengths = with.signature.inputs.iter().any(|spec| spec.padding.is_some());
+        let rows = with.default_max_batch_size;
         return Ok(Batch {
-            max_batch_size: with.default_max_batch_size,
-            completed: with.default_max_batch_size > 0,
+            max_batch_size: if lengths && rows > 0 {
+                rows.max(ROWS_WITH_LENGTHS)
+            } else {
+                rows
+            },
+            completed: rows > 0,
         });
     }
     Ok(Batch {

@@ -20,6 +20,7 @@ fn response(sizes: &[usize]) -> InferResponse {
         version: 12,
         id: Some("i".into()),
         outputs: sizes.iter().map(|size| ("y".into(), tensor(size))).collect(),
+        tokens: None,
     }
 }
 

@@ -175,7 +175,7 @@ proptest! {
     #[test]
     fn what_a_response_says_a_request_can_say_back(tensors in prop::collection::vec(tensors(), 0..4), binary: bool) {
         let named = tensors.iter().enumerate().map(|(k, tensor)| (format!("t{k}").into(), tensor.clone()));
-        let response = InferResponse { model: "m".into(), version: 1, id: None, outputs: named.collect() };
+        let response = InferResponse { model: "m".into(), version: 1, id: None, outputs: named.collect(), tokens: None };
         let forms = Forms { default: binary, named: Vec::new() };
         let half = tensors.iter().any(|tensor| matches!(tensor.datatype, Datatype::Fp16 | Datatype::Bf16));
         let encoded = encode_response(&response, &forms);

@@ -229,6 +229,7 @@ mod tests {
             model: "m\"1".into(),
             version: 3,
             id: Some("é\n".to_owned()),
+            tokens: None,
             outputs: vec![
                 ("a".into(), tensor(Datatype::Bool, [2, 1], &[1, 0])),
                 ("b".into(), tensor(Datatype::Fp32, [1, 0], &[])),

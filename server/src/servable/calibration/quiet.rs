@@ -60,7 +60,7 @@ pub(super) fn measure(
     wanted: &dyn Fn() -> bool,
 ) -> Result<Judgement, String> {
     let sizes: Vec<usize> = ROWS.into_iter().filter(|&rows| rows <= max_rows.max(1)).collect();
-    let samples: Vec<(usize, Vec<Tensor>)> = sizes
+    let samples: Vec<(usize, Vec<Option<Tensor>>)> = sizes
         .into_iter()
         .map(|rows| Ok((rows, inputs(signature, rows, &mut *shared[0])?)))
         .collect::<Result<_, String>>()?;
@@ -81,7 +81,7 @@ pub(super) fn measure(
 fn best(
     signature: &ModelSignature,
     instances: &mut [Box<dyn Instance>],
-    samples: &[(usize, Vec<Tensor>)],
+    samples: &[(usize, Vec<Option<Tensor>>)],
     cores: usize,
     wanted: &dyn Fn() -> bool,
 ) -> Result<Slice, String> {
@@ -109,13 +109,10 @@ fn inputs(
     signature: &ModelSignature,
     rows: usize,
     instance: &mut dyn Instance,
-) -> Result<Vec<Tensor>, String> {
+) -> Result<Vec<Option<Tensor>>, String> {
     let mut refused = String::new();
     for variable in VARIABLE_SIZES {
-        let made = signature.inputs.iter();
-        let made: Vec<Tensor> = made
-            .map(|spec| sample::tensor(spec, signature.batched, rows, variable, Fill::Random(1)))
-            .collect();
+        let made = sample::inputs(signature, rows, variable, |_| Fill::Random(1));
         match once(signature, instance, &made) {
             Ok(()) => return Ok(made),
             Err(reason) => refused = reason,
@@ -124,8 +121,15 @@ fn inputs(
     Err(refused)
 }
 
-fn once(signature: &ModelSignature, instance: &mut dyn Instance, inputs: &[Tensor]) -> Result<(), String> {
-    let views: Vec<Option<TensorView<'_>>> = inputs.iter().map(|tensor| Some(tensor.view())).collect();
+fn once(
+    signature: &ModelSignature,
+    instance: &mut dyn Instance,
+    inputs: &[Option<Tensor>],
+) -> Result<(), String> {
+    let views: Vec<Option<TensorView<'_>>> = inputs
+        .iter()
+        .map(|tensor| tensor.as_ref().map(Tensor::view))
+        .collect();
     let mut outputs = Outputs::all(signature.outputs.len());
     instance
         .run(&views, &mut outputs)
@@ -136,7 +140,7 @@ fn once(signature: &ModelSignature, instance: &mut dyn Instance, inputs: &[Tenso
 fn run(
     signature: &ModelSignature,
     instances: &mut [Box<dyn Instance>],
-    inputs: &[Tensor],
+    inputs: &[Option<Tensor>],
     rows: usize,
 ) -> Result<Slice, String> {
     let start = Instant::now();

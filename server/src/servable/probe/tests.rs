@@ -1,5 +1,5 @@
 use super::*;
-use crossfade_runtimes_core::{RuntimeError, ShapeSpec, TensorView};
+use crossfade_runtimes_core::{RuntimeError, ShapeSpec, TensorSpec, TensorView};
 
 /// An instance made of a function from rows of floats to rows of floats.
 struct Rows(fn(&[f32]) -> Result<Vec<f32>, String>);

@@ -1,0 +1,131 @@
+//! Text in front of a version: the tokenizer of its folder, and the threads that all versions share.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use crossfade_models::LoadError;
+use crossfade_runtimes_core::{ModelSignature, Runtime, Tensor};
+use crossfade_text::{Cut, Folder, Front, Pool, Settings, Stage, TextError};
+
+/// Makes tokens of the text of a version's requests.
+pub(crate) struct TextStage {
+    stage: Stage,
+    pool: Arc<Pool>,
+}
+
+impl TextStage {
+    /// Puts tokens in the place of text; with their number.
+    ///
+    /// * `inputs`: checked against the signature; `cut`: what becomes of texts that are too long, where a request says
+    ///
+    /// Errors: `Input`; `Busy`.
+    pub(crate) async fn tokens(
+        &self,
+        inputs: Vec<Option<Tensor>>,
+        cut: Option<Cut>,
+    ) -> Result<(Vec<Option<Tensor>>, usize), TextError> {
+        let cut = cut.unwrap_or(self.stage.text().usual());
+        self.stage.tokens(&self.pool, inputs, cut).await
+    }
+}
+
+/// The tokenizing threads, started when the first model takes text.
+pub(super) struct Tokenizing {
+    threads: usize,
+    pool: OnceLock<Arc<Pool>>,
+}
+
+impl Tokenizing {
+    /// As many threads as cores.
+    pub(super) fn new(threads: usize) -> Self {
+        Self {
+            threads,
+            pool: OnceLock::new(),
+        }
+    }
+
+    fn pool(&self) -> Result<Arc<Pool>, LoadError> {
+        if let Some(pool) = self.pool.get() {
+            return Ok(pool.clone());
+        }
+        let started = Pool::start(self.threads.max(1));
+        let started = started.map_err(|error| {
+            LoadError::Refused(format!("cannot start the threads that tokenize: {error}"))
+        })?;
+        // Of two that were started at once one is dropped.
+        Ok(self.pool.get_or_init(|| Arc::new(started)).clone())
+    }
+}
+
+/// What a version's folder and parameters say of text.
+pub(super) struct Fronted {
+    /// The runtime, with the tokenizer in front where there is one.
+    pub(super) runtime: Arc<dyn Runtime>,
+    front: Option<Arc<Front>>,
+    /// The most tokens that are merged, where the configuration says.
+    pub(super) max_batch_tokens: Option<usize>,
+}
+
+impl Fronted {
+    /// Puts the tokenizer of `directory`, if there is one, in front of `runtime`; takes the `text.*` entries out of
+    /// `parameters`.
+    ///
+    /// Errors: `Refused` for a file or a parameter that cannot be used.
+    pub(super) fn new(
+        runtime: Arc<dyn Runtime>,
+        directory: &Path,
+        parameters: &mut BTreeMap<String, String>,
+    ) -> Result<Self, LoadError> {
+        let refused = |error: TextError| LoadError::Refused(error.to_string());
+        let named = parameters.keys().find(|key| key.starts_with("text.")).cloned();
+        let settings = Settings::take(parameters).map_err(refused)?;
+        let max_batch_tokens = settings.max_batch_tokens;
+        let plain = |runtime| Self {
+            runtime,
+            front: None,
+            max_batch_tokens,
+        };
+        if !settings.enabled {
+            return Ok(plain(runtime));
+        }
+        let Some(folder) = Folder::read(directory, &settings).map_err(refused)? else {
+            return match named {
+                None => Ok(plain(runtime)),
+                Some(key) => Err(LoadError::Refused(format!(
+                    "parameter `{key}` is for models with text, and the version has no tokenizer.json; put it beside the model"
+                ))),
+            };
+        };
+        let front = Front::new(runtime, directory, folder, settings).map_err(refused)?;
+        let front = Arc::new(front);
+        Ok(Self {
+            runtime: front.clone(),
+            front: Some(front),
+            max_batch_tokens,
+        })
+    }
+
+    /// The stage for the loaded version, whose served signature this is.
+    pub(super) fn stage(
+        &self,
+        signature: &ModelSignature,
+        tokenizing: &Tokenizing,
+    ) -> Result<Option<TextStage>, LoadError> {
+        let stage = self
+            .front
+            .as_ref()
+            .and_then(|front| Stage::of(signature, front.text()));
+        stage
+            .map(|stage| {
+                let pool = tokenizing.pool()?;
+                Ok(TextStage { stage, pool })
+            })
+            .transpose()
+    }
+
+    /// Names of classes by the folder.
+    pub(super) fn labels(&self) -> &[String] {
+        self.front.as_ref().map_or(&[], |front| front.labels())
+    }
+}
