@@ -266,6 +266,7 @@ impl App {
                 .examined_by(releases.clone()),
             changes,
         );
+        service.bind_text(config.text);
         if let Some(every) = config.release_looks {
             releases.start(every);
         }

@@ -26,7 +26,7 @@ use crate::admin::{Approver, Token};
 use crate::outgoing::Target;
 use crate::recorder::RecorderConfig;
 use crate::release::NewsKind;
-use crate::service::Limits;
+use crate::service::{Limits, TextModels};
 use crate::webhook::Patience;
 pub use client_args::{
     ActArgs, ApproveArgs, ClientCommand, DeployArgs, PlanArgs, RollbackArgs, RolloutCommand, ServerArgs,
@@ -61,6 +61,8 @@ pub struct ServerConfig {
     pub runtimes: RuntimesConfig,
     /// Bounds.
     pub limits: Limits,
+    /// Which models answer over paths of text that name none.
+    pub text: TextModels,
     /// Logs.
     pub log: LogConfig,
     /// The inference log, if it is kept.
@@ -354,6 +356,7 @@ impl ServerConfig {
                 cores,
             },
             limits: file.limits.into(),
+            text: file.text.into(),
             log: LogConfig {
                 format: flags.log_format.unwrap_or(file.logging.format),
                 filter: flags.log_filter.unwrap_or(file.logging.filter),

@@ -121,6 +121,12 @@ pub fn model_toml(data: &[u8]) {
     }
 }
 
+/// Requests over OpenAI's and text-embeddings-inference's paths.
+pub fn text_json(data: &[u8]) {
+    crate::http::text::openai::fuzz(data);
+    crate::http::text::tei::fuzz(data);
+}
+
 /// The ModelConfig JSON of a load call.
 pub fn model_json(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data)
@@ -325,6 +331,7 @@ mod tests {
         replay("grpc_frames", grpc_frames);
         replay("pbtxt", |data| pbtxt(data));
         replay("model_toml", |data| model_toml(data));
+        replay("text_json", |data| text_json(data));
         replay("model_json", |data| model_json(data));
         replay("parquet", parquet);
         replay("segment", |data| segment(data));

@@ -1,7 +1,7 @@
 //! The HTTP front end: REST v2 over HTTP/1.1 and h2c (protocols.md §3–§5).
 //!
 //! Connections in `listen`, paths in `routes`; then `inference`, the one way to `infer()`, and `control`, for all
-//! else. `admin` is what the admin listener takes beside them. `json` and `binary` are the codecs and know no HTTP.
+//! else. `text` is inference in the words of others. `admin` is what the admin listener takes beside them. `json` and `binary` are the codecs and know no HTTP.
 
 mod admin;
 mod bare;
@@ -14,6 +14,7 @@ pub mod json;
 mod listen;
 mod reply;
 mod routes;
+pub(crate) mod text;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -31,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use self::admin::events::READERS;
+use self::inference::Ask;
 use self::reply::{Failure, ReplyBody, identify, without_body};
 use self::routes::{ModelRoute, NoRoute, Route};
 use crate::admin::Admin;
@@ -126,6 +128,7 @@ fn answer(
         Ok(Route::Model(_, ModelRoute::Infer)) => {
             Some(RequestScope::open(&front.service, Protocol::Http, arrived))
         }
+        Ok(Route::Text(route)) => Some(RequestScope::open(&front.service, route.protocol(), arrived)),
         _ => None,
     };
     Either::Right(respond(front, peer, route, scope, head, body))
@@ -149,7 +152,10 @@ async fn respond(
 ) -> Response<ReplyBody> {
     let mut response = match (route, scope) {
         (Ok(Route::Model(model, ModelRoute::Infer)), Some(scope)) => {
-            return inference::answer(&front, scope, &head, body, &model).await;
+            return inference::answer(&front, scope, &head, body, &Ask::Model(model)).await;
+        }
+        (Ok(Route::Text(route)), Some(scope)) => {
+            return inference::answer(&front, scope, &head, body, &Ask::Text(route)).await;
         }
         (Ok(route), _) => {
             let call = Call::anonymous(Listener::Http, peer);

@@ -2,6 +2,7 @@
 
 mod classification;
 mod parameters;
+mod pieces;
 mod raw_body;
 pub(crate) mod trigger;
 
@@ -10,9 +11,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use crossfade_batcher::{Answer, Job, JobError, SubmitError};
+use crossfade_batcher::{Answer, Batcher, Job, JobError, Pending, SubmitError};
 use crossfade_models::{Routed, Wish};
-use crossfade_runtimes_core::{InputError, RuntimeError, Tensor};
+use crossfade_runtimes_core::{InputError, ModelSignature, RuntimeError, Tensor};
 use crossfade_text::TextError;
 
 use crate::scope::{Chosen, RequestScope};
@@ -152,17 +153,27 @@ pub async fn infer(
         deadline: scope.deadline(),
         arrived: scope.arrived(),
     };
-    let pending = match scope.baseline(&routed) {
-        Some(baseline) => baseline.submit(job)?,
-        None => routed.running().batcher.submit(job)?,
+    let pieces = pieces_of(&routed, &job);
+    let submit = |job: Job, baseline: Option<&Arc<Batcher>>| match baseline {
+        Some(baseline) => baseline.submit(job),
+        None => routed.running().batcher.submit(job),
     };
-    let answer = match scope.deadline() {
-        None => pending.await,
-        // While every instance is busy nobody looks at the queue, so the wait ends here; dropping `pending`
-        // takes the job out of the queue.
-        Some(deadline) => tokio::time::timeout_at(deadline.into(), pending)
-            .await
-            .unwrap_or(Err(JobError::DeadlineExceeded)),
+    let baseline = scope.baseline(&routed);
+    let answer = match pieces {
+        None => {
+            let pending = submit(job, baseline.as_ref())?;
+            within(scope.deadline(), pending).await
+        }
+        Some(pieces) => {
+            let jobs = pieces.jobs(signature, &job);
+            // Those that were submitted before one is refused are dropped, and with them their jobs.
+            let pending: Vec<Pending> = jobs
+                .map(|job| submit(job, baseline.as_ref()))
+                .collect::<Result<_, _>>()?;
+            within(scope.deadline(), all(pending))
+                .await
+                .map(|answers| pieces::join(&pieces.rows, answers))
+        }
     };
     scope.copied(signature, &outputs, &answer);
     if scope.is_canary()
@@ -199,6 +210,72 @@ pub async fn infer(
         outputs: answers,
         tokens,
     })
+}
+
+/// Waits until the deadline at the latest.
+///
+/// While every instance is busy nobody looks at the queue, so the wait ends here; dropping `pending` takes the job out of
+/// the queue.
+async fn within<T>(
+    deadline: Option<Instant>,
+    pending: impl Future<Output = Result<T, JobError>>,
+) -> Result<T, JobError> {
+    match deadline {
+        None => pending.await,
+        Some(deadline) => tokio::time::timeout_at(deadline.into(), pending)
+            .await
+            .unwrap_or(Err(JobError::DeadlineExceeded)),
+    }
+}
+
+/// All answers, or the first failure.
+async fn all(pending: Vec<Pending>) -> Result<Vec<Answer>, JobError> {
+    let mut answers = Vec::with_capacity(pending.len());
+    for pending in pending {
+        answers.push(pending.await?);
+    }
+    Ok(answers)
+}
+
+/// How a request of many rows is divided into jobs.
+struct Pieces {
+    rows: Vec<Vec<usize>>,
+    lengths: Vec<usize>,
+}
+
+impl Pieces {
+    fn jobs<'a>(&'a self, signature: &'a ModelSignature, whole: &'a Job) -> impl Iterator<Item = Job> + 'a {
+        self.rows.iter().map(move |rows| {
+            let longest = rows.iter().map(|&row| self.lengths[row]).max().unwrap_or(1);
+            Job {
+                inputs: pieces::take(signature, &whole.inputs, rows, longest),
+                rows: rows.len(),
+                outputs: whole.outputs.clone(),
+                ..*whole
+            }
+        })
+    }
+}
+
+/// Divides a request whose model tells its rows' lengths by a mask, if a batch has no room for all of it; never one whose
+/// outputs are as long as its inputs, which differ then.
+fn pieces_of(servable: &Servable, job: &Job) -> Option<Pieces> {
+    let signature = servable.signature();
+    let running = servable.running();
+    let batcher = &running.batcher;
+    let mask = servable.text()?.mask(&job.inputs)?;
+    let long = |&output: &usize| signature.outputs[output].padding.is_some();
+    if job.rows < 2 || !batcher.counts_elements() || job.outputs.iter().any(long) {
+        return None;
+    }
+    let lengths = pieces::lengths(mask);
+    let room = pieces::Room {
+        elements: batcher.max_elements(),
+        rows: batcher.max_rows(),
+        skips_padding: signature.skips_padding,
+    };
+    let rows = pieces::divide(&lengths, room);
+    (rows.len() > 1).then_some(Pieces { rows, lengths })
 }
 
 /// Puts tokens in the place of text, within the request's deadline; with their number, where the model takes text.

@@ -29,13 +29,23 @@ pub enum Protocol {
     Grpc,
     /// A message on a gRPC stream.
     GrpcStream,
-    /// HTTP/1.1 or h2c.
+    /// REST v2, over HTTP/1.1 or h2c.
     Http,
+    /// OpenAI's embeddings, over HTTP.
+    OpenAi,
+    /// text-embeddings-inference's routes, over HTTP.
+    Tei,
 }
 
 impl Protocol {
     /// Every protocol, in the order of their numbers.
-    pub const ALL: [Protocol; 3] = [Protocol::Grpc, Protocol::GrpcStream, Protocol::Http];
+    pub const ALL: [Protocol; 5] = [
+        Protocol::Grpc,
+        Protocol::GrpcStream,
+        Protocol::Http,
+        Protocol::OpenAi,
+        Protocol::Tei,
+    ];
 
     /// The name in metrics and logs.
     pub const fn name(self) -> &'static str {
@@ -43,6 +53,8 @@ impl Protocol {
             Protocol::Grpc => "grpc",
             Protocol::GrpcStream => "grpc_stream",
             Protocol::Http => "http",
+            Protocol::OpenAi => "openai",
+            Protocol::Tei => "tei",
         }
     }
 
@@ -51,6 +63,8 @@ impl Protocol {
         match self {
             Protocol::Grpc | Protocol::GrpcStream => "grpc_v2",
             Protocol::Http => "http_v2",
+            Protocol::OpenAi => "openai",
+            Protocol::Tei => "tei",
         }
     }
 
@@ -65,7 +79,9 @@ impl Protocol {
                 let code = status.map_or(0, |status| i32::from(status.grpc()));
                 u16::try_from(code).unwrap_or_default()
             }
-            Protocol::Http => status.map_or(200, |status| status.http().as_u16()),
+            Protocol::Http | Protocol::OpenAi | Protocol::Tei => {
+                status.map_or(200, |status| status.http().as_u16())
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What both front ends hold: the registry, the limits, the metrics, the state of the process.
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use crossfade_models::{Registry, RegistryOptions};
@@ -29,6 +29,32 @@ pub struct Service {
     access_log: bool,
     draining: AtomicBool,
     ready: watch::Sender<bool>,
+    text: OnceLock<TextModels>,
+}
+
+/// Which models answer over paths that name none (`[text]`).
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct TextModels {
+    /// Of `/embed`.
+    pub embed: Option<String>,
+    /// Of `/rerank`.
+    pub rerank: Option<String>,
+    /// Of `/predict`.
+    pub predict: Option<String>,
+    /// The most texts of one request over those paths and `/v1/embeddings`.
+    pub max_inputs: usize,
+}
+
+impl Default for TextModels {
+    /// As many inputs as OpenAI takes.
+    fn default() -> Self {
+        Self {
+            embed: None,
+            rerank: None,
+            predict: None,
+            max_inputs: 2048,
+        }
+    }
 }
 
 /// What is written of every request.
@@ -107,6 +133,7 @@ impl Service {
             access_log: written.access_log,
             draining: AtomicBool::new(false),
             ready: watch::Sender::new(false),
+            text: OnceLock::new(),
         });
         let weak: Weak<Self> = Arc::downgrade(&service);
         service.registry.on_change(move |_| {
@@ -115,6 +142,31 @@ impl Service {
             }
         });
         service
+    }
+
+    /// Says which models answer over paths that name none; once, before anything is served.
+    pub fn bind_text(&self, models: TextModels) {
+        let bound = self.text.set(models);
+        debug_assert!(bound.is_ok(), "bound once");
+    }
+
+    /// Which models answer over paths that name none.
+    pub(crate) fn text_models(&self) -> &TextModels {
+        self.text.get_or_init(TextModels::default)
+    }
+
+    /// Names of the classes of an output; empty where it has none, or the version is not there any more.
+    pub(crate) fn labels_of(&self, model: &str, version: u64, output: &str) -> Vec<String> {
+        let models = self.registry.models();
+        let served = models
+            .iter()
+            .find(|served| &**served.name() == model && served.version() == version);
+        let labels = served.and_then(|served| {
+            let outputs = &served.signature().outputs;
+            let index = outputs.iter().position(|spec| &*spec.name == output)?;
+            Some(served.labels(index).to_vec())
+        });
+        labels.unwrap_or_default()
     }
 
     /// The inference log, if it is kept.

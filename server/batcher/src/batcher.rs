@@ -23,6 +23,8 @@ use crate::request::{Job, Pending, Request};
 pub struct Batcher {
     queue: Arc<Queue<Request>>,
     rule: MergeRule,
+    max_elements: usize,
+    max_rows: usize,
     priority_levels: u32,
     default_priority: u32,
     inputs: usize,
@@ -82,6 +84,8 @@ impl Batcher {
         let mut batcher = Batcher {
             queue,
             rule,
+            max_elements: options.max_elements,
+            max_rows: options.max_rows,
             priority_levels: options.priority_levels,
             default_priority: options.default_priority,
             inputs: signature.inputs.len(),
@@ -180,6 +184,16 @@ impl Batcher {
     /// lengths; takes no lock.
     pub fn learnt_rows(&self) -> usize {
         self.queue.cap()
+    }
+
+    /// The most elements, rows times their length, of a merged batch.
+    pub fn max_elements(&self) -> usize {
+        self.max_elements
+    }
+
+    /// The most rows of a merged batch.
+    pub fn max_rows(&self) -> usize {
+        self.max_rows
     }
 
     /// Whether requests have lengths that differ within a batch, so that elements count and not rows.

@@ -14,7 +14,7 @@ use super::inference_log::RawLog;
 use super::{ConfigError, ControlMode, LOOPBACK, LogFormat};
 use crate::admin::Role;
 use crate::release::NewsKind;
-use crate::service::Limits;
+use crate::service::{Limits, TextModels};
 
 /// Read if it is there and no other file is named.
 const DEFAULT_FILE: &str = "crossfade.toml";
@@ -51,6 +51,8 @@ pub struct RawConfig {
     pub logging: RawLogging,
     /// The audit.
     pub audit: RawAudit,
+    /// Models behind the paths of text that name none.
+    pub text: RawText,
     /// Who is told of releases.
     pub webhook: Vec<RawWebhook>,
     /// Per model, keys as in model.toml.
@@ -77,6 +79,7 @@ impl Default for RawConfig {
             logging: RawLogging::default(),
             audit: RawAudit::default(),
             webhook: Vec::new(),
+            text: RawText::default(),
             model: BTreeMap::new(),
         }
     }
@@ -159,6 +162,42 @@ pub struct RawApprover {
     /// The groups they are in.
     #[serde(default)]
     pub groups: BTreeSet<String>,
+}
+
+/// `[text]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawText {
+    /// The model of `/embed`; absent: the only one that can.
+    pub embed_model: Option<String>,
+    /// The model of `/rerank`.
+    pub rerank_model: Option<String>,
+    /// The model of `/predict`.
+    pub predict_model: Option<String>,
+    /// The most texts of one request.
+    pub max_inputs: usize,
+}
+
+impl Default for RawText {
+    fn default() -> Self {
+        Self {
+            embed_model: None,
+            rerank_model: None,
+            predict_model: None,
+            max_inputs: TextModels::default().max_inputs,
+        }
+    }
+}
+
+impl From<RawText> for TextModels {
+    fn from(raw: RawText) -> Self {
+        Self {
+            embed: raw.embed_model,
+            rerank: raw.rerank_model,
+            predict: raw.predict_model,
+            max_inputs: raw.max_inputs,
+        }
+    }
 }
 
 /// `[ort]`

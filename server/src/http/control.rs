@@ -37,6 +37,22 @@ pub(super) async fn answer(
     }
 }
 
+/// The models that are loaded, as OpenAI's clients and those of KServe's first protocol read them.
+fn models(service: &Service) -> Value {
+    let mut names: Vec<String> = service
+        .registry()
+        .models()
+        .iter()
+        .map(|model| model.name().to_string())
+        .collect();
+    names.dedup();
+    let data: Vec<Value> = names
+        .iter()
+        .map(|name| json!({ "id": name, "object": "model", "created": 0, "owned_by": "crossfade" }))
+        .collect();
+    json!({ "models": names, "object": "list", "data": data })
+}
+
 /// The status of an answer, and its JSON.
 type Answered = (StatusCode, Value);
 
@@ -102,7 +118,8 @@ pub(super) async fn carry_out(
         }
         Route::AllStatistics => found(statistics(&service.statistics("", "")?)),
         // The caller sends inference elsewhere.
-        Route::Model(_, ModelRoute::Infer) => return Err(Failure::UnknownPath),
+        Route::Model(_, ModelRoute::Infer) | Route::Text(_) => return Err(Failure::UnknownPath),
+        Route::Models => found(models(service)),
         Route::Index { repository } => found(index(service, &repository, &document).await?),
         Route::Load { repository, model } => {
             let parameters = match load_parameters(document) {
@@ -150,6 +167,8 @@ pub(super) fn change(route: &Route) -> Option<(Action, String)> {
         | Route::Model(..)
         | Route::AllStatistics
         | Route::Index { .. }
+        | Route::Models
+        | Route::Text(_)
         | Route::SharedMemory(_) => None,
     }
 }

@@ -15,6 +15,7 @@ use super::body::{self, Bounds};
 use super::encoding;
 use super::reply::{BINARY, Failure, JSON, ReplyBody, identify, name_version};
 use super::routes::Model;
+use super::text::TextRoute;
 use crate::admit::{admit, foresee};
 use crate::encoding::{DecompressError, Encoding};
 use crate::infer::infer;
@@ -23,6 +24,14 @@ use crate::status::Refusal;
 
 /// JSON and (de)compression take about a millisecond for this much; more is announced to the other workers.
 const HEAVY: usize = 256 << 10;
+
+/// What is asked, and in whose words it is answered.
+pub(super) enum Ask {
+    /// A model, in those of REST v2.
+    Model(Model),
+    /// Text.
+    Text(TextRoute),
+}
 
 /// Answers one request, whose scope opened with its head.
 ///
@@ -34,14 +43,16 @@ pub(super) async fn answer(
     mut scope: RequestScope,
     head: &Parts,
     mut body: Incoming,
-    model: &Model,
+    ask: &Ask,
 ) -> Response<ReplyBody> {
     let id = scope.id();
-    let answer = attempt(front, &mut scope, &head.headers, &mut body, model).await;
+    let answer = attempt(front, &mut scope, &head.headers, &mut body, ask).await;
     let outcome = match &answer {
         Ok(_) => Outcome::Ok,
         Err(failure) => {
-            scope.note_target(&model.name, &model.version);
+            if let Ask::Model(model) = ask {
+                scope.note_target(&model.name, &model.version);
+            }
             scope.note_error(&failure.message());
             failure.outcome()
         }
@@ -53,7 +64,13 @@ pub(super) async fn answer(
     };
     let mut response = match answer {
         Ok(response) => response,
-        Err(failure) => refuse(&failure, &head.headers, body).await,
+        Err(failure) => {
+            linger(&failure, &head.headers, body).await;
+            match ask {
+                Ask::Model(_) => failure.response(),
+                Ask::Text(route) => route.refusal(&failure),
+            }
+        }
     };
     identify(&mut response, id);
     name_version(&mut response, served.as_ref());
@@ -62,10 +79,14 @@ pub(super) async fn answer(
 
 /// The response to a request that failed, once its client can be expected to read it.
 pub(super) async fn refuse(failure: &Failure, headers: &HeaderMap, body: Incoming) -> Response<ReplyBody> {
+    linger(failure, headers, body).await;
+    failure.response()
+}
+
+async fn linger(failure: &Failure, headers: &HeaderMap, body: Incoming) {
     if !failure.client_is_silent() && !headers.contains_key(header::EXPECT) {
         body::discard(body).await;
     }
-    failure.response()
 }
 
 async fn attempt(
@@ -73,7 +94,7 @@ async fn attempt(
     scope: &mut RequestScope,
     headers: &HeaderMap,
     body: &mut Incoming,
-    model: &Model,
+    ask: &Ask,
 ) -> Result<Response<ReplyBody>, Failure> {
     let service = &*front.service;
     if let Some(id) = headers.get("x-request-id").and_then(|id| id.to_str().ok()) {
@@ -94,6 +115,13 @@ async fn attempt(
     let max = service.limits().max_request_bytes;
     let body = decompressed(body, encoding, max, |bytes| admitted.grow(service, bytes))?;
 
+    let model = match ask {
+        Ask::Model(model) => model,
+        Ask::Text(route) => {
+            let answer = route.answer(service, scope, headers, &body).await?;
+            return Ok(compressed(headers, vec![answer.into()], JSON));
+        }
+    };
     let Decoded { request, forms } = decode(model, &body, headers.get(HEADER_LENGTH))?;
     drop(body);
     let response = infer(service, scope, headers, request).await?;
@@ -107,32 +135,36 @@ async fn attempt(
         })
         .sum();
     let encoded = heavy(text, || binary::encode_response(&response, &forms))?;
-    let mut pieces = encoded.parts;
-    let compressed = encoding::of_response(headers);
-    if let Some(encoding) = compressed {
+    let kind = match encoded.header_length {
+        Some(_) => BINARY,
+        None => JSON,
+    };
+    let mut reply = compressed(headers, encoded.parts, kind);
+    if let Some(length) = encoded.header_length {
+        reply
+            .headers_mut()
+            .insert(HEADER_LENGTH, HeaderValue::from(length));
+    }
+    Ok(reply)
+}
+
+/// A response of these pieces, compressed if the client's `headers` ask for it.
+fn compressed(headers: &HeaderMap, mut pieces: Vec<Bytes>, kind: HeaderValue) -> Response<ReplyBody> {
+    let encoding = encoding::of_response(headers);
+    if let Some(encoding) = encoding {
         let len = pieces.iter().map(Bytes::len).sum();
         pieces = vec![heavy(len, || encoding.compress(&pieces))];
     }
     let mut reply = Response::new(ReplyBody::new(pieces));
     let headers = reply.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        if encoded.header_length.is_some() {
-            BINARY
-        } else {
-            JSON
-        },
-    );
-    if let Some(length) = encoded.header_length {
-        headers.insert(HEADER_LENGTH, HeaderValue::from(length));
-    }
-    if let Some(encoding) = compressed {
+    headers.insert(header::CONTENT_TYPE, kind);
+    if let Some(encoding) = encoding {
         headers.insert(
             header::CONTENT_ENCODING,
             HeaderValue::from_static(encoding.name()),
         );
     }
-    Ok(reply)
+    reply
 }
 
 /// Reads a header of whole milliseconds.

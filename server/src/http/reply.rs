@@ -144,6 +144,10 @@ pub(super) enum Failure {
     Encoding(String),
     /// 408: a pause inside the body.
     Stalled { idle: Duration },
+    /// 400: a body that is not what the path takes; what the reader says.
+    Json(String),
+    /// 400: more inputs than one request may have.
+    TooMany(String),
 }
 
 impl From<Refusal> for Failure {
@@ -161,6 +165,8 @@ impl Failure {
             | Failure::Method { .. }
             | Failure::TooLarge { .. }
             | Failure::Encoding(_)
+            | Failure::Json(_)
+            | Failure::TooMany(_)
             | Failure::Stalled { .. } => Outcome::Refused(Status::InvalidInput),
         }
     }
@@ -174,6 +180,8 @@ impl Failure {
             | Failure::Method { .. }
             | Failure::TooLarge { .. }
             | Failure::Encoding(_)
+            | Failure::Json(_)
+            | Failure::TooMany(_)
             | Failure::Stalled { .. } => Refusal::invalid(message),
         }
     }
@@ -186,6 +194,8 @@ impl Failure {
             Failure::UnknownPath
             | Failure::Method { .. }
             | Failure::TooLarge { .. }
+            | Failure::Json(_)
+            | Failure::TooMany(_)
             | Failure::Encoding(_) => false,
         }
     }
@@ -200,6 +210,7 @@ impl Failure {
             Failure::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Failure::Encoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Failure::Stalled { .. } => StatusCode::REQUEST_TIMEOUT,
+            Failure::Json(_) | Failure::TooMany(_) => StatusCode::BAD_REQUEST,
         }
     }
 
@@ -215,6 +226,8 @@ impl Failure {
             Failure::Encoding(encoding) => {
                 format!("content encoding `{encoding}` is not known; use gzip, deflate or identity")
             }
+            Failure::Json(reason) => format!("the request is not as expected: {reason}"),
+            Failure::TooMany(message) => message.clone(),
             Failure::Stalled { idle } => format!("no part of the request's body came for {idle:?}"),
         }
     }

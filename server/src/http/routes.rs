@@ -3,6 +3,8 @@
 use http::Method;
 use percent_encoding::percent_decode_str;
 
+use super::text::TextRoute;
+
 /// A path that is served, with the names in it decoded once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Route {
@@ -28,6 +30,9 @@ pub(super) enum Route {
         model: String,
     },
     SharedMemory(SharedMemory),
+    /// `GET /v1/models`
+    Models,
+    Text(TextRoute),
 }
 
 /// What is asked of shared memory, of the system or of CUDA, which is not offered.
@@ -85,6 +90,11 @@ impl Route {
         };
         match segments[..count] {
             ["v2"] => Ok(Route::ServerMetadata),
+            ["v1", "models"] => Ok(Route::Models),
+            ["v1", "embeddings"] => Ok(Route::Text(TextRoute::OpenAi)),
+            ["embed"] => Ok(Route::Text(TextRoute::Embed)),
+            ["rerank"] => Ok(Route::Text(TextRoute::Rerank)),
+            ["predict"] => Ok(Route::Text(TextRoute::Predict)),
             ["v2", "health", "live"] => Ok(Route::Live),
             ["v2", "health", "ready"] => Ok(Route::Ready),
             ["v2", "logging"] => Ok(Route::Logging),
@@ -124,6 +134,7 @@ impl Route {
     pub(super) fn allow(&self) -> &'static str {
         match self {
             Route::Model(_, ModelRoute::Infer)
+            | Route::Text(_)
             | Route::Load { .. }
             | Route::Unload { .. }
             | Route::SharedMemory(SharedMemory::Register | SharedMemory::Unregister) => "POST",
@@ -133,6 +144,7 @@ impl Route {
             | Route::Ready
             | Route::Model(..)
             | Route::AllStatistics
+            | Route::Models
             | Route::SharedMemory(SharedMemory::Status) => "GET, HEAD",
         }
     }

@@ -15,6 +15,11 @@ pub(crate) struct TextStage {
 }
 
 impl TextStage {
+    /// The mask among these inputs, as `tokens` gave them.
+    pub(crate) fn mask<'a>(&self, inputs: &'a [Option<Tensor>]) -> Option<&'a Tensor> {
+        self.stage.mask(inputs)
+    }
+
     /// Puts tokens in the place of text; with their number.
     ///
     /// * `inputs`: checked against the signature; `cut`: what becomes of texts that are too long, where a request says

@@ -411,6 +411,11 @@ impl Stage {
         &self.text
     }
 
+    /// The mask among these inputs.
+    pub fn mask<'a>(&self, inputs: &'a [Option<Tensor>]) -> Option<&'a Tensor> {
+        inputs[self.tokens[1]?].as_ref()
+    }
+
     /// Puts tokens in the place of text, and beside given tokens that all of them count; with the number of tokens.
     ///
     /// * `inputs`: checked against the signature; `cut`: what becomes of texts that are too long

@@ -116,7 +116,8 @@ fn push_integer(value: impl itoa::Integer, out: &mut Vec<u8>) {
 }
 
 /// Writes the shortest text that reads back to the same bits, or a bare token.
-fn push_float<T: zmij::Float + Into<f64> + Copy>(value: T, out: &mut Vec<u8>) {
+/// A float, shortest; `NaN` and its like bare.
+pub(crate) fn push_float<T: zmij::Float + Into<f64> + Copy>(value: T, out: &mut Vec<u8>) {
     let wide: f64 = value.into();
     if wide.is_finite() {
         out.extend_from_slice(zmij::Buffer::new().format_finite(value).as_bytes());
