@@ -134,6 +134,7 @@ fn in_process(model: &Path) -> Result<()> {
     let runtimes = Runtimes::open(&RuntimesOptions {
         ort_library: library,
         intra_threads: 1,
+        cuda_lib_dirs: Vec::new(),
     });
     let runtime = runtimes.get(&RuntimeChoice::Ort, model)?;
     let loaded = runtime.load(&ModelSource {

@@ -93,6 +93,7 @@ fn serve(flags: Flags) -> Result<ExitCode> {
     let runtimes = Runtimes::open(&RuntimesOptions {
         ort_library: config.runtimes.ort_library.clone(),
         intra_threads: config.runtimes.cores,
+        cuda_lib_dirs: config.runtimes.cuda_lib_dirs.clone(),
     });
     tracing::info!(runtimes = runtimes.describe(), "runtimes");
     let runtime = tokio::runtime::Builder::new_multi_thread()

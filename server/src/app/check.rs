@@ -15,6 +15,7 @@ pub(super) fn run(args: &CheckArgs) -> ExitCode {
     let runtimes = Runtimes::open(&RuntimesOptions {
         ort_library: args.ort_library.clone(),
         intra_threads: 1,
+        cuda_lib_dirs: Vec::new(),
     });
     let options = CheckOptions {
         model_config_name: args.model_config_name.clone(),
