@@ -55,6 +55,9 @@ fn probe(runtimes: &Runtimes, request: &ProbeRequest<'_>) -> Result<Probed, Stri
         path: request.model_file.to_owned(),
         parameters: config.parameters(),
         graph_level: config.graph_level(),
+        accelerators: config.accelerators().map_err(|error| error.to_string())?,
+        // What the file says, it says on the CPU too.
+        devices: Vec::new(),
     };
     let model = runtime.load(&source).map_err(text)?;
     Ok(Probed {

@@ -21,6 +21,7 @@ use crossfade_runtimes_core::{
 
 use super::baseline::{Baseline, Kept};
 use super::calibration::{Artifact, Calibrator, Candidate, Known, Meter, Way};
+use super::placement::{self, Placed};
 use super::{Counter, Running, Servable, priority, probe, warm_up};
 use crate::metrics::Metrics;
 use crate::recorder::{Provenance, Recorder};
@@ -164,6 +165,10 @@ impl Loader for ServableLoader {
         for warning in &config.warnings {
             tracing::warn!(model = %name, version, warning, "model configuration");
         }
+        if !config.instances.on_cpu() {
+            let devices = placement::named(&config.instances.devices);
+            tracing::info!(model = %name, version, devices, instances = config.instances.count, "instances are on GPUs");
+        }
         if let Some(reason) = &unmerged {
             tracing::info!(model = %name, version, reason, "requests are not merged");
         }
@@ -216,7 +221,7 @@ impl Loader for ServableLoader {
             running: Arc::downgrade(&running),
             signature: signature.clone(),
             warmup: config.warmup.clone(),
-            device: config.instances.device,
+            devices: config.instances.devices.clone(),
             directory: request.model_directory.clone(),
             options: BatcherOptions {
                 name: format!("{name}/{version} baseline").into(),
@@ -237,10 +242,7 @@ impl Loader for ServableLoader {
                     artifact_sha256: artifact_sha256.as_deref().and_then(hash),
                     config_rev: hash(&config.config_rev),
                     runtime: runtime.name(),
-                    device: match config.instances.device {
-                        Device::Cpu => "cpu".to_owned(),
-                        Device::Cuda(index) => format!("cuda:{index}"),
-                    },
+                    device: placement::named(&config.instances.devices),
                 }))
             }
         };
@@ -273,10 +275,14 @@ impl ServableLoader {
         let raw = &request.config;
         let path = request.model_file()?;
         let runtime = self.runtimes.get(&runtime_choice(raw.runtime()?), &path)?;
-        let source = ModelSource {
+        let wish = raw.placement()?;
+        let mut placed = Placed::find(&wish, &*runtime)?;
+        let mut source = ModelSource {
             path,
             parameters: raw.parameters(),
             graph_level: raw.graph_level(),
+            accelerators: raw.accelerators()?,
+            devices: placed.devices.clone(),
         };
         // What is loaded lies there now; a file that is changed meanwhile is loaded again.
         let artifact_sha256 = self.digests.as_ref().and_then(|digests| {
@@ -287,9 +293,14 @@ impl ServableLoader {
         });
         let calibration = self.calibration(&*runtime, &source);
         let known = calibration.as_ref().and_then(Calibrated::begins_single);
-        let mut model: Arc<dyn Model> = runtime.load(known.unwrap_or(&source))?.into();
-        let config = request.complete(model.signature(), runtime.name())?;
-        let given = config.instances.count.is_some() || config.instances.device != Device::Cpu;
+        let mut model: Arc<dyn Model> = match known {
+            Some(single) => runtime.load(single)?.into(),
+            None => placed.load(&wish, &*runtime, &mut source)?.into(),
+        };
+        let config = request
+            .complete(model.signature(), runtime.name())?
+            .placed(&placed.devices, placed.instead.as_deref());
+        let given = config.instances.count.is_some() || placed.on_gpus();
         let wanted = !given && config.instances.optimise == config::Optimise::Throughput;
         let mut count = config.instances.count.unwrap_or(1).max(1);
         match known.is_some() {
@@ -299,7 +310,7 @@ impl ServableLoader {
             false => {}
         }
         let signature = Arc::new(config.signature(model.signature()));
-        let factory = factory(model.clone(), signature.clone(), config.instances.device);
+        let factory = factory(model.clone(), signature.clone(), &config.instances.devices);
         let mut instances = (0..count).map(|_| factory()).collect::<Result<Vec<_>, _>>()?;
 
         request.progress(State::WarmingUp);
@@ -345,7 +356,13 @@ impl ServableLoader {
             path,
             parameters,
             graph_level,
+            accelerators,
+            ..
         } = source;
+        // What the providers of a session do with threads is their own.
+        if !accelerators.is_empty() {
+            return None;
+        }
         let how = format!("{name} {version}, cpu, {parameters:?}, {graph_level:?}");
         let artifact = Artifact::of(path, self.cores, how);
         let known = artifact.as_ref().and_then(|artifact| calibrator.known(artifact));
@@ -383,7 +400,9 @@ impl ServableLoader {
                 .collect::<BTreeMap<_, _>>(),
             max_queue_requests: self.max_queue,
             learn_rows: batching.learn,
-            lend_within: Some(self.lend_within).filter(|within| !within.is_zero()),
+            // What the libraries of a GPU keep for a thread they would keep for each thread that is lent an instance.
+            lend_within: Some(self.lend_within)
+                .filter(|within| !within.is_zero() && config.instances.on_cpu()),
         }
     }
 }
@@ -461,14 +480,21 @@ fn message(panic: &(dyn std::any::Any + Send)) -> &str {
 pub(super) fn factory(
     model: Arc<dyn Model>,
     signature: Arc<ModelSignature>,
-    device: Device,
+    devices: &[Device],
 ) -> InstanceFactory {
+    let devices = devices.to_vec();
     let own = model.signature();
     let inputs = positions(&signature.inputs, &own.inputs);
     let outputs = positions(&signature.outputs, &own.outputs);
     let (all_inputs, all_outputs) = (own.inputs.len(), own.outputs.len());
     let every = inputs.len() == all_inputs && outputs.len() == all_outputs;
     Arc::new(move || {
+        let there: Vec<_> = model
+            .devices()
+            .iter()
+            .map(|there| (there.device, there.instances))
+            .collect();
+        let device = placement::next(&devices, &there);
         let instance = model.instantiate(&InstanceOptions { device })?;
         if every {
             return Ok(instance);
