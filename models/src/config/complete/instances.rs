@@ -124,6 +124,11 @@ pub(super) fn placement(given: &Given, own: &OwnKeys) -> Result<Placement, Confi
     let each = own.instance_count.unwrap_or(total.max(1));
     let (on, per_device) = match own.device {
         Some(DeviceChoice::Cpu) => (On::Cpu, each),
+        // Triton's gpus are signed.
+        Some(DeviceChoice::Cuda(Some(index))) if i32::try_from(index).is_err() => {
+            let problem = format!("there is no GPU {index}");
+            return Err(ConfigError::invalid("[instances] device", problem));
+        }
         Some(DeviceChoice::Cuda(index)) => (On::Gpus(index.into_iter().collect()), each),
         Some(DeviceChoice::Auto) | None if groups.iter().any(GivenGroup::wants_gpu) => {
             named(groups, own.instance_count, each)?

@@ -112,9 +112,10 @@ impl DeviceExecutable {
         inputs: &[Option<TensorView<'_>>],
         outputs: &mut Outputs,
     ) -> Result<bool, RuntimeError> {
+        let asked = &*outputs;
         let places: SmallVec<[Place; 4]> = (0..signature.outputs.len())
-            .filter(|&k| outputs.wanted(k))
-            .map(|k| (k, in_place(&signature.outputs[k], k, outputs)))
+            .filter(|&k| asked.wanted(k))
+            .map(|k| (k, in_place(&signature.outputs[k], k, asked)))
             .collect();
         if let Some(missing) = inputs.iter().position(Option::is_none) {
             return Err(RuntimeError::InvalidInput {
