@@ -203,6 +203,7 @@ fn encoding(c: &mut Criterion) {
         model: "m".into(),
         version: 1,
         id: None,
+        tokens: None,
         outputs: vec![("y".into(), tensor)],
     };
     let mut group = c.benchmark_group("encode FP32[1,2048]");

@@ -85,9 +85,9 @@ fn measure(runtime: &tokio::runtime::Runtime) -> Result<()> {
     runtime.block_on(clients::ready(&server.address("http")?))?;
 
     say(
-        "| protocol, body 4 KB | in flight | crossfade µs CPU / request | bare echo µs | ratio | requests/s | p50 µs | bare p50 µs | ratio |",
+        "| protocol, body 4 KB | in flight | crossfade µs CPU / request | bare echo µs | ratio | requests/s | p50 µs | p99 µs | bare p50 µs | ratio |",
     );
-    say("|---|---|---|---|---|---|---|---|---|");
+    say("|---|---|---|---|---|---|---|---|---|---|");
     for (name, client, ours, echo, key) in [
         (
             "gRPC",
@@ -107,18 +107,20 @@ fn measure(runtime: &tokio::runtime::Runtime) -> Result<()> {
                     let load = runtime.block_on(client.closed_loop(in_flight, ROUND))?;
                     let cpu = process.cpu()? - before;
                     let per_request = cpu.as_secs_f64() * 1e6 / load.requests as f64;
-                    sides[side].push((per_request, load.requests as f64 / ROUND.as_secs_f64(), load.p50));
+                    let rate = load.requests as f64 / ROUND.as_secs_f64();
+                    sides[side].push((per_request, rate, load.p50, load.p99));
                 }
             }
-            let median = |side: usize, of: fn(&(f64, f64, f64)) -> f64| {
+            let median = |side: usize, of: fn(&(f64, f64, f64, f64)) -> f64| {
                 let mut values: Vec<f64> = sides[side].iter().map(of).collect();
                 values.sort_by(f64::total_cmp);
                 values[values.len() / 2]
             };
             let (ours, echo) = (median(0, |m| m.0), median(1, |m| m.0));
             let (p50, bare_p50) = (median(0, |m| m.2), median(1, |m| m.2));
+            let p99 = median(0, |m| m.3);
             say(&format!(
-                "| {name} | {in_flight} | {ours:.1} | {echo:.1} | {:.2} | {:.0} | {p50:.0} | {bare_p50:.0} | {:.2} |",
+                "| {name} | {in_flight} | {ours:.1} | {echo:.1} | {:.2} | {:.0} | {p50:.0} | {p99:.0} | {bare_p50:.0} | {:.2} |",
                 ours / echo,
                 median(0, |m| m.1),
                 p50 / bare_p50,
@@ -134,6 +136,7 @@ fn in_process(model: &Path) -> Result<()> {
     let runtimes = Runtimes::open(&RuntimesOptions {
         ort_library: library,
         intra_threads: 1,
+        cuda_lib_dirs: Vec::new(),
     });
     let runtime = runtimes.get(&RuntimeChoice::Ort, model)?;
     let loaded = runtime.load(&ModelSource {

@@ -8,6 +8,7 @@ mod effective;
 pub mod finding;
 pub mod json;
 pub mod pbtxt;
+mod placement;
 mod policy;
 mod raw;
 mod schema;
@@ -18,6 +19,7 @@ pub use effective::{
     Batching, ConfigTensor, Instances, ModelConfig, Optimise, QueuePolicy, TimeoutAction, Warmup, WarmupData,
     WarmupInput,
 };
+pub use placement::{On, Placement};
 pub use policy::built;
 pub use raw::{DeviceChoice, RawConfig, RuntimeChoice};
 

@@ -21,6 +21,8 @@ pub struct RuntimesOptions {
     pub ort_library: Option<PathBuf>,
     /// Threads that the models of one runtime share, the calling thread included; 0: one per core.
     pub intra_threads: usize,
+    /// Folders with the libraries of CUDA and cuDNN, for ONNX Runtime; besides those near its library.
+    pub cuda_lib_dirs: Vec<PathBuf>,
 }
 
 /// Which runtime a model's configuration asks for.
@@ -159,6 +161,7 @@ fn open_ort(options: &RuntimesOptions) -> Result<(Arc<dyn Runtime>, PathBuf), Ru
         let runtime = OrtRuntime::open(&OrtOptions {
             library: library.to_path_buf(),
             intra_threads: options.intra_threads,
+            cuda_lib_dirs: options.cuda_lib_dirs.clone(),
         })?;
         let library = runtime.library().to_path_buf();
         Ok((Arc::new(runtime) as Arc<dyn Runtime>, library))

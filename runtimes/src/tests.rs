@@ -30,6 +30,7 @@ fn without_library() -> Runtimes {
     Runtimes::open(&RuntimesOptions {
         ort_library: Some(PathBuf::from("nowhere/libonnxruntime.so.1")),
         intra_threads: 1,
+        cuda_lib_dirs: Vec::new(),
     })
 }
 

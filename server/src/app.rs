@@ -33,6 +33,7 @@ use crate::config::{Command, ConfigCommand, ControlMode, DEFAULT_DATA_DIR, Flags
 use crate::control::Changes;
 use crate::control::settings::LogSettings;
 use crate::data_dir::{DataDir, DataDirError};
+use crate::gpu::GpuSampler;
 use crate::metrics::{self, Metrics};
 use crate::recorder::{Recorder, objecting_in};
 use crate::release::Releases;
@@ -93,6 +94,7 @@ fn serve(flags: Flags) -> Result<ExitCode> {
     let runtimes = Runtimes::open(&RuntimesOptions {
         ort_library: config.runtimes.ort_library.clone(),
         intra_threads: config.runtimes.cores,
+        cuda_lib_dirs: config.runtimes.cuda_lib_dirs.clone(),
     });
     tracing::info!(runtimes = runtimes.describe(), "runtimes");
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -170,6 +172,8 @@ pub struct App {
     scrapes: JoinSet<()>,
     /// Those who are told of releases and inferences.
     webhooks: JoinSet<()>,
+    /// Looks at the machine's GPUs, where there are some.
+    _gpus: Option<GpuSampler>,
     /// Given up last.
     _data: Option<DataDir>,
 }
@@ -203,6 +207,7 @@ impl App {
             config.revision(),
             counters.clone(),
         )?;
+        let gpus = GpuSampler::start(&counters);
         let cores = config.runtimes.cores;
         let loader = ServableLoader::new(
             runtimes,
@@ -302,6 +307,7 @@ impl App {
             listeners,
             scrapes,
             webhooks,
+            _gpus: gpus,
             _data: data,
         })
     }

@@ -121,6 +121,8 @@ pub enum ControlMode {
 pub struct RuntimesConfig {
     /// ONNX Runtime's shared library, where given.
     pub ort_library: Option<PathBuf>,
+    /// Folders of CUDA's and cuDNN's libraries.
+    pub cuda_lib_dirs: Vec<PathBuf>,
     /// Threads that compute, over all models.
     pub cores: usize,
 }
@@ -353,6 +355,10 @@ impl ServerConfig {
             },
             runtimes: RuntimesConfig {
                 ort_library: flags.ort_library.or(file.ort.library),
+                cuda_lib_dirs: match flags.cuda_lib_dir.is_empty() {
+                    true => file.ort.cuda_lib_dirs,
+                    false => flags.cuda_lib_dir,
+                },
                 cores,
             },
             limits: file.limits.into(),

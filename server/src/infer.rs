@@ -371,6 +371,8 @@ impl From<JobError> for Refusal {
                 | RuntimeError::Load { .. }
                 | RuntimeError::Unsupported { .. }
                 | RuntimeError::Parameter { .. }
+                | RuntimeError::Device { .. }
+                | RuntimeError::DeviceLost { .. }
                 | RuntimeError::Output { .. }
                 | RuntimeError::Run { .. }
                 | RuntimeError::Panicked { .. } => Status::Internal,

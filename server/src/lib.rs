@@ -40,5 +40,6 @@ pub mod sink;
 pub mod webhook;
 
 pub mod fuzzing;
+mod gpu;
 pub mod metrics;
 pub mod status;

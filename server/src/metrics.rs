@@ -13,9 +13,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use crossfade_runtimes_core::DeviceUse;
 use metrics::{Gauge, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
+use crate::gpu::GpuSample;
 pub use listener::serve;
 pub use series::{Series, Snapshot, Stage};
 
@@ -32,6 +35,8 @@ pub struct Metrics {
     series: Mutex<BTreeMap<SeriesKey, Arc<Series>>>,
     /// Requests that named no known model.
     unknown: Arc<Series>,
+    /// The machine's GPUs when they were last looked at; none where nobody looks.
+    gpus: ArcSwap<Vec<GpuSample>>,
 }
 
 impl Default for Metrics {
@@ -43,6 +48,7 @@ impl Default for Metrics {
             handle,
             series: Mutex::default(),
             unknown: Arc::new(Series::new("".into(), None)),
+            gpus: ArcSwap::default(),
         };
         for (name, help) in names::PROCESS {
             metrics
@@ -124,6 +130,11 @@ impl Metrics {
             .set(lag.as_secs_f64());
     }
 
+    /// Notes what the machine's GPUs do now.
+    pub(crate) fn set_gpus(&self, gpus: Vec<GpuSample>) {
+        self.gpus.store(Arc::new(gpus));
+    }
+
     /// Everything, in Prometheus' text format. `loaded` are the versions that serve now; only their series, and
     /// that of unknown models, are shown. `released` are the models whose versions are released, `log` the inference log.
     pub fn render(
@@ -136,6 +147,7 @@ impl Metrics {
         let mut out = self.handle.render();
         render::versions(&mut out, loaded, &self.unknown);
         render::releases(&mut out, released);
+        render::gpus(&mut out, &self.gpus.load());
         if let Some(log) = log {
             render::log(&mut out, log);
         }
@@ -156,8 +168,8 @@ pub struct Loaded {
     pub queue_depth: usize,
     /// The most rows that requests are merged up to.
     pub batch_cap: usize,
-    /// Bytes held by weights and instances.
-    pub memory_bytes: u64,
+    /// On which devices its instances compute, and what they hold there.
+    pub devices: Vec<DeviceUse>,
 }
 
 /// The releases of a model as a scrape sees them.

@@ -6,6 +6,7 @@ mod calibration;
 #[cfg(test)]
 mod fixture;
 mod loader;
+mod placement;
 mod priority;
 mod probe;
 mod sample;
@@ -21,7 +22,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use crossfade_batcher::{BatchReport, Batcher, Observer};
 use crossfade_models::ModelConfig;
 use crossfade_models::config::finding;
-use crossfade_runtimes_core::{Model, ModelSignature, Tensor};
+use crossfade_runtimes_core::{Device, DeviceUse, Model, ModelSignature, Tensor};
 
 use crate::metrics::{Series, Snapshot};
 use crate::recorder::Provenance;
@@ -178,9 +179,45 @@ impl Servable {
             .collect()
     }
 
-    /// Bytes held by weights and instances, as far as the runtime can tell.
+    /// Bytes held by weights and instances, wherever they are, as far as the runtime can tell.
     pub fn memory_bytes(&self) -> u64 {
-        self.running.load().model.memory_bytes()
+        self.devices().iter().map(|there| there.bytes).sum()
+    }
+
+    /// On which devices its instances compute, and what they hold there.
+    pub fn devices(&self) -> Vec<DeviceUse> {
+        let running = self.running.load();
+        let devices = running.model.devices();
+        if !devices.is_empty() {
+            return devices;
+        }
+        vec![DeviceUse {
+            device: Device::Cpu,
+            instances: running.instances,
+            bytes: running.model.memory_bytes(),
+            served_by: "cpu".to_owned(),
+        }]
+    }
+
+    /// What `/config` tells of devices; nothing where all is on the CPU and nothing else was asked for.
+    fn told_of_devices(&self) -> Option<String> {
+        let devices = self.devices();
+        let instead = self.config.instances.instead.as_deref();
+        if instead.is_none() && devices.iter().all(|there| there.served_by == "cpu") {
+            return None;
+        }
+        let told = |there: &DeviceUse| {
+            let DeviceUse {
+                device,
+                instances,
+                served_by,
+                ..
+            } = there;
+            format!("{device}: {instances} instances ({served_by})")
+        };
+        let told: Vec<String> = devices.iter().map(told).collect();
+        let why = instead.map(|why| format!("; a GPU was asked for: {why}"));
+        Some(told.join("; ") + &why.unwrap_or_default())
     }
 
     /// The effective configuration as Triton's ModelConfig JSON, with what was found out since: why requests are not
@@ -197,6 +234,9 @@ impl Servable {
         }
         if let Some(reason) = &self.unmerged {
             finding::show(&mut json, finding::UNMERGED, reason);
+        }
+        if let Some(devices) = self.told_of_devices() {
+            finding::show(&mut json, finding::DEVICES, &devices);
         }
         if let Some(calibration) = &*running.calibration.load() {
             match &**calibration {

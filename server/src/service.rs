@@ -273,7 +273,7 @@ impl Service {
                 series: version.series().clone(),
                 queue_depth: version.queue_depth(),
                 batch_cap: version.running().batcher.learnt_rows(),
-                memory_bytes: version.memory_bytes(),
+                devices: version.devices(),
             })
             .collect();
         self.metrics

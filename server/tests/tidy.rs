@@ -24,7 +24,8 @@ const METRICS_INTRODUCTION: &str = "\
 Series of a model carry the labels `model` and `version`. `crossfade_stage_duration_seconds` adds `stage`: `decode`,
 `queue`, `gather`, `compute`, `scatter`, `encode` and `total`. `crossfade_requests_total` adds `protocol` (`grpc`,
 `grpc_stream`, `http`) and `status`: `ok`, or the name of a row in the table of [errors](protocols.md#6-errors).
-`nv_inference_request_failure` adds `reason`. Requests that name no known model count under `model=\"\"`. A version's
+`nv_inference_request_failure` adds `reason`. `crossfade_model_memory_bytes` and `crossfade_model_instances` add `device`:
+`cpu`, `cuda:0`. Series of [GPUs](gpu.md) carry `gpu_uuid` alone, and are there where NVIDIA's driver is. Requests that name no known model count under `model=\"\"`. A version's
 series appear with its first request and go when it is unloaded; loaded again, its counters continue.
 
 ";

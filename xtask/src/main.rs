@@ -3,6 +3,7 @@
 mod checks;
 mod demo;
 mod fuzz;
+mod gpu;
 mod limits;
 mod onnxruntime;
 mod paths;
@@ -35,6 +36,8 @@ usage: cargo xtask COMMAND
   fuzz [SECONDS] [TARGET ...]
                run every fuzz target (default 600 seconds each)
   bench        the benches; results go to standard output
+  gpu          on a machine with an NVIDIA GPU: the suite and the bench on it, with the ONNX Runtime that CROSSFADE_ORT_LIBRARY
+               names; writes benches/results/gpu-DEVICE.json
   peers [--quick] [PEER ...]
                the same models and load on crossfade and on other servers in turn, which are installed under target/;
                without --quick and names, writes benches/results and docs/benchmarks.md
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Some("nodes") => suite::nodes(&rest),
         Some("fuzz") => fuzz::run_args(&rest),
         Some("bench") => suite::benches(),
+        Some("gpu") => gpu::all(&rest),
         Some("peers") => peers::compare(&rest),
         Some("limits") => limits::measure(&rest),
         Some("log-cost") => suite::log_cost().and_then(|()| limits::measure(&["--rounds", "6", "recording"])),

@@ -130,7 +130,10 @@ pub(crate) fn benches() -> Result<()> {
     let library = onnxruntime::fetch()?;
     // The bench of the whole starts the release binary.
     demo::build_release()?;
-    run(cargo(&["bench", "-p", "crossfade-benches"]).env("CROSSFADE_ORT_LIBRARY", &library))
+    // That of GPUs is for machines with one: `cargo xtask gpu`.
+    let benches = ["--bench", "parts", "--bench", "serve", "--bench", "log"];
+    let mut bench = cargo(&["bench", "-p", "crossfade-benches"]);
+    run(bench.args(benches).env("CROSSFADE_ORT_LIBRARY", &library))
 }
 
 /// The bench of the inference log's parts.

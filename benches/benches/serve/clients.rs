@@ -15,6 +15,8 @@ pub(crate) struct Load {
     pub(crate) requests: usize,
     /// Microseconds.
     pub(crate) p50: f64,
+    /// Microseconds.
+    pub(crate) p99: f64,
 }
 
 /// A client and the one request that it sends.
@@ -120,10 +122,11 @@ impl Client {
             times.extend(ended?);
         }
         times.sort();
-        let p50 = times.get(times.len() / 2).context("no request was answered")?;
+        let micros = |rank: usize| Some(times.get(rank)?.as_secs_f64() * 1e6);
         Ok(Load {
             requests: times.len(),
-            p50: p50.as_secs_f64() * 1e6,
+            p50: micros(times.len() / 2).context("no request was answered")?,
+            p99: micros(times.len() * 99 / 100).context("no request was answered")?,
         })
     }
 }

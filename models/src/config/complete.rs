@@ -7,12 +7,13 @@ mod warmup;
 
 use std::collections::BTreeMap;
 
-use crossfade_runtimes_core::{Dim, ModelSignature, ShapeSpec};
+use crossfade_runtimes_core::{Accelerator, Device, Dim, ModelSignature, ShapeSpec};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::effective::{ConfigTensor, ModelConfig};
+use super::placement::Placement;
 use super::raw::RawConfig;
 use crate::error::ConfigError;
 
@@ -57,13 +58,14 @@ impl RawConfig {
         self.runtime()?;
         let mut warnings = self.warnings.clone();
         refuse_what_changes_results(&given)?;
+        refuse_accelerators(&given, with.runtime)?;
         warn_of_what_only_tunes(&given, &mut warnings);
 
         let batch = tensors::batch(&given, with)?;
         let inputs = tensors::inputs(&given, with, batch.max_batch_size > 0)?;
         let outputs = tensors::outputs(&given, with, batch.max_batch_size > 0)?;
         let batching = batching::batching(&given, &self.own, &batch)?;
-        let instances = instances::instances(&given, &self.own, &mut warnings)?;
+        let instances = instances::instances(&given, &self.own)?;
         let warmup = warmup::warmup(&given, &self.own, &inputs, batch.max_batch_size)?;
 
         let (backend, platform) = names_of(&given, with.runtime);
@@ -104,6 +106,56 @@ impl RawConfig {
             warnings,
             document,
         })
+    }
+}
+
+impl RawConfig {
+    /// Where instances shall compute, as far as it can be told before the model is loaded.
+    ///
+    /// Errors: what no instance group may say.
+    pub fn placement(&self) -> Result<Placement, ConfigError> {
+        instances::placement(&Given::read(&self.fields)?, &self.own)
+    }
+
+    /// `optimization.execution_accelerators`, for the runtime.
+    pub fn accelerators(&self) -> Result<Vec<Accelerator>, ConfigError> {
+        let GivenAccelerators {
+            gpu_execution_accelerator,
+            cpu_execution_accelerator,
+        } = Given::read(&self.fields)?.optimization.execution_accelerators;
+        let of = |gpu: bool| {
+            move |GivenAccelerator { name, parameters }| Accelerator {
+                name,
+                gpu,
+                parameters,
+            }
+        };
+        let on_gpus = gpu_execution_accelerator.into_iter().map(of(true));
+        Ok(on_gpus
+            .chain(cpu_execution_accelerator.into_iter().map(of(false)))
+            .collect())
+    }
+}
+
+impl ModelConfig {
+    /// The configuration with its instances where they are on this machine.
+    ///
+    /// * `devices`: one for each instance; on the CPU one for all
+    /// * `instead`: why the CPU stands in for the GPUs that were asked for, where it does
+    #[must_use]
+    pub fn placed(mut self, devices: &[Device], instead: Option<&str>) -> Self {
+        if devices.iter().any(|device| *device != Device::Cpu) {
+            self.instances.count = u32::try_from(devices.len()).ok();
+        }
+        self.instances.devices = devices.to_vec();
+        self.instances.instead = instead.map(str::to_owned);
+        instances::rewrite(&mut self.document, &self.instances, &self.name);
+        if let Some(reason) = instead {
+            self.warnings.push(format!(
+                "a GPU is asked for, and the model runs on the CPU: {reason}"
+            ));
+        }
+        self
     }
 }
 
@@ -178,6 +230,7 @@ struct GivenAccelerators {
 #[serde(default)]
 struct GivenAccelerator {
     name: String,
+    parameters: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -261,19 +314,24 @@ fn refuse_what_changes_results(given: &Given) -> Result<(), ConfigError> {
             )?;
         }
     }
+    Ok(())
+}
+
+/// Only ONNX Runtime has accelerators; which of them is its own to say, when it loads the model.
+fn refuse_accelerators(given: &Given, runtime: &str) -> Result<(), ConfigError> {
     let accelerators = &given.optimization.execution_accelerators;
     let first = accelerators
         .gpu_execution_accelerator
         .iter()
         .chain(&accelerators.cpu_execution_accelerator)
         .next();
-    if let Some(accelerator) = first {
-        return Err(ConfigError::unsupported(
+    match first {
+        Some(accelerator) if runtime != "ort" => Err(ConfigError::unsupported(
             format!("optimization.execution_accelerators: {}", accelerator.name),
-            "this accelerator is not in this build; remove it to run without",
-        ));
+            format!("runtime `{runtime}` has no accelerators; remove it, or serve the model with `ort`"),
+        )),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn warn_of_what_only_tunes(given: &Given, warnings: &mut Vec<String>) {

@@ -127,12 +127,21 @@ pub enum TimeoutAction {
 /// Executable copies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instances {
-    /// How many; `None`: the server chooses.
+    /// How many in all; `None`: the server chooses.
     pub count: Option<u32>,
-    /// Where they compute.
-    pub device: Device,
+    /// Where they compute: one for each instance, or one for all.
+    pub devices: Vec<Device>,
+    /// Why the CPU stands in for the GPUs that were asked for, where it does.
+    pub instead: Option<String>,
     /// What they are tuned for.
     pub optimise: Optimise,
+}
+
+impl Instances {
+    /// Whether all of them compute on the CPU.
+    pub fn on_cpu(&self) -> bool {
+        self.devices.iter().all(|device| *device == Device::Cpu)
+    }
 }
 
 /// What instances are tuned for.

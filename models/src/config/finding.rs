@@ -18,6 +18,8 @@ pub const BATCH_CAP_ELEMENTS: &str = "crossfade.batch_cap_elements";
 pub const INSTANCES: &str = "crossfade.instances";
 /// Why that is not known yet.
 pub const CALIBRATION: &str = "crossfade.calibration";
+/// On which devices instances compute, and what of the model runs there.
+pub const DEVICES: &str = "crossfade.devices";
 /// The `max_batch_size` that nobody gave and the server chose.
 pub(super) const COMPLETED_BATCH: &str = "crossfade.completed.max_batch_size";
 /// The number of instances that nobody gave.

@@ -84,6 +84,10 @@ impl Runtime for CandleRuntime {
         Ok(Box::new(CandleModel::load(&self.pool, source)?))
     }
 
+    fn gpus(&self) -> Result<u32, RuntimeError> {
+        session::gpus()
+    }
+
     fn single_threaded(&self, source: &ModelSource) -> Option<ModelSource> {
         if source.parameters.contains_key(THREADS) {
             return None;

@@ -119,9 +119,17 @@ impl CandleModel {
     }
 }
 
+/// How many CUDA devices there are: as many as open, one after the other.
+///
+/// Errors: as of the first.
+pub(crate) fn gpus() -> Result<u32, RuntimeError> {
+    gpu(0)?;
+    Ok((1..).find(|&index| gpu(index).is_err()).unwrap_or(1))
+}
+
 /// The CUDA device of this index.
 ///
-/// Errors: `Unsupported` in a build without CUDA; `Load` where the driver, a library or the device is missing.
+/// Errors: `Unsupported` in a build without CUDA; `Device` where the driver, a library or the device is missing.
 fn gpu(index: u32) -> Result<Computing, RuntimeError> {
     if !candle_core::utils::cuda_is_available() {
         return Err(unsupported(format!(
@@ -131,17 +139,17 @@ fn gpu(index: u32) -> Result<Computing, RuntimeError> {
     }
     let open = || Computing::new_cuda(usize::try_from(index).unwrap_or(usize::MAX));
     // A library that is missing is a panic there.
-    match std::panic::catch_unwind(open) {
-        Ok(Ok(device)) => Ok(device),
-        Ok(Err(error)) => Err(load(format!(
-            "CUDA device {index} cannot be used: {}",
-            first_line(&error)
-        ))),
-        Err(_) => Err(load(format!(
-            "CUDA device {index} cannot be used: a library of CUDA is missing; install NVIDIA's driver and the CUDA libraries \
-             (docs/gpu.md)"
-        ))),
-    }
+    let reason = match std::panic::catch_unwind(open) {
+        Ok(Ok(device)) => return Ok(device),
+        Ok(Err(error)) => first_line(&error),
+        Err(_) => "a library of CUDA is missing".to_owned(),
+    };
+    Err(RuntimeError::Device {
+        device: format!("cuda:{index}"),
+        reason: format!(
+            "{reason}; install NVIDIA's driver and the CUDA libraries, or set `device = \"cpu\"` (docs/gpu.md)"
+        ),
+    })
 }
 
 /// What goes in and out.

@@ -47,7 +47,7 @@ fn load_from(folder: &Path, parameters: &[(&str, &str)]) -> Result<Box<dyn Model
     CandleRuntime::new(2)?.load(&ModelSource {
         path: folder.join("model.safetensors"),
         parameters: parameters.collect(),
-        graph_level: None,
+        ..ModelSource::default()
     })
 }
 

@@ -37,6 +37,14 @@ pub enum RuntimeError {
         /// What is wrong and what is accepted.
         reason: String,
     },
+    /// A device cannot be used: no driver, a missing library, too little memory.
+    #[error("device `{device}` cannot be used: {reason}")]
+    Device {
+        /// The device as configured, such as `cuda:0`.
+        device: String,
+        /// What is missing, and what to do.
+        reason: String,
+    },
     /// The model computed something other than its signature says.
     #[error("output `{name}`: the model declares {expected_datatype} {expected_shape}, but computed {got}")]
     Output {
@@ -59,6 +67,14 @@ pub enum RuntimeError {
     #[error("the model refused the input: {reason}")]
     InvalidInput {
         /// What the runtime said.
+        reason: String,
+    },
+    /// The device failed while the instance ran on it; the instance must not be used again.
+    #[error("device `{device}` is lost: {reason}")]
+    DeviceLost {
+        /// The device, such as `cuda:0`.
+        device: String,
+        /// What the driver said.
         reason: String,
     },
     /// The instance panicked and must not be used again.

@@ -20,7 +20,7 @@ pub use bytes_tensor::{BytesElements, FramingError, push_element};
 pub use datatype::{Datatype, UnknownDatatype};
 pub use error::RuntimeError;
 pub use outputs::{OutputSlot, Outputs};
-pub use runtime::{Device, Instance, InstanceOptions, Model, ModelSource, Runtime};
+pub use runtime::{Accelerator, Device, DeviceUse, Instance, InstanceOptions, Model, ModelSource, Runtime};
 pub use shape::{Dim, Shape, ShapeSpec};
 pub use signature::{InputError, ModelSignature, Padding, TensorSpec};
 pub use tensor::{Tensor, TensorView};

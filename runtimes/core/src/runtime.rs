@@ -1,6 +1,7 @@
 //! The three traits a runtime implements.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 use crate::{ModelSignature, Outputs, RuntimeError, TensorView};
@@ -18,7 +19,7 @@ pub trait Runtime: Send + Sync {
 
     /// Reads a model file: weights and signature. May take long; runs on a load thread.
     ///
-    /// Errors: `Load`, `Unsupported` (naming what), `Parameter`.
+    /// Errors: `Load`, `Unsupported` (naming what), `Parameter`, `Device`.
     fn load(&self, source: &ModelSource) -> Result<Box<dyn Model>, RuntimeError>;
 
     /// `source`, changed so that each run stays on its calling thread; `None` where the runtime cannot do that, or
@@ -27,6 +28,16 @@ pub trait Runtime: Send + Sync {
         let _ = source;
         None
     }
+
+    /// How many CUDA devices it can compute on here.
+    ///
+    /// Errors: `Unsupported` for a runtime that knows no GPUs; `Device` with what is missing, and what to do.
+    fn gpus(&self) -> Result<u32, RuntimeError> {
+        Err(RuntimeError::Unsupported {
+            runtime: self.name(),
+            what: "it computes on the CPU only".to_owned(),
+        })
+    }
 }
 
 /// A loaded model: weights and signature, shared by its instances.
@@ -34,12 +45,17 @@ pub trait Model: Send + Sync {
     /// What goes in and out, as the model file says: full shapes, batch dimension included.
     fn signature(&self) -> &ModelSignature;
 
-    /// Makes one executable copy. Runs on a load thread.
+    /// Makes one executable copy. Runs on a load thread, or on that of an instance which is replaced.
     fn instantiate(&self, options: &InstanceOptions) -> Result<Box<dyn Instance>, RuntimeError>;
 
-    /// Bytes held by weights and instances, where the runtime can tell; 0 otherwise.
+    /// Bytes of the host's memory held by weights and instances, where the runtime can tell; 0 otherwise.
     fn memory_bytes(&self) -> u64 {
         0
+    }
+
+    /// What its instances hold on which devices, by device; empty where all are on the CPU and nothing more is known.
+    fn devices(&self) -> Vec<DeviceUse> {
+        Vec::new()
     }
 }
 
@@ -50,7 +66,8 @@ pub trait Instance: Send {
     /// * `inputs`: one per input of the signature, in its order; `None` where an optional input was left out
     /// * `outputs`: one slot per output of the signature; each wanted one is set on `Ok`
     ///
-    /// Errors: `Run`, `InvalidInput`, `Output`; the instance stays usable. May panic: the caller then drops it.
+    /// Errors: `Run`, `InvalidInput`, `Output`; the instance stays usable. After `DeviceLost`, and after a panic, the caller
+    /// drops it.
     fn run(&mut self, inputs: &[Option<TensorView<'_>>], outputs: &mut Outputs) -> Result<(), RuntimeError>;
 }
 
@@ -63,6 +80,21 @@ pub struct ModelSource {
     pub parameters: BTreeMap<String, String>,
     /// `optimization.graph.level` of the configuration, where set.
     pub graph_level: Option<i32>,
+    /// `optimization.execution_accelerators` of the configuration, in its order.
+    pub accelerators: Vec<Accelerator>,
+    /// Where instances will compute; empty: on the CPU.
+    pub devices: Vec<Device>,
+}
+
+/// A part of a runtime that a configuration asks for by name, such as `tensorrt`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accelerator {
+    /// Its name, as configured.
+    pub name: String,
+    /// For instances on GPUs; else for those on the CPU.
+    pub gpu: bool,
+    /// Its parameters, as configured.
+    pub parameters: BTreeMap<String, String>,
 }
 
 /// How one instance shall run.
@@ -80,4 +112,26 @@ pub enum Device {
     Cpu,
     /// The CUDA device of this index.
     Cuda(u32),
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Device::Cpu => f.write_str("cpu"),
+            Device::Cuda(index) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
+/// What the instances of a model hold on one device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceUse {
+    /// The device.
+    pub device: Device,
+    /// Instances that compute there.
+    pub instances: usize,
+    /// Bytes of the device's memory; 0 where the runtime cannot tell.
+    pub bytes: u64,
+    /// What of the model runs there, such as `CUDA: 11 of 12 nodes`.
+    pub served_by: String,
 }

@@ -1,14 +1,19 @@
 //! Every call into the C API that the `ort` crate does not wrap safely; the only `unsafe` of this runtime.
 //!
 //! * Runs borrow: inputs are read where they are, outputs of known shape are written where the caller wants them.
-//! * `Run` is called on a shared session. The C API documents it as safe from several threads; the binding's
-//!   own `&mut self` guards execution providers that this runtime does not register.
+//! * `Run` is called on a shared session only where no execution provider is registered. The C API documents it as safe
+//!   from several threads; the binding's own `&mut self` guards execution providers, whose instances have sessions of
+//!   their own.
 //! * Strings go through as bytes: NUL and bytes that are no UTF-8 survive both ways.
 
 #![expect(
     unsafe_code,
     reason = "the C API is called directly; each block proves alignment, length, lifetime and aliasing"
 )]
+
+mod assignment;
+mod binding;
+mod device;
 
 use std::ffi::{CString, c_char, c_void};
 use std::fmt;
@@ -28,6 +33,9 @@ use ort::sys::{self, ONNXTensorElementDataType as Element, ONNXType, OrtStatusPt
 use smallvec::SmallVec;
 
 use crate::error;
+
+pub(crate) use assignment::nodes_by_provider;
+pub(crate) use device::{DeviceExecutable, DeviceOptions, Names};
 
 /// The variable that the library looks at when it is opened.
 pub(crate) const TELEMETRY_SWITCH: &str = "ORT_DISABLE_TELEMETRY";
@@ -69,18 +77,12 @@ impl Executable {
         output_names: Vec<CString>,
         run_options: Option<RunOptions>,
     ) -> ort::Result<Self> {
-        let host = MemoryInfo::new(
-            AllocationDevice::CPU,
-            0,
-            AllocatorType::Device,
-            MemoryType::Default,
-        )?;
         Ok(Self {
             session,
             input_names,
             output_names,
             run_options,
-            host,
+            host: memory(AllocationDevice::CPU, 0)?,
             _give_back: GiveMemoryBack,
         })
     }
@@ -108,7 +110,7 @@ impl Executable {
             };
             let data = copy.as_ref().map_or(view.data, AlignedBuffer::as_slice);
             feed_names.push(name.as_ptr());
-            feeds.push(self.input_value(view, data).map_err(|error| error::run(&error))?);
+            feeds.push(input_value(&self.host, view, data).map_err(|error| error::run(&error))?);
         }
 
         let wanted: SmallVec<[usize; 4]> = (0..signature.outputs.len())
@@ -183,18 +185,6 @@ impl Executable {
         check(status)
     }
 
-    /// An input over `data`, or, for BYTES, of copied strings.
-    fn input_value<'a>(&self, view: &TensorView<'_>, data: &'a [u8]) -> ort::Result<Value<'a>> {
-        let dims = c_dims(view.shape)?;
-        match view.datatype.width() {
-            Some(_) => {
-                // SAFETY: `data` is borrowed for 'a, which outlives the value; inputs are never written.
-                unsafe { self.over(data.as_ptr().cast_mut(), data.len(), view.datatype, &dims) }
-            }
-            None => string_value(data, &dims),
-        }
-    }
-
     /// A value over the caller's buffer for output `index`, where its shape is known; `None` else.
     fn output_value<'a>(
         &self,
@@ -210,38 +200,56 @@ impl Executable {
         let (data, len) = (buffer.as_mut_ptr(), buffer.len());
         // SAFETY: the bytes are on the heap, owned by slot `index` of `outputs`, which `run` neither touches
         // nor moves until the value is gone; each slot has a buffer of its own, so no two values overlap.
-        let value = unsafe { self.over(data, len, spec.datatype, &dims) };
+        let value = unsafe { over(&self.host, data, len, spec.datatype, &dims) };
         value.map(Some).map_err(|error| error::run(&error))
     }
+}
 
-    /// A tensor over memory of the caller.
-    ///
-    /// # Safety
-    /// `data` must be valid for `len` bytes while the value lives: for reads if it is used as an input, for
-    /// reads and writes, unaliased, if it is used as an output. `data` is aligned for `datatype`.
-    unsafe fn over<'a>(
-        &self,
-        data: *mut u8,
-        len: usize,
-        datatype: Datatype,
-        dims: &[i64],
-    ) -> ort::Result<Value<'a>> {
-        let mut value = ptr::null_mut();
-        // SAFETY: memory info and dims live through the call, which copies both; the library checks that `len`
-        // covers the shape. The caller vouches for `data`, which is not null even if `len` is 0.
-        let status = unsafe {
-            (ort::api().CreateTensorWithDataAsOrtValue)(
-                self.host.ptr(),
-                data.cast::<c_void>(),
-                len,
-                dims.as_ptr(),
-                dims.len(),
-                element(datatype),
-                &mut value,
-            )
-        };
-        made(status, value)
+/// An input over `data`, which lies in the host's memory, or, for BYTES, of copied strings.
+fn input_value<'a>(host: &MemoryInfo<'_>, view: &TensorView<'_>, data: &'a [u8]) -> ort::Result<Value<'a>> {
+    let dims = c_dims(view.shape)?;
+    match view.datatype.width() {
+        Some(_) => {
+            let (start, len) = (data.as_ptr().cast_mut(), data.len());
+            // SAFETY: `data` is borrowed for 'a, which outlives the value; inputs are never written.
+            unsafe { over(host, start, len, view.datatype, &dims) }
+        }
+        None => string_value(data, &dims),
     }
+}
+
+/// Memory of a device, as the library names it.
+fn memory(device: AllocationDevice<'_>, index: i32) -> ort::Result<MemoryInfo<'static>> {
+    MemoryInfo::new(device, index, AllocatorType::Device, MemoryType::Default)
+}
+
+/// A tensor over memory of the caller.
+///
+/// # Safety
+/// `data` must be valid for `len` bytes of `memory` while the value lives: for reads if it is used as an input, for
+/// reads and writes, unaliased, if it is used as an output. `data` is aligned for `datatype`.
+unsafe fn over<'a>(
+    memory: &MemoryInfo<'_>,
+    data: *mut u8,
+    len: usize,
+    datatype: Datatype,
+    dims: &[i64],
+) -> ort::Result<Value<'a>> {
+    let mut value = ptr::null_mut();
+    // SAFETY: memory info and dims live through the call, which copies both; the library checks that `len`
+    // covers the shape. The caller vouches for `data`, which is not null even if `len` is 0.
+    let status = unsafe {
+        (ort::api().CreateTensorWithDataAsOrtValue)(
+            memory.ptr(),
+            data.cast::<c_void>(),
+            len,
+            dims.as_ptr(),
+            dims.len(),
+            element(datatype),
+            &mut value,
+        )
+    };
+    made(status, value)
 }
 
 /// Hands the C heap's free pages back to the system when it is dropped.

@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use crossfade_runtimes_core::RuntimeError;
+use crossfade_runtimes_core::{Device, RuntimeError};
 use ort::ErrorCode;
 
 use crate::NAME;
 
 /// A failure while a session is made from the file `model`.
 pub(crate) fn load<R>(error: &ort::Error<R>, model: &Path) -> RuntimeError {
-    let reason = clean(error.message(), model);
+    let reason = text(error, model);
     match error.code() {
         // An operator, or an operator set, that this library has no kernel for.
         ErrorCode::NotImplemented => unsupported(reason),
@@ -19,10 +19,28 @@ pub(crate) fn load<R>(error: &ort::Error<R>, model: &Path) -> RuntimeError {
 
 /// A failure while a session runs.
 pub(crate) fn run(error: &ort::Error) -> RuntimeError {
-    let reason = clean(error.message(), Path::new(""));
+    let reason = text(error, Path::new(""));
     match error.code() {
         ErrorCode::InvalidArgument => RuntimeError::InvalidInput { reason },
         _ => RuntimeError::Run { reason },
+    }
+}
+
+/// What the library said of the file `model`, without machine paths and names.
+pub(crate) fn text<R>(error: &ort::Error<R>, model: &Path) -> String {
+    clean(error.message(), model)
+}
+
+/// A device that cannot be used.
+pub(crate) fn device(device: Device, reason: String) -> RuntimeError {
+    device_named(&device.to_string(), reason)
+}
+
+/// Devices of the kind that configurations call `name`, which cannot be used.
+pub(crate) fn device_named(name: &str, reason: String) -> RuntimeError {
+    RuntimeError::Device {
+        device: name.to_owned(),
+        reason,
     }
 }
 
@@ -41,6 +59,8 @@ pub(crate) fn unavailable(reason: String) -> RuntimeError {
 
 /// Takes machine paths out of a message: the model's folder, and the source files of the library's own build.
 fn clean(message: &str, model: &Path) -> String {
+    // CUDA's errors end with the machine's name and the source file of the library's build.
+    let message = message.split(" ; hostname=").next().unwrap_or(message);
     let mut message = message.trim().replace('\n', " ");
     let folders = [
         model.parent().map(Path::to_path_buf),
@@ -82,6 +102,10 @@ mod tests {
         check(
             "Exception during initialization: /build/core/framework/utils.cc:12 void onnxruntime::f()",
             "Exception during initialization: utils.cc:12 void onnxruntime::f()",
+        );
+        check(
+            "CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; hostname=node7 ; file=/build/cuda_call.cc ; line=129",
+            "CUDA failure 700: an illegal memory access was encountered ; GPU=0",
         );
         check(
             "Non-zero status code while running Reshape node. Name:'/bert/Reshape_1' Status Message: x",

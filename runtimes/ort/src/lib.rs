@@ -1,18 +1,26 @@
 //! ONNX Runtime behind the seam: a shared library that is opened at run time, never linked.
 //!
-//! One library, one environment and one thread pool serve the whole process. Sessions are shared by the
-//! instances of a model, because the C API's `Run` may be called from several threads and weights are large.
-//! All `unsafe` is in `convert`.
+//! One library, one environment and one thread pool serve the whole process. On the CPU a session is shared by the
+//! instances of a model, because the C API's `Run` may be called from several threads and weights are large. On a GPU,
+//! and wherever an execution provider is asked for, each instance has a session of its own.
+//! All `unsafe` is in `convert` and, for NVIDIA's driver, in `driver`.
 
 mod convert;
+mod cuda;
+mod driver;
 mod error;
+mod ledger;
 mod library;
+mod outlet;
 mod parameters;
+mod providers;
 mod session;
+#[cfg(test)]
+mod under_test;
 
 use std::path::PathBuf;
 
-use crossfade_runtimes_core::{Model, ModelSource, Runtime, RuntimeError};
+use crossfade_runtimes_core::{Device, Model, ModelSource, Runtime, RuntimeError};
 
 use library::Library;
 use session::OrtModel;
@@ -30,6 +38,9 @@ pub struct OrtOptions {
     pub library: PathBuf,
     /// Threads of the pool that all models share, the calling thread included; 0: one per core.
     pub intra_threads: usize,
+    /// Folders with the libraries of CUDA and cuDNN, or of the wheels that bring them. They are looked for near the library,
+    /// too.
+    pub cuda_lib_dirs: Vec<PathBuf>,
 }
 
 /// ONNX Runtime, opened.
@@ -74,9 +85,16 @@ impl Runtime for OrtRuntime {
         Ok(Box::new(OrtModel::load(&self.library, source)?))
     }
 
+    fn gpus(&self) -> Result<u32, RuntimeError> {
+        let cuda = self.library.cuda().ready();
+        cuda.map(|cuda| cuda.driver.devices())
+            .map_err(|reason| error::device_named("cuda", reason))
+    }
+
     fn single_threaded(&self, source: &ModelSource) -> Option<ModelSource> {
         const OF_THREADS: [&str; 3] = ["intra_op_thread_count", "inter_op_thread_count", "execution_mode"];
-        if OF_THREADS.iter().any(|&key| source.parameters.contains_key(key)) {
+        let elsewhere = source.devices.iter().any(|device| *device != Device::Cpu);
+        if elsewhere || OF_THREADS.iter().any(|&key| source.parameters.contains_key(key)) {
             return None;
         }
         let mut single = source.clone();

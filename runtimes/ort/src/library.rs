@@ -11,6 +11,7 @@ use ort::environment::{Environment, GlobalThreadPoolOptions};
 use ort::logging::LogLevel;
 
 use crate::convert;
+use crate::cuda::Cuda;
 use crate::error::unavailable;
 use crate::{MINIMUM_VERSION, OrtOptions};
 
@@ -24,6 +25,7 @@ pub(crate) struct Library {
     version: Arc<str>,
     threads: usize,
     environment: Environment,
+    cuda: Arc<Cuda>,
 }
 
 impl Library {
@@ -61,6 +63,11 @@ impl Library {
 
     pub(crate) fn environment(&self) -> &Environment {
         &self.environment
+    }
+
+    /// What of CUDA is here.
+    pub(crate) fn cuda(&self) -> &Cuda {
+        &self.cuda
     }
 }
 
@@ -111,6 +118,7 @@ fn open(options: &OrtOptions) -> Result<Library, RuntimeError> {
         version: Arc::from(version(path)),
         threads,
         environment,
+        cuda: Arc::new(Cuda::new(path, &options.cuda_lib_dirs)),
     })
 }
 
@@ -141,30 +149,31 @@ fn version(path: &Path) -> String {
     }
 }
 
-/// Refuses what the system's loader would crash on: an ELF file that ends before its own section table.
+/// Refuses what the system's loader would crash on.
 fn check_file(path: &Path) -> Result<(), RuntimeError> {
+    match cut_off(path) {
+        Some(reason) => Err(broken(path, &reason)),
+        None => Ok(()),
+    }
+}
+
+/// What is wrong with an ELF file that ends before its own section table, on which the system's loader would crash.
+pub(crate) fn cut_off(path: &Path) -> Option<String> {
     use std::io::Read as _;
 
     // A bare name is searched for by the loader, and a missing file is best reported by it.
-    let Ok(mut file) = std::fs::File::open(path) else {
-        return Ok(());
-    };
+    let mut file = std::fs::File::open(path).ok()?;
     let mut header = [0u8; 64];
     if file.read_exact(&mut header).is_err() || !header.starts_with(b"\x7fELF\x02\x01") {
-        return Ok(());
+        return None;
     }
     // ELF-64 header: e_shoff at 0x28, e_shentsize at 0x3A, e_shnum at 0x3C.
     let half = |at: usize| u64::from(u16::from_le_bytes([header[at], header[at + 1]]));
     let mut offset = [0u8; 8];
     offset.copy_from_slice(&header[0x28..0x30]);
     let end = u64::from_le_bytes(offset).saturating_add(half(0x3A) * half(0x3C));
-    match file.metadata() {
-        Ok(metadata) if metadata.len() < end => Err(broken(
-            path,
-            &format!("the file is cut off: {} bytes of {end} or more", metadata.len()),
-        )),
-        _ => Ok(()),
-    }
+    let len = file.metadata().ok()?.len();
+    (len < end).then(|| format!("the file is cut off: {len} bytes of {end} or more"))
 }
 
 fn refused(path: &Path, error: &LoadDynamicError) -> RuntimeError {

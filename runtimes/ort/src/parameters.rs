@@ -3,8 +3,11 @@
 use crossfade_runtimes_core::{ModelSource, RuntimeError};
 use ort::session::builder::GraphOptimizationLevel;
 
+use crate::providers;
+
 const KNOWN: &str = "intra_op_thread_count, inter_op_thread_count, execution_mode, enable_mem_arena, \
-                     enable_mem_pattern, memory.enable_memory_arena_shrinkage and session.*";
+                     enable_mem_pattern, memory.enable_memory_arena_shrinkage, session.*, gpu_mem_limit, \
+                     arena_extend_strategy, cudnn_conv_algo_search, cuda.*, tensorrt.* and openvino.*";
 
 /// What a session is made with.
 #[derive(Debug, PartialEq)]
@@ -57,6 +60,8 @@ impl SessionParameters {
                 "enable_mem_arena" => read.memory_arena = switch(key, value, "0 or 1")?,
                 "enable_mem_pattern" => read.memory_pattern = Some(switch(key, value, "0 or 1")?),
                 "memory.enable_memory_arena_shrinkage" => read.arena_shrinkage = devices(key, value)?,
+                // Read where it is decided what a session is made with.
+                _ if providers::is_option(key) => {}
                 _ if key.starts_with("session.") => read.entries.push((key.clone(), value.to_owned())),
                 _ => return Err(wrong(key, format!("unknown to runtime `ort`, which has {KNOWN}"))),
             }
@@ -149,6 +154,8 @@ mod tests {
             ("enable_mem_pattern", "0"),
             ("memory.enable_memory_arena_shrinkage", "cpu:0;gpu:1"),
             ("session.set_denormal_as_zero", "1"),
+            ("gpu_mem_limit", "1073741824"),
+            ("cuda.use_tf32", "1"),
         ])
         .unwrap();
         let expected = SessionParameters {

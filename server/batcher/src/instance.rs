@@ -1,4 +1,5 @@
-//! Instances and their threads: take a batch, gather, run, scatter, answer; replace an instance that panics.
+//! Instances and their threads: take a batch, gather, run, scatter, answer; replace an instance that panics or loses
+//! its device.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -43,7 +44,7 @@ pub(crate) struct Seat {
     gather: Gather,
     /// `None` only while it is replaced.
     instance: Option<Box<dyn Instance>>,
-    /// Why nothing may run here until the instance is replaced: it panicked.
+    /// Why nothing may run here until the instance is replaced: it panicked, or lost its device.
     broken: Option<String>,
 }
 
@@ -109,7 +110,7 @@ pub(crate) fn run(shared: &Shared, index: usize) {
                     break;
                 };
                 let (report, outcome) = worker.serve(batch);
-                if let Err(Failure::Panic(reason)) = outcome {
+                if let Some(reason) = broke(&outcome) {
                     shared.queue.finish(report);
                     worker.replace(&reason).is_some()
                 } else {
@@ -147,7 +148,7 @@ pub(crate) fn run_lent(shared: &Shared, batch: Batch<Request>) {
     };
     let (report, outcome) = worker.serve(batch);
     loan.finished = report;
-    if let Err(Failure::Panic(reason)) = outcome {
+    if let Some(reason) = broke(&outcome) {
         // Making a new one may take long: its thread does that.
         worker.seat.broken = Some(reason);
         loan.broke = true;
@@ -182,6 +183,17 @@ impl Drop for RetireOnPanic<'_> {
 enum Failure {
     Run(RuntimeError),
     Panic(String),
+    /// Its device failed under it: as after a panic, the instance must not be used again.
+    Lost(RuntimeError),
+}
+
+/// Why the instance has to be replaced after this, if it has.
+fn broke(outcome: &Result<(), Failure>) -> Option<String> {
+    match outcome {
+        Ok(()) | Err(Failure::Run(_)) => None,
+        Err(Failure::Panic(reason)) => Some(reason.clone()),
+        Err(Failure::Lost(error)) => Some(error.to_string()),
+    }
 }
 
 /// One execution that gave answers: outputs per member, and when its stages ended.
@@ -250,8 +262,8 @@ impl<'a> Worker<'a> {
         let mut outcome = Ok(());
         for request in requests {
             let start = (self.shared.clock)();
-            let result = if let Err(Failure::Panic(reason)) = &outcome {
-                Err(JobError::Runtime(Arc::new(panicked(reason))))
+            let result = if let Err(failure @ (Failure::Panic(_) | Failure::Lost(_))) = &outcome {
+                Err(JobError::Runtime(Arc::new(failure.error())))
             } else if request.reply.is_cancelled() || is_past(request.job.deadline, start) {
                 Err(JobError::DeadlineExceeded)
             } else {
@@ -316,6 +328,7 @@ impl<'a> Worker<'a> {
         let compute_end = clock();
         report.compute = compute_end.saturating_duration_since(gather_end);
         match run {
+            Ok(Err(error @ RuntimeError::DeviceLost { .. })) => return Err(Failure::Lost(error)),
             Ok(result) => result.map_err(Failure::Run)?,
             Err(panic) => return Err(Failure::Panic(message(panic))),
         }
@@ -357,7 +370,7 @@ impl<'a> Worker<'a> {
         if lost {
             shared.queue.revive();
         }
-        tracing::warn!(model = %shared.name, reason, "an instance panicked and was replaced");
+        tracing::warn!(model = %shared.name, reason, "an instance broke and was replaced");
         shared.observer.instance_replaced(reason);
         Some(self)
     }
@@ -366,7 +379,7 @@ impl<'a> Worker<'a> {
 impl Failure {
     fn error(&self) -> RuntimeError {
         match self {
-            Failure::Run(error) => error.clone(),
+            Failure::Run(error) | Failure::Lost(error) => error.clone(),
             Failure::Panic(reason) => panicked(reason),
         }
     }

@@ -15,6 +15,7 @@ pub(super) fn run(args: &CheckArgs) -> ExitCode {
     let runtimes = Runtimes::open(&RuntimesOptions {
         ort_library: args.ort_library.clone(),
         intra_threads: 1,
+        cuda_lib_dirs: Vec::new(),
     });
     let options = CheckOptions {
         model_config_name: args.model_config_name.clone(),
@@ -54,6 +55,9 @@ fn probe(runtimes: &Runtimes, request: &ProbeRequest<'_>) -> Result<Probed, Stri
         path: request.model_file.to_owned(),
         parameters: config.parameters(),
         graph_level: config.graph_level(),
+        accelerators: config.accelerators().map_err(|error| error.to_string())?,
+        // What the file says, it says on the CPU too.
+        devices: Vec::new(),
     };
     let model = runtime.load(&source).map_err(text)?;
     Ok(Probed {

@@ -36,6 +36,7 @@ pub(super) fn run(args: &ReplayArgs) -> Result<ExitCode> {
     exists(&args.log.data_dir)?;
     let runtimes = Runtimes::open(&RuntimesOptions {
         ort_library: args.versions.ort_library.clone(),
+        cuda_lib_dirs: args.versions.cuda_lib_dir.clone(),
         intra_threads: std::thread::available_parallelism().map_or(1, usize::from),
     });
     let mut asker = Asker::new(args, Arc::new(runtimes))?;

@@ -42,6 +42,7 @@ pub(super) fn run(args: &TestArgs) -> Result<ExitCode> {
     let runtimes = Runtimes::open(&RuntimesOptions {
         ort_library: args.ort_library.clone(),
         intra_threads: cores,
+        cuda_lib_dirs: args.cuda_lib_dir.clone(),
     });
     let tested = test(args, Arc::new(runtimes))?;
     if let Some(path) = &args.junit {

@@ -206,6 +206,8 @@ impl From<RawText> for TextModels {
 pub struct RawOrt {
     /// The shared library; absent: beside the executable, then the system's library path.
     pub library: Option<PathBuf>,
+    /// Folders of CUDA's and cuDNN's libraries, besides those near the library.
+    pub cuda_lib_dirs: Vec<PathBuf>,
 }
 
 /// `[repository]`

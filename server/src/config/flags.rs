@@ -242,6 +242,14 @@ pub struct VersionsArgs {
     /// ONNX Runtime's shared library
     #[arg(long, env = "CROSSFADE_ORT_LIBRARY", value_name = "FILE")]
     pub ort_library: Option<PathBuf>,
+    /// Folder with libraries of CUDA and cuDNN, or `site-packages/nvidia` of their wheels; may be given more than once
+    #[arg(
+        long,
+        env = "CROSSFADE_CUDA_LIB_DIR",
+        value_delimiter = ',',
+        value_name = "DIR"
+    )]
+    pub cuda_lib_dir: Vec<PathBuf>,
 }
 
 /// Flags of `crossfade replay`.
@@ -383,6 +391,14 @@ pub struct TestArgs {
     /// ONNX Runtime's shared library
     #[arg(long, env = "CROSSFADE_ORT_LIBRARY", value_name = "FILE")]
     pub ort_library: Option<PathBuf>,
+    /// Folder with libraries of CUDA and cuDNN, or `site-packages/nvidia` of their wheels; may be given more than once
+    #[arg(
+        long,
+        env = "CROSSFADE_CUDA_LIB_DIR",
+        value_delimiter = ',',
+        value_name = "DIR"
+    )]
+    pub cuda_lib_dir: Vec<PathBuf>,
 }
 
 /// Flags of `crossfade serve`; each overrides its key in the configuration file.
@@ -468,6 +484,14 @@ pub struct Flags {
     /// ONNX Runtime's shared library [default: beside the executable, then the system's library path]
     #[arg(long, env = "CROSSFADE_ORT_LIBRARY", value_name = "FILE")]
     pub ort_library: Option<PathBuf>,
+    /// Folder with libraries of CUDA and cuDNN, or `site-packages/nvidia` of their wheels; may be given more than once
+    #[arg(
+        long,
+        env = "CROSSFADE_CUDA_LIB_DIR",
+        value_delimiter = ',',
+        value_name = "DIR"
+    )]
+    pub cuda_lib_dir: Vec<PathBuf>,
     /// Threads that compute, over all models [default: the machine's cores]
     #[arg(long, env = "CROSSFADE_CORES", value_name = "N")]
     pub cores: Option<usize>,

@@ -64,6 +64,7 @@ const SERVER: &[Key] = &[
         Some(library) => quoted(library.display()),
         None => text("beside the executable, then the system's library path"),
     }),
+    key("ort.cuda_lib_dirs", &["cuda-lib-dir"], "Folders with the libraries of CUDA and cuDNN, or `site-packages/nvidia` of their [wheels](gpu.md); those beside ONNX Runtime's own are found without", |c| list(&c.ort.cuda_lib_dirs)),
     key("cores", &["cores"], "Threads that compute, over all models", |c| match c.cores {
         Some(cores) => number(cores),
         None => text("the machine's cores"),

@@ -1,5 +1,7 @@
 //! A version's counters as the statistics calls report them (protocols.md §9).
 
+use crossfade_runtimes_core::{Device, DeviceUse};
+
 use super::{BatchStatistics, ModelStatistics, StatisticDuration};
 use crate::metrics::{Snapshot, Stage};
 use crate::servable::Servable;
@@ -35,7 +37,14 @@ pub(super) fn of(servable: &Servable) -> ModelStatistics {
                 compute_output: pair((times.count, times.scatter_ns)),
             })
             .collect(),
-        memory: vec![("CPU", 0, servable.memory_bytes())],
+        memory: servable.devices().iter().map(memory).collect(),
+    }
+}
+
+fn memory(there: &DeviceUse) -> (&'static str, i64, u64) {
+    match there.device {
+        Device::Cpu => ("CPU", 0, there.bytes),
+        Device::Cuda(index) => ("GPU", i64::from(index), there.bytes),
     }
 }
 

@@ -5,7 +5,7 @@ use crossfade_rollout::ledger::HardTrigger;
 use crossfade_runtimes_core::{Datatype, RuntimeError, Tensor};
 use half::{bf16, f16};
 
-/// The hard trigger that an answer is, if it is one: a panic, an output that does not fit the signature, or one with a
+/// The hard trigger that an answer is, if it is one: a panic, a lost device, an output that does not fit the signature, or one with a
 /// number that is NaN or infinite, though no input has one.
 ///
 /// Cost: reads every floating-point output once, and the inputs after an output that has such a number.
@@ -19,10 +19,12 @@ pub(crate) fn of(inputs: &[Option<Tensor>], answer: &Result<Answer, JobError>) -
         Err(JobError::Runtime(error)) => match **error {
             RuntimeError::Panicked { .. } => Some(HardTrigger::Panic),
             RuntimeError::Output { .. } => Some(HardTrigger::InvalidOutput),
+            RuntimeError::DeviceLost { .. } => Some(HardTrigger::DeviceLost),
             RuntimeError::Unavailable { .. }
             | RuntimeError::Load { .. }
             | RuntimeError::Unsupported { .. }
             | RuntimeError::Parameter { .. }
+            | RuntimeError::Device { .. }
             | RuntimeError::InvalidInput { .. }
             | RuntimeError::Run { .. } => None,
         },

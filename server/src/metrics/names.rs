@@ -43,12 +43,17 @@ pub(super) const IN_FLIGHT: Name = name(
 pub(super) const MODEL_MEMORY: Name = name(
     "crossfade_model_memory_bytes",
     "gauge",
-    "Bytes held by the version's weights and instances",
+    "Bytes held by the version's weights and instances, by device",
+);
+pub(super) const MODEL_INSTANCES: Name = name(
+    "crossfade_model_instances",
+    "gauge",
+    "The version's instances by the device that they compute on",
 );
 pub(super) const INSTANCES_REPLACED: Name = name(
     "crossfade_instances_replaced_total",
     "counter",
-    "Instances replaced after a panic",
+    "Instances replaced after a panic or the loss of their device",
 );
 pub(super) const TOKENS: Name = name(
     "crossfade_tokens_total",
@@ -288,6 +293,40 @@ pub(super) const LOG: [&Name; 11] = [
     &LOG_LOST_BLOBS,
 ];
 
+/// Every series of the machine's GPUs, all with the label `gpu_uuid`; absent on a machine without NVML.
+pub(super) const GPUS: [Name; 6] = [
+    name(
+        "nv_gpu_utilization",
+        "gauge",
+        "Share of the last moments in which a GPU computed, 0 to 1 (Triton's name)",
+    ),
+    name(
+        "nv_gpu_memory_total_bytes",
+        "gauge",
+        "Memory of a GPU (Triton's name)",
+    ),
+    name(
+        "nv_gpu_memory_used_bytes",
+        "gauge",
+        "Memory of a GPU that is in use, by whatever process (Triton's name)",
+    ),
+    name(
+        "nv_gpu_power_usage",
+        "gauge",
+        "Watts that a GPU takes (Triton's name)",
+    ),
+    name(
+        "nv_gpu_power_limit",
+        "gauge",
+        "Watts that a GPU may take (Triton's name)",
+    ),
+    name(
+        "nv_energy_consumption",
+        "counter",
+        "Joules that a GPU has taken since the server was started (Triton's name)",
+    ),
+];
+
 /// Whether the server is ready.
 pub const READY: &str = "crossfade_ready";
 /// Open connections of all listeners.
@@ -362,6 +401,7 @@ pub(super) fn versioned() -> impl Iterator<Item = &'static Name> {
         &QUEUE_DEPTH,
         &IN_FLIGHT,
         &MODEL_MEMORY,
+        &MODEL_INSTANCES,
         &INSTANCES_REPLACED,
         &TOKENS,
         &NV_SUCCESS,

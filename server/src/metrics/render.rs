@@ -4,9 +4,12 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crossfade_runtimes_core::DeviceUse;
+
 use super::names::{self, Name};
 use super::series::{Series, Stage};
 use super::{Loaded, Released};
+use crate::gpu::GpuSample;
 use crate::recorder::{Loss, Recorder};
 use crate::scope::Protocol;
 use crate::status::Status;
@@ -80,10 +83,9 @@ pub(super) fn versions(out: &mut String, loaded: &[Loaded], unknown: &Arc<Series
         v.series.in_flight.load(Relaxed) as f64
     });
     text.head(&names::MODEL_MEMORY);
-    for version in loaded {
-        let labels = format!("{},device=\"cpu\"", labels(&version.series));
-        text.sample(names::MODEL_MEMORY.name, &labels, version.memory_bytes as f64);
-    }
+    text.by_device(&names::MODEL_MEMORY, loaded, |there| there.bytes as f64);
+    text.head(&names::MODEL_INSTANCES);
+    text.by_device(&names::MODEL_INSTANCES, loaded, |there| there.instances as f64);
     triton(&mut text, loaded, &used);
 }
 
@@ -102,6 +104,23 @@ pub(super) fn releases(out: &mut String, released: &[Released]) {
                 text.sample(name.name, &format!("{model}{comma}{label}"), value);
             };
             release.samples(name, &mut sample);
+        }
+    }
+}
+
+/// Appends the series of the machine's GPUs; nothing where nobody looks at them.
+pub(super) fn gpus(out: &mut String, samples: &[GpuSample]) {
+    if samples.is_empty() {
+        return;
+    }
+    let mut text = Text { out };
+    for (name, value) in names::GPUS.iter().zip(GpuSample::VALUES) {
+        text.head(name);
+        for sample in samples {
+            let labels = format!("gpu_uuid=\"{}\"", escape(&sample.uuid));
+            if let Some(value) = value(sample) {
+                text.sample(name.name, &labels, value);
+            }
         }
     }
 }
@@ -315,6 +334,16 @@ impl Text<'_> {
         }
     }
 
+    /// Samples of each version on each of its devices; the head is written before.
+    fn by_device(&mut self, name: &Name, loaded: &[Loaded], value: impl Fn(&DeviceUse) -> f64) {
+        for version in loaded {
+            for there in &version.devices {
+                let labels = format!("{},device=\"{}\"", labels(&version.series), there.device);
+                self.sample(name.name, &labels, value(there));
+            }
+        }
+    }
+
     fn histogram(
         &mut self,
         name: &Name,
@@ -342,7 +371,7 @@ pub(super) fn markdown() -> String {
     for Name { name, kind, help } in names::RELEASES.into_iter().chain(names::LOG) {
         writeln!(out, "| `{name}` | {kind} | {help} |").expect("a String takes any text");
     }
-    for Name { name, kind, help } in names::LABELLED {
+    for Name { name, kind, help } in names::LABELLED.iter().chain(&names::GPUS) {
         writeln!(out, "| `{name}` | {kind} | {help} |").expect("a String takes any text");
     }
     for (name, help) in names::PROCESS {
@@ -354,7 +383,30 @@ pub(super) fn markdown() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crossfade_runtimes_core::Device;
     use std::time::Duration;
+
+    #[test]
+    fn gpus_show_what_their_driver_tells_and_nothing_is_said_without_any() {
+        let mut out = String::new();
+        gpus(&mut out, &[]);
+        assert_eq!(out, "");
+        let sample = GpuSample {
+            uuid: "GPU-1".to_owned(),
+            utilization: Some(0.5),
+            memory: Some((80, 20)),
+            ..GpuSample::default()
+        };
+        gpus(&mut out, &[sample]);
+        for line in [
+            "nv_gpu_utilization{gpu_uuid=\"GPU-1\"} 0.5",
+            "nv_gpu_memory_total_bytes{gpu_uuid=\"GPU-1\"} 80",
+            "nv_gpu_memory_used_bytes{gpu_uuid=\"GPU-1\"} 20",
+        ] {
+            assert!(out.lines().any(|got| got == line), "{line} is missing in\n{out}");
+        }
+        assert!(!out.contains("nv_gpu_power_usage{"), "{out}");
+    }
 
     #[test]
     fn a_version_shows_its_series_and_only_with_its_first_request() {
@@ -363,7 +415,12 @@ mod tests {
             series: series.clone(),
             batch_cap: 8,
             queue_depth: 3,
-            memory_bytes: 7,
+            devices: vec![DeviceUse {
+                device: Device::Cuda(1),
+                instances: 2,
+                bytes: 7,
+                served_by: "cuda".to_owned(),
+            }],
         }];
         let unknown = Arc::new(Series::new("".into(), None));
         let render = || {
@@ -385,6 +442,8 @@ mod tests {
             "crossfade_requests_total{model=\"\",version=\"\",protocol=\"http\",status=\"not_found\"} 1",
             "nv_inference_request_failure{model=\"di\\\"gits\",version=\"2\",reason=\"REJECTED\"} 1",
             "nv_inference_count{model=\"di\\\"gits\",version=\"2\"} 4",
+            "crossfade_model_memory_bytes{model=\"di\\\"gits\",version=\"2\",device=\"cuda:1\"} 7",
+            "crossfade_model_instances{model=\"di\\\"gits\",version=\"2\",device=\"cuda:1\"} 2",
             "crossfade_batch_rows_bucket{model=\"di\\\"gits\",version=\"2\",le=\"4\"} 1",
         ] {
             assert!(

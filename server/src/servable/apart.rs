@@ -17,7 +17,7 @@ impl Servable {
     pub(crate) fn apart(&self) -> Result<Batcher, String> {
         let config = &self.config;
         let model = self.running.load().model.clone();
-        let factory = factory(model, self.signature.clone(), config.instances.device);
+        let factory = factory(model, self.signature.clone(), &config.instances.devices);
         let instance = factory().map_err(|error| error.to_string())?;
         let rows = usize::try_from(config.batching.max_rows.max(1)).unwrap_or(usize::MAX);
         let options = BatcherOptions {

@@ -28,7 +28,7 @@ pub(super) struct Baseline {
     pub(super) running: Weak<ArcSwap<Running>>,
     pub(super) signature: Arc<ModelSignature>,
     pub(super) warmup: Vec<Warmup>,
-    pub(super) device: Device,
+    pub(super) devices: Vec<Device>,
     /// The model's, with the data of its warm-up.
     pub(super) directory: PathBuf,
     pub(super) options: BatcherOptions,
@@ -209,7 +209,7 @@ impl Baseline {
             (running.model.clone(), running.instances)
         };
         drop(running);
-        let factory = factory(model, self.signature.clone(), self.device);
+        let factory = factory(model, self.signature.clone(), &self.devices);
         let mut instances: Vec<Box<dyn Instance>> = Vec::new();
         let is_wanted = || self.kept.wish().wanted;
         let make = || {

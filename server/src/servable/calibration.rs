@@ -91,7 +91,7 @@ impl Candidate {
             Way::Shared => 1,
             Way::Single => self.cores,
         };
-        let factory = factory(model.clone(), self.signature.clone(), Device::Cpu);
+        let factory = factory(model.clone(), self.signature.clone(), &[Device::Cpu]);
         let made = (0..count).map(|_| factory()).collect::<Result<_, _>>();
         made.map_err(|error| error.to_string())
     }
@@ -147,7 +147,7 @@ impl Candidate {
         let batcher = Batcher::start(
             self.signature.clone(),
             instances,
-            factory(model.clone(), self.signature.clone(), Device::Cpu),
+            factory(model.clone(), self.signature.clone(), &[Device::Cpu]),
             self.options.clone(),
             meter.clone(),
         )

@@ -21,7 +21,7 @@ pub(super) struct Version {
 /// Version 1 of `m`, with so many instances.
 pub(super) fn version(model: Arc<dyn Model>, count: usize) -> Version {
     let signature = Arc::new(model.signature().clone());
-    let factory = factory(model.clone(), signature.clone(), Device::Cpu);
+    let factory = factory(model.clone(), signature.clone(), &[Device::Cpu]);
     let options = BatcherOptions::new("m/1", 8);
     let observer: Arc<dyn Observer> = Arc::new(());
     let meter = Arc::new(Meter::new(observer.clone()));

@@ -21,6 +21,7 @@ use crossfade_runtimes_core::{
 
 use super::baseline::{Baseline, Kept};
 use super::calibration::{Artifact, Calibrator, Candidate, Known, Meter, Way};
+use super::placement::{self, Placed};
 use super::text::{Fronted, Tokenizing};
 use super::{Counter, Running, Servable, priority, probe, warm_up};
 use crate::metrics::Metrics;
@@ -172,6 +173,10 @@ impl Loader for ServableLoader {
         for warning in &config.warnings {
             tracing::warn!(model = %name, version, warning, "model configuration");
         }
+        if !config.instances.on_cpu() {
+            let devices = placement::named(&config.instances.devices);
+            tracing::info!(model = %name, version, devices, instances = config.instances.count, "instances are on GPUs");
+        }
         if let Some(reason) = &unmerged {
             tracing::info!(model = %name, version, reason, "requests are not merged");
         }
@@ -231,7 +236,7 @@ impl Loader for ServableLoader {
             running: Arc::downgrade(&running),
             signature: signature.clone(),
             warmup: config.warmup.clone(),
-            device: config.instances.device,
+            devices: config.instances.devices.clone(),
             directory: request.model_directory.clone(),
             options: BatcherOptions {
                 name: format!("{name}/{version} baseline").into(),
@@ -252,10 +257,7 @@ impl Loader for ServableLoader {
                     artifact_sha256: artifact_sha256.as_deref().and_then(hash),
                     config_rev: hash(&config.config_rev),
                     runtime: runtime.name(),
-                    device: match config.instances.device {
-                        Device::Cpu => "cpu".to_owned(),
-                        Device::Cuda(index) => format!("cuda:{index}"),
-                    },
+                    device: placement::named(&config.instances.devices),
                 }))
             }
         };
@@ -292,10 +294,14 @@ impl ServableLoader {
         let mut parameters = raw.parameters();
         let fronted = Fronted::new(runtime, &request.version_directory, &mut parameters)?;
         let runtime = &fronted.runtime;
-        let source = ModelSource {
+        let wish = raw.placement()?;
+        let mut placed = Placed::find(&wish, &**runtime)?;
+        let mut source = ModelSource {
             path,
             parameters,
             graph_level: raw.graph_level(),
+            accelerators: raw.accelerators()?,
+            devices: placed.devices.clone(),
         };
         // What is loaded lies there now; a file that is changed meanwhile is loaded again.
         let artifact_sha256 = self.digests.as_ref().and_then(|digests| {
@@ -306,9 +312,14 @@ impl ServableLoader {
         });
         let calibration = self.calibration(&**runtime, &source);
         let known = calibration.as_ref().and_then(Calibrated::begins_single);
-        let mut model: Arc<dyn Model> = runtime.load(known.unwrap_or(&source))?.into();
-        let config = request.complete(model.signature(), runtime.name())?;
-        let given = config.instances.count.is_some() || config.instances.device != Device::Cpu;
+        let mut model: Arc<dyn Model> = match known {
+            Some(single) => runtime.load(single)?.into(),
+            None => placed.load(&wish, &**runtime, &mut source)?.into(),
+        };
+        let config = request
+            .complete(model.signature(), runtime.name())?
+            .placed(&placed.devices, placed.instead.as_deref());
+        let given = config.instances.count.is_some() || placed.on_gpus();
         let wanted = !given && config.instances.optimise == config::Optimise::Throughput;
         let mut count = config.instances.count.unwrap_or(1).max(1);
         match known.is_some() {
@@ -318,7 +329,7 @@ impl ServableLoader {
             false => {}
         }
         let signature = Arc::new(config.signature(model.signature()));
-        let factory = factory(model.clone(), signature.clone(), config.instances.device);
+        let factory = factory(model.clone(), signature.clone(), &config.instances.devices);
         let mut instances = (0..count).map(|_| factory()).collect::<Result<Vec<_>, _>>()?;
 
         request.progress(State::WarmingUp);
@@ -364,7 +375,13 @@ impl ServableLoader {
             path,
             parameters,
             graph_level,
+            accelerators,
+            ..
         } = source;
+        // What the providers of a session do with threads is their own.
+        if !accelerators.is_empty() {
+            return None;
+        }
         let how = format!("{name} {version}, cpu, {parameters:?}, {graph_level:?}");
         let artifact = Artifact::of(path, self.cores, how);
         let known = artifact.as_ref().and_then(|artifact| calibrator.known(artifact));
@@ -391,9 +408,9 @@ impl ServableLoader {
         BatcherOptions {
             name: format!("{name}/{version}").into(),
             max_rows: rows(batching.max_rows.max(1)),
-            max_elements: max_tokens.unwrap_or(match config.instances.device {
-                Device::Cpu => ELEMENTS_ON_CPU,
-                Device::Cuda(_) => ELEMENTS_ON_GPU,
+            max_elements: max_tokens.unwrap_or(match config.instances.on_cpu() {
+                true => ELEMENTS_ON_CPU,
+                false => ELEMENTS_ON_GPU,
             }),
             merge: merge && batching.enabled,
             preferred_rows: batching
@@ -413,7 +430,9 @@ impl ServableLoader {
                 .collect::<BTreeMap<_, _>>(),
             max_queue_requests: self.max_queue,
             learn_rows: batching.learn,
-            lend_within: Some(self.lend_within).filter(|within| !within.is_zero()),
+            // What the libraries of a GPU keep for a thread they would keep for each thread that is lent an instance.
+            lend_within: Some(self.lend_within)
+                .filter(|within| !within.is_zero() && config.instances.on_cpu()),
         }
     }
 }
@@ -489,14 +508,21 @@ fn message(panic: &(dyn std::any::Any + Send)) -> &str {
 pub(super) fn factory(
     model: Arc<dyn Model>,
     signature: Arc<ModelSignature>,
-    device: Device,
+    devices: &[Device],
 ) -> InstanceFactory {
+    let devices = devices.to_vec();
     let own = model.signature();
     let inputs = positions(&signature.inputs, &own.inputs);
     let outputs = positions(&signature.outputs, &own.outputs);
     let (all_inputs, all_outputs) = (own.inputs.len(), own.outputs.len());
     let every = inputs.len() == all_inputs && outputs.len() == all_outputs;
     Arc::new(move || {
+        let there: Vec<_> = model
+            .devices()
+            .iter()
+            .map(|there| (there.device, there.instances))
+            .collect();
+        let device = placement::next(&devices, &there);
         let instance = model.instantiate(&InstanceOptions { device })?;
         if every {
             return Ok(instance);

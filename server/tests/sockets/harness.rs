@@ -110,6 +110,7 @@ impl Server {
         let mut runtimes = Runtimes::open(&RuntimesOptions {
             ort_library: nowhere,
             intra_threads: 1,
+            cuda_lib_dirs: Vec::new(),
         });
         runtimes.register(Arc::new(fake.clone()));
         let app = App::start(config, Arc::new(runtimes), LogControl::detached()).await;

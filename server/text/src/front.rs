@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use crossfade_runtimes_core::{
-    Datatype, Dim, Instance, InstanceOptions, Model, ModelSignature, ModelSource, OutputSlot, Outputs,
-    Padding, Runtime, RuntimeError, Shape, ShapeSpec, Tensor, TensorSpec, TensorView,
+    Datatype, DeviceUse, Dim, Instance, InstanceOptions, Model, ModelSignature, ModelSource, OutputSlot,
+    Outputs, Padding, Runtime, RuntimeError, Shape, ShapeSpec, Tensor, TensorSpec, TensorView,
 };
 
 use crate::error::TextError;
@@ -127,6 +127,10 @@ impl Runtime for Front {
 
     fn single_threaded(&self, source: &ModelSource) -> Option<ModelSource> {
         self.runtime.single_threaded(source)
+    }
+
+    fn gpus(&self) -> Result<u32, RuntimeError> {
+        self.runtime.gpus()
     }
 }
 
@@ -259,6 +263,10 @@ impl Model for FrontModel {
 
     fn memory_bytes(&self) -> u64 {
         self.model.memory_bytes()
+    }
+
+    fn devices(&self) -> Vec<DeviceUse> {
+        self.model.devices()
     }
 }
 

@@ -6,7 +6,7 @@ use crossfade_runtimes_core::{Datatype, Device, TensorSpec};
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{Optimise, TimeoutAction, WarmupData, finding, json, pbtxt, toml};
+use crate::config::{On, Optimise, Placement, TimeoutAction, WarmupData, finding, json, pbtxt, toml};
 use crate::version::VersionPolicy;
 
 fn spec(name: &str, datatype: Datatype, dims: &[&str]) -> TensorSpec {
@@ -315,34 +315,157 @@ fn instances_come_from_groups_and_from_our_own_table() {
     let model = batching_model();
     let config = good("instance_group [ { count: 2 kind: KIND_CPU }, { } ]", &model);
     assert_eq!(
-        (config.instances.count, config.instances.device),
-        (Some(3), Device::Cpu)
+        (config.instances.count, config.instances.on_cpu()),
+        (Some(3), true)
     );
     assert_eq!(good("", &model).instances.count, None);
-    check_error(
-        "instance_group { kind: KIND_GPU }",
-        &model,
-        &["no CUDA in this build", "fallback"],
-    );
-    check_error("instance_group { gpus: 0 }", &model, &["no CUDA in this build"]);
     check_error(
         "instance_group { passive: true }",
         &model,
         &["instance_group.passive"],
     );
     check_error("instance_group { count: -1 }", &model, &["must not be negative"]);
-    let own = toml::read("[instances]\ncount = 4\nfallback = 'cpu'\noptimise = 'latency'").unwrap();
-    let gpu = pbtxt::read(b"instance_group { kind: KIND_GPU count: 9 }").unwrap();
-    let config = complete(&RawConfig::merge(own, gpu), &model).unwrap();
+    let own = toml::read("[instances]\ncount = 4\noptimise = 'latency'").unwrap();
+    let group = pbtxt::read(b"instance_group { kind: KIND_CPU count: 9 }").unwrap();
+    let config = complete(&RawConfig::merge(own, group), &model).unwrap();
     assert_eq!(
         (config.instances.count, config.instances.optimise),
         (Some(4), Optimise::Latency)
     );
-    assert!(
-        config.warnings[0].contains("runs on the CPU"),
-        "{:?}",
-        config.warnings
+}
+
+#[test]
+fn a_placement_is_read_from_our_own_table_groups_and_accelerators() {
+    let check = |toml: &str, pbtxt: &str, on: On, per_device: u32| {
+        let own = toml::read(toml).unwrap();
+        let raw = RawConfig::merge(own, pbtxt::read(pbtxt.as_bytes()).unwrap());
+        let expected = Placement {
+            on,
+            per_device,
+            fallback_cpu: toml.contains("fallback"),
+        };
+        assert_eq!(raw.placement().unwrap(), expected, "{toml} {pbtxt}");
+    };
+    let every = || On::Gpus(Vec::new());
+    check("", "", On::Auto, 1);
+    check("", "instance_group { count: 2 }", On::Auto, 2);
+    check("", "instance_group { kind: KIND_CPU count: 2 }", On::Cpu, 2);
+    check("", "instance_group [ { kind: KIND_CPU }, { } ]", On::Cpu, 2);
+    check("", "instance_group { kind: KIND_GPU count: 3 }", every(), 3);
+    check(
+        "",
+        "instance_group { gpus: [1, 0] count: 2 }",
+        On::Gpus(vec![1, 1, 0, 0]),
+        1,
     );
+    check(
+        "[instances]\ndevice = 'cuda:1'\ncount = 2",
+        "",
+        On::Gpus(vec![1]),
+        2,
+    );
+    check("[instances]\ndevice = 'cuda'\nfallback = 'cpu'", "", every(), 1);
+    check(
+        "[instances]\ndevice = 'cpu'",
+        "instance_group { kind: KIND_GPU }",
+        On::Cpu,
+        1,
+    );
+    check(
+        "[instances]\ncount = 3",
+        "instance_group [ { kind: KIND_GPU gpus: 0 }, { kind: KIND_GPU gpus: [0, 1] } ]",
+        On::Gpus(vec![0, 1]),
+        3,
+    );
+    let tensorrt =
+        "optimization { execution_accelerators { gpu_execution_accelerator { name: 'tensorrt' } } }";
+    check("", tensorrt, every(), 1);
+    check("[instances]\ndevice = 'cpu'", tensorrt, On::Cpu, 1);
+}
+
+#[test]
+fn groups_that_cannot_be_are_refused() {
+    let model = batching_model();
+    check_error(
+        "instance_group [ { kind: KIND_GPU }, { kind: KIND_CPU } ]",
+        &model,
+        &["groups on GPUs and on the CPU at once"],
+    );
+    check_error(
+        "instance_group [ { kind: KIND_GPU gpus: 0 }, { kind: KIND_GPU } ]",
+        &model,
+        &["in every group"],
+    );
+    check_error(
+        "instance_group { gpus: -1 }",
+        &model,
+        &["must not be negative, got -1"],
+    );
+    check_error("instance_group { gpus: [0, 1] count: 1000 }", &model, &["1024"]);
+}
+
+#[test]
+fn accelerators_are_handed_to_the_runtime_that_has_them() {
+    let text = "optimization { execution_accelerators { \
+        gpu_execution_accelerator { name: 'tensorrt' parameters { key: 'precision_mode' value: 'FP16' } } \
+        cpu_execution_accelerator { name: 'openvino' } } }";
+    let raw = pbtxt::read(text.as_bytes()).unwrap();
+    let accelerator = |name: &str, gpu: bool, parameters: &[(&str, &str)]| Accelerator {
+        name: name.to_owned(),
+        gpu,
+        parameters: parameters
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect(),
+    };
+    let expected = [
+        accelerator("tensorrt", true, &[("precision_mode", "FP16")]),
+        accelerator("openvino", false, &[]),
+    ];
+    assert_eq!(raw.accelerators().unwrap(), expected);
+    assert!(complete(&raw, &batching_model()).is_ok());
+    let error = raw
+        .complete(&Completion {
+            model: "m",
+            signature: &batching_model(),
+            runtime: "tract",
+            default_max_batch_size: 32,
+            auto_complete: true,
+            label_files: &BTreeMap::new(),
+        })
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("runtime `tract` has no accelerators"),
+        "{error}"
+    );
+}
+
+#[test]
+fn groups_show_where_instances_are() {
+    let model = batching_model();
+    let shown = |text: &str, devices: &[Device], instead: Option<&str>| {
+        let config = good(text, &model).placed(devices, instead);
+        let groups = config.to_json()["instance_group"].clone();
+        let of = |group: &Value| {
+            let gpus = group["gpus"].as_array().map(|gpus| gpus.len());
+            (group["kind"].clone(), gpus, group["count"].clone())
+        };
+        let groups: Vec<_> = groups.as_array().unwrap().iter().map(of).collect();
+        (groups, config.warnings.len())
+    };
+    let gpus = [0, 1, 0, 1].map(Device::Cuda);
+    let (groups, warnings) = shown("", &gpus, None);
+    assert_eq!(groups, [(Value::from("KIND_GPU"), Some(2), Value::from(2))]);
+    assert_eq!(warnings, 0);
+    let uneven = [0, 0, 1].map(Device::Cuda);
+    assert_eq!(shown("", &uneven, None).0.len(), 2);
+    let (groups, warnings) = shown(
+        "instance_group { kind: KIND_GPU count: 2 }",
+        &[Device::Cpu],
+        Some("no driver"),
+    );
+    assert_eq!(groups, [(Value::from("KIND_CPU"), Some(0), Value::from(2))]);
+    assert_eq!(warnings, 1);
 }
 
 #[test]
@@ -405,10 +528,6 @@ fn what_changes_results_is_refused_and_what_tunes_is_echoed() {
         (
             "model_operations { op_library_filename: 'x.so' }",
             "model_operations",
-        ),
-        (
-            "optimization { execution_accelerators { gpu_execution_accelerator { name: 'tensorrt' } } }",
-            "tensorrt",
         ),
         ("backend: 'python'", "backend: python"),
         ("platform: 'tensorrt_plan'", "platform: tensorrt_plan"),

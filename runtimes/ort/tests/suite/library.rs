@@ -26,6 +26,7 @@ fn try_open(library: &Path) -> Result<OrtRuntime, RuntimeError> {
     OrtRuntime::open(&OrtOptions {
         library: library.to_path_buf(),
         intra_threads: 2,
+        cuda_lib_dirs: Vec::new(),
     })
 }
 

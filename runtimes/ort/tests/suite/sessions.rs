@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crossfade_runtimes_conformance::onnx::{add_constant, named};
 use crossfade_runtimes_conformance::tensors::fp32;
 use crossfade_runtimes_core::{
-    Device, InstanceOptions, Model, ModelSource, Outputs, Runtime as _, RuntimeError,
+    Accelerator, Device, InstanceOptions, Model, ModelSource, Outputs, Runtime as _, RuntimeError,
 };
 
 use crate::library;
@@ -18,11 +18,33 @@ fn load(parameters: &[(&str, &str)], graph_level: Option<i32>) -> Result<Box<dyn
         .iter()
         .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
         .collect();
-    library::open().load(&ModelSource {
+    load_more(ModelSource {
         path,
         parameters,
         graph_level,
+        ..ModelSource::default()
     })
+}
+
+fn load_more(source: ModelSource) -> Result<Box<dyn Model>, RuntimeError> {
+    library::open().load(&source)
+}
+
+/// What loading `x + c` says that is asked of a library for the CPU.
+fn refused(change: impl FnOnce(&mut ModelSource)) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    add_constant(named("batch"), &[1.0, 2.0]).write(&path).unwrap();
+    let mut source = ModelSource {
+        path,
+        ..ModelSource::default()
+    };
+    change(&mut source);
+    match load_more(source) {
+        Err(error @ RuntimeError::Device { .. }) => error.to_string(),
+        Err(other) => panic!("refused for another reason: {other:?}"),
+        Ok(_) => panic!("this library loads it"),
+    }
 }
 
 #[track_caller]
@@ -84,6 +106,44 @@ fn a_device_that_is_not_served_is_refused() {
         .err()
         .unwrap();
     assert!(matches!(error, RuntimeError::Unsupported { .. }), "{error:?}");
+}
+
+#[test]
+fn a_gpu_that_cannot_be_used_fails_the_load_and_says_what_to_do() {
+    let library = library::open();
+    if library.gpus().is_ok() {
+        return; // On a machine with one there is nothing to refuse.
+    }
+    let error = library.gpus().unwrap_err().to_string();
+    assert!(error.starts_with("device `cuda` cannot be used"), "{error}");
+    let error = refused(|source| source.devices = vec![Device::Cuda(0)]);
+    assert!(error.starts_with("device `cuda:0` cannot be used"), "{error}");
+    assert!(
+        ["onnxruntime-gpu", "driver", "--cuda-lib-dir"]
+            .iter()
+            .any(|advice| error.contains(advice)),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_accelerator_that_the_library_lacks_fails_the_load_and_names_the_package_that_has_it() {
+    let openvino = Accelerator {
+        name: "openvino".to_owned(),
+        gpu: false,
+        parameters: BTreeMap::new(),
+    };
+    let error = refused(|source| source.accelerators = vec![openvino]);
+    assert!(error.contains("onnxruntime-openvino"), "{error}");
+}
+
+#[test]
+fn options_for_gpus_are_checked_on_a_machine_without_one() {
+    let error = load(&[("cuda.enable_cuda_graph", "perhaps")], None)
+        .err()
+        .unwrap();
+    assert!(matches!(&error, RuntimeError::Parameter { key, .. } if key == "enable_cuda_graph"));
+    check_runs(&*load(&[("gpu_mem_limit", "1073741824")], None).unwrap());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crossfade_runtimes_fake::{FakeModel, Gate};
 
 use crate::support::{Bench, data, signature};
 
-/// Identity, but 13 is refused, 14 fails, 66 panics, and 99 computes something else than declared.
+/// Identity, but 13 is refused, 14 fails, 66 panics, 77 loses its device, and 99 computes something else than declared.
 fn moody(signature: ModelSignature) -> FakeModel {
     FakeModel::new(signature, |inputs, outputs| {
         let view = inputs[0].unwrap();
@@ -22,6 +22,12 @@ fn moody(signature: ModelSignature) -> FakeModel {
         if has(14) {
             let reason = "14".to_owned();
             return Err(RuntimeError::Run { reason });
+        }
+        if has(77) {
+            return Err(RuntimeError::DeviceLost {
+                device: "cuda:0".to_owned(),
+                reason: "77".to_owned(),
+            });
         }
         assert!(!has(66), "66 is too much");
         let shape = if has(99) {
@@ -105,6 +111,22 @@ fn an_output_unlike_its_signature_fails_the_whole_batch_with_one_error() {
     assert!(Arc::ptr_eq(&first, &second), "the error is shared");
     drop(held);
     assert_eq!(data(bench.submit(&[[5, 5]]).wait()), [5, 5]);
+}
+
+#[test]
+fn an_instance_that_loses_its_device_fails_its_batch_and_is_replaced() {
+    let bench = Bench::new(|setup| setup.model = moody(signature()));
+    let held = bench.occupy(1);
+    let (bad, neighbour) = (bench.submit(&[[77, 1]]), bench.submit(&[[1, 1]]));
+    bench.release();
+    for pending in [bad, neighbour] {
+        let error = runtime_error(pending.wait());
+        assert!(matches!(*error, RuntimeError::DeviceLost { .. }), "{error}");
+    }
+    assert_eq!(data(bench.submit(&[[2, 2]]).wait()), [2, 2]);
+    drop(held);
+    assert_eq!(bench.seen.replaced.lock().unwrap().len(), 1);
+    assert_eq!(bench.batcher.healthy_instances(), 1);
 }
 
 #[test]

@@ -26,6 +26,7 @@ fn runtimes() -> Arc<Runtimes> {
     let mut runtimes = Runtimes::open(&RuntimesOptions {
         ort_library: Some("/nonexistent/libonnxruntime.so".into()),
         intra_threads: 1,
+        cuda_lib_dirs: Vec::new(),
     });
     runtimes.register(Arc::new(FakeRuntime::new()));
     Arc::new(runtimes)

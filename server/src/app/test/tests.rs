@@ -47,6 +47,7 @@ fn tested(root: &Path, change: impl FnOnce(&mut TestArgs)) -> Result<Vec<Tested>
     let mut runtimes = Runtimes::open(&RuntimesOptions {
         ort_library: Some("/nonexistent/libonnxruntime.so".into()),
         intra_threads: 1,
+        cuda_lib_dirs: Vec::new(),
     });
     runtimes.register(Arc::new(FakeRuntime::new()));
     test(&args, Arc::new(runtimes))

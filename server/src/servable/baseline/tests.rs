@@ -38,7 +38,7 @@ fn version(model: FakeModel) -> Version {
         running: Arc::downgrade(&version.running),
         signature: version.signature,
         warmup: Vec::new(),
-        device: Device::Cpu,
+        devices: vec![Device::Cpu],
         directory: PathBuf::new(),
         options: version.options,
         observer: version.observer,
