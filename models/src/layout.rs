@@ -247,7 +247,7 @@ pub fn model_file(
     };
     let missing = |hint: String| LayoutError::NoModelFile {
         version,
-        expected: candidates[0].to_owned(),
+        expected: candidates.join("` or `"),
         hint,
     };
     for name in &candidates {

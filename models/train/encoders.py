@@ -197,6 +197,7 @@ def tiny(out):
             config["id2label"] = {str(k): f"label {k}" for k in range(labels)}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         save_file(weights(random, config, kind, labels if "Sequence" in architecture else 0), folder / "model.safetensors")
+        (folder / "tokenizer.json").write_text(json.dumps(tokenizer(kind), indent=1) + "\n")
         session = onnxruntime.InferenceSession(Encoder(folder).model().SerializeToString())
         given = [i.name for i in session.get_inputs()]
         cases = []
@@ -221,6 +222,46 @@ def tiny(out):
                 "values": [float(np.float32(x)) for x in answer.ravel()],
             })
         (folder / "golden.json").write_text(json.dumps(cases) + "\n")
+
+
+WORDS_OF = "a the cat dog bird fish sat ran flew swam on in under over mat house sky sea red blue green big small and".split()
+
+
+def tokenizer(kind):
+    """Words of a small vocabulary, in lower case; as tokenizers writes them."""
+    if "roberta" in kind:
+        start, padding, end, unknown = "<s>", "<pad>", "</s>", "<unk>"
+        special, between = [start, padding, end, unknown], [end, end]
+    else:
+        padding, unknown, start, end = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
+        special, between = [padding, unknown, start, end], [end]
+    vocabulary = {word: k for k, word in enumerate(special + WORDS_OF)}
+    token = lambda name, kind_id: {"SpecialToken": {"id": name, "type_id": kind_id}}
+    text = lambda name, kind_id: {"Sequence": {"id": name, "type_id": kind_id}}
+    second = 0 if "roberta" in kind else 1
+    single = [token(start, 0), text("A", 0), token(end, 0)]
+    pair = single[:2] + [token(name, 0) for name in between] + [text("B", second), token(end, second)]
+    return {
+        "version": "1.0",
+        "truncation": {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0},
+        "padding": None,
+        "added_tokens": [
+            {"id": k, "content": word, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+            for k, word in enumerate(special)
+        ],
+        "normalizer": {"type": "Lowercase"},
+        "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": single,
+            "pair": pair,
+            "special_tokens": {
+                name: {"id": name, "ids": [vocabulary[name]], "tokens": [name]} for name in dict.fromkeys([start, end])
+            },
+        },
+        "decoder": None,
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": unknown},
+    }
 
 
 def weights(random, config, kind, labels):

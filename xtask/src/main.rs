@@ -5,6 +5,7 @@ mod demo;
 mod fuzz;
 mod gpu;
 mod limits;
+mod minilm;
 mod onnxruntime;
 mod paths;
 mod peers;
@@ -36,6 +37,7 @@ usage: cargo xtask COMMAND
   fuzz [SECONDS] [TARGET ...]
                run every fuzz target (default 600 seconds each)
   bench        the benches; results go to standard output
+  encoders     candle beside ONNX Runtime on MiniLM, and what padding costs in batches of mixed lengths
   gpu          on a machine with an NVIDIA GPU: the suite and the bench on it, with the ONNX Runtime that CROSSFADE_ORT_LIBRARY
                names; writes benches/results/gpu-DEVICE.json
   peers [--quick] [PEER ...]
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
         Some("nodes") => suite::nodes(&rest),
         Some("fuzz") => fuzz::run_args(&rest),
         Some("bench") => suite::benches(),
+        Some("encoders") => minilm::encoders(),
         Some("gpu") => gpu::all(&rest),
         Some("peers") => peers::compare(&rest),
         Some("limits") => limits::measure(&rest),

@@ -16,7 +16,7 @@ use crate::tokens::Tokens;
 use crate::weights::{Layer, Linear, Norm, Weights};
 
 /// The most rows of a block: their vectors between the products fit into a core's second cache for a hidden size of
-/// 384 (`cargo bench --bench candle`).
+/// 384 (`cargo xtask encoders`).
 const BLOCK: usize = 128;
 
 /// Weights as the passes want them.

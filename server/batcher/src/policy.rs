@@ -95,7 +95,7 @@ pub enum Decision {
     Idle,
 }
 
-/// At most one in so many elements of a batch is padding that is computed (`cargo bench --bench padding`).
+/// At most one in so many elements of a batch is padding that is computed (`cargo xtask encoders`).
 const WASTE: usize = 4;
 
 /// How far behind the first request the policy looks for others of its shape; bounds the cost of a decision.

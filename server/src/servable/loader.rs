@@ -109,7 +109,7 @@ impl ServableLoader {
 }
 
 /// The most elements of a batch of rows with lengths, such as tokens. On a CPU more gain nothing, and those behind them
-/// wait (`cargo bench --bench encoders`); GPUs want more.
+/// wait (`cargo xtask encoders`); GPUs want more.
 const ELEMENTS_ON_CPU: usize = 2048;
 const ELEMENTS_ON_GPU: usize = 16_384;
 

@@ -26,6 +26,7 @@ mod release;
 mod shadow;
 mod sink;
 mod subjects;
+mod text;
 mod tier;
 mod tls;
 mod webhook;
