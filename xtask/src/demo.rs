@@ -7,6 +7,7 @@ use crate::process::{self, cargo, command};
 use crate::{onnxruntime, say};
 
 mod clients;
+mod embeddings;
 mod rollout;
 mod server;
 
@@ -69,6 +70,9 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
             bail!("unknown flag `{unknown}`; demo rollout takes none");
         }
         return rollout::show();
+    }
+    if let Some((&"embeddings", questions)) = args.split_first() {
+        return embeddings::show(questions);
     }
     let mut once = false;
     let mut port_base = None;

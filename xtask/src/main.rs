@@ -1,6 +1,7 @@
 //! What the README's commands call: `cargo xtask demo | test | …`.
 
 mod checks;
+mod cuda;
 mod demo;
 mod fuzz;
 mod gpu;
@@ -20,6 +21,8 @@ const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
   demo rollout build in release and watch a good version and four bad ones being released under load
+  demo embeddings [QUESTION ...]
+               build in release, serve MiniLM with its real weights, search this project's guide by meaning
   demo [--once] [--port-base N]
                build in release, serve models/zoo, send one request through each protocol, keep serving
                (--once: stop after the answers, on free ports)
@@ -36,6 +39,8 @@ usage: cargo xtask COMMAND
   nodes        the ONNX project's backend node tests, through the server
   fuzz [SECONDS] [TARGET ...]
                run every fuzz target (default 600 seconds each)
+  build --cuda a server whose candle computes on NVIDIA GPUs, under target/cuda (half an hour); ONNX Runtime's needs no build of
+               its own
   bench        the benches; results go to standard output
   encoders     candle beside ONNX Runtime on MiniLM, and what padding costs in batches of mixed lengths
   gpu          on a machine with an NVIDIA GPU: the suite and the bench on it, with the ONNX Runtime that CROSSFADE_ORT_LIBRARY
@@ -43,6 +48,9 @@ usage: cargo xtask COMMAND
   peers [--quick] [PEER ...]
                the same models and load on crossfade and on other servers in turn, which are installed under target/;
                without --quick and names, writes benches/results and docs/benchmarks.md
+  peers text [--quick]
+               texts of mixed lengths through /v1/embeddings, on crossfade and on FastAPI with ONNX Runtime; writes
+               benches/results/text.json
   limits [SCENARIO ...]
                overload, bursts, loading, swapping and shadowing beside serving, many connections, large tensors, start, the
                runtime's ceiling; writes benches/results/limits.json
@@ -68,9 +76,11 @@ fn main() -> ExitCode {
         Some("crash") => suite::crash(&rest),
         Some("nodes") => suite::nodes(&rest),
         Some("fuzz") => fuzz::run_args(&rest),
+        Some("build") => cuda::build(&rest),
         Some("bench") => suite::benches(),
         Some("encoders") => minilm::encoders(),
         Some("gpu") => gpu::all(&rest),
+        Some("peers") if rest.first() == Some(&"text") => peers::text(&rest[1..]),
         Some("peers") => peers::compare(&rest),
         Some("limits") => limits::measure(&rest),
         Some("log-cost") => suite::log_cost().and_then(|()| limits::measure(&["--rounds", "6", "recording"])),

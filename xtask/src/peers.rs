@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use crate::paths::{binary, root, target};
 use crate::process::{cargo, command, run};
-use crate::{demo, onnxruntime, python, say};
+use crate::{demo, minilm, onnxruntime, python, say};
 
 /// The driver, and a folder for each peer that PyPI has: `NAME/requirements.txt`, `NAME/serve.py`.
 const FOLDER: &str = "benches/peers";
@@ -15,6 +15,24 @@ const FOLDER: &str = "benches/peers";
 const ENVIRONMENTS: [&str; 6] = ["fastapi", "kserve", "litserve", "mlserver", "mosec", "pytriton"];
 /// The driver's own packages and the models' builder.
 const TOOLS: &str = "tools";
+
+/// Texts of mixed lengths: crossfade beside FastAPI's ways of serving a sentence encoder; `args`: the driver's flags.
+pub(crate) fn text(args: &[&str]) -> Result<()> {
+    let library = onnxruntime::fetch()?;
+    onnxruntime::place(&library, &target().join("release"))?;
+    demo::build_release()?;
+    let folder = root().join(FOLDER).join("text");
+    let place = target().join("peers/venv/text");
+    let python = python::environment_in(&place, &folder.join("requirements.txt"))?;
+    run(command(python)
+        .arg(folder.join("run.py"))
+        .args([
+            minilm::fetch()?,
+            binary(),
+            root().join("benches/results/text.json"),
+        ])
+        .args(args))
+}
 
 /// Prepares binaries, environments and models, then runs the driver with `args`: its flags, and the names of peers.
 pub(crate) fn compare(args: &[&str]) -> Result<()> {

@@ -470,3 +470,6 @@ impl Stage {
         Ok((inputs, ones))
     }
 }
+
+#[cfg(test)]
+mod tests;

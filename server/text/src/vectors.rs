@@ -83,3 +83,55 @@ fn to_length_one(row: &mut [f32]) {
     )]
     row.iter_mut().for_each(|x| *x = (f64::from(*x) * scale) as f32);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crossfade_runtimes_core::Shape;
+
+    fn fp32(shape: [usize; 3], numbers: &[f32]) -> Tensor {
+        Tensor {
+            datatype: Datatype::Fp32,
+            shape: Shape::from(shape),
+            data: numbers
+                .iter()
+                .flat_map(|x| x.to_le_bytes())
+                .collect::<Vec<u8>>()
+                .into(),
+        }
+    }
+
+    fn mask(shape: [usize; 2], ones: &[i64]) -> Tensor {
+        Tensor {
+            datatype: Datatype::Int64,
+            shape: Shape::from(shape),
+            data: ones
+                .iter()
+                .flat_map(|x| x.to_le_bytes())
+                .collect::<Vec<u8>>()
+                .into(),
+        }
+    }
+
+    #[test]
+    fn what_the_mask_leaves_out_does_not_count() {
+        // Two rows of three tokens; of the first the last does not count, of the second none does.
+        let hidden = fp32(
+            [2, 3, 2],
+            &[1.0, -4.0, 3.0, 2.0, 99.0, 99.0, 7.0, 7.0, 7.0, 7.0, 7.0, 7.0],
+        );
+        let counts = mask([2, 3], &[1, 1, 0, 0, 0, 0]);
+        let pooled = |pooling, normalize| pool(&hidden, &counts, pooling, normalize).unwrap();
+        assert_eq!(pooled(Pooling::Mean, false), [2.0, -1.0, 0.0, 0.0]);
+        assert_eq!(pooled(Pooling::Max, false), [3.0, 2.0, 0.0, 0.0]);
+        assert_eq!(pooled(Pooling::Cls, false), [1.0, -4.0, 0.0, 0.0]);
+        let unit = pooled(Pooling::Mean, true);
+        assert!((unit[0] - 2.0 / 5.0f32.sqrt()).abs() < 1e-6 && unit[2] == 0.0);
+        let other = mask([1, 3], &[1, 1, 1]);
+        assert!(
+            pool(&hidden, &other, Pooling::Mean, false)
+                .unwrap_err()
+                .contains("mask")
+        );
+    }
+}

@@ -35,7 +35,7 @@ const fn key(
 /// Every key that is read today.
 #[rustfmt::skip]
 const KEYS: &[ModelKey] = &[
-    key("[model]", "runtime", "\"auto\"", "(backend, platform)", "`auto`, `ort` or `tract`; `auto` takes ONNX Runtime if it was found, else tract"),
+    key("[model]", "runtime", "\"auto\"", "(backend, platform)", "`auto`, `ort`, `tract` or `candle`; `auto` takes ONNX Runtime if it was found, else tract, and candle for a folder without `model.onnx`"),
     key("[model]", "file", "\"model.onnx\"", "default_model_filename", "The model's file in its version's folder; by default `model.onnx`"),
     key("[model]", "parameters", "{ enable_mem_arena = \"0\" }", "(parameters)", "For the [runtime](serve-your-own-model.md#runtimes) and, with `cuda.`, `tensorrt.` or `openvino.` before their names, its [execution providers](gpu.md#options); by default none"),
     key("[[input]]", "name", "\"text\"", "input.name", "Which input of the model; needed in each `[[input]]`. Without any, they come from the model file"),
