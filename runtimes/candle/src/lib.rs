@@ -1,7 +1,7 @@
 //! candle behind the seam: transformer encoders as people publish them, from `config.json` and `model.safetensors`.
 //!
-//! A model is read once ([`weights`]) and shared by its instances. There are two ways to compute it: [`packed`], our own
-//! kernels for CPUs in FP32, which compute no padding; and [`portable`], candle's operations, for every device and
+//! A model is read once (`weights`) and shared by its instances. There are two ways to compute it: `packed`, our own
+//! kernels for CPUs in FP32, which compute no padding; and `portable`, candle's operations, for every device and
 //! datatype. Tests hold the one against the other.
 //!
 //! What is absent: nothing here knows text; tokens come in, numbers go out. `unsafe` is in `convert` alone.
