@@ -7,8 +7,8 @@ use bytes::BytesMut;
 use crossfade_batcher::{Answer, Timings};
 use crossfade_runtimes_core::{ModelSignature, Shape, Tensor};
 
-/// At most one in so many elements of a job is padding that is computed, as within batches.
-const WASTE: usize = 4;
+/// Padding that is computed is at most so small a part of what is not, as within batches.
+const WASTE: usize = 8;
 
 /// What a job may hold.
 #[derive(Debug, Clone, Copy)]

@@ -34,7 +34,7 @@ def sentences(folder):
             for sentence in re.split(r"(?<=[.:;])\s+(?=[A-Z])", plain.lstrip("- 0123456789.")):
                 if 40 <= len(sentence) <= 300:
                     found.append((page.name, sentence))
-    return found[:600]
+    return found
 
 
 def by_openai(client, texts):

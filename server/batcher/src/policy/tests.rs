@@ -174,7 +174,7 @@ fn long(rows: usize, length: usize) -> Waiting {
 }
 
 #[test]
-fn lengths_that_would_waste_more_than_a_quarter_are_passed_over() {
+fn lengths_that_would_waste_more_than_an_eighth_are_passed_over() {
     let pads = Limits {
         pads: true,
         ..limits(1000)
