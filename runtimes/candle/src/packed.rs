@@ -90,6 +90,9 @@ impl Packed {
         pool: Option<&ThreadPool>,
         scratch: &mut Scratch,
     ) -> Vec<f32> {
+        if tokens.len() == 0 {
+            return Vec::new();
+        }
         let width = self.hidden;
         let mut rows = self.embed(tokens);
         let mut projected = vec![0.0; tokens.len() * 3 * width];

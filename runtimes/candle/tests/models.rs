@@ -187,6 +187,33 @@ fn padding_and_company_change_nothing() {
 }
 
 #[test]
+fn batches_without_tokens_are_answered_with_nothing_or_zeros() {
+    let empty = |rows: usize, columns: usize| Tensor {
+        datatype: Datatype::Int64,
+        shape: Shape::from([rows, columns]),
+        data: vec![0; rows * columns * 8].into(),
+    };
+    for (name, parameters, width) in [
+        ("bert", vec![("pooling", "mean"), ("normalize", "1")], 24),
+        ("bert", vec![("pooling", "max"), ("dtype", "fp16")], 24),
+        ("bert_classifier", vec![], 3),
+        ("xlmr_ranker", vec![("intra_op_thread_count", "1")], 1),
+    ] {
+        let model = load(name, &parameters).unwrap();
+        for (rows, columns) in [(0, 0), (0, 4), (2, 0), (1, 3)] {
+            let mut inputs = vec![Some(empty(rows, columns)), Some(empty(rows, columns))];
+            inputs.resize(model.signature().inputs.len(), None);
+            let answer = run(&*model, &inputs).unwrap();
+            assert_eq!(
+                answer.shape,
+                Shape::from([rows, width]),
+                "{name} {rows} {columns}"
+            );
+        }
+    }
+}
+
+#[test]
 fn what_does_not_fit_the_model_is_the_callers_mistake() {
     let model = load("bert", &[]).unwrap();
     let refused = |ids: Vec<i64>, mask: Option<Vec<i64>>, types: Option<Vec<i64>>| {
