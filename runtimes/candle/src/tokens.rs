@@ -8,6 +8,9 @@ use crate::error::refused;
 /// The inputs' names, in the signature's order.
 pub(crate) const INPUTS: [&str; 3] = ["input_ids", "attention_mask", "token_type_ids"];
 
+/// Tokens of one run, padding included: their vectors take some gigabytes in the larger models.
+const MOST_TOKENS: usize = 1 << 18;
+
 /// A batch without its padding.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Tokens {
@@ -49,6 +52,12 @@ impl Tokens {
                     other_view.shape, INPUTS[0], ids.shape
                 )));
             }
+        }
+        let places = rows.saturating_mul(columns);
+        if places > MOST_TOKENS {
+            return Err(refused(format!(
+                "{rows} rows of {columns} tokens are more than the {MOST_TOKENS} tokens that one run takes; send fewer rows at once"
+            )));
         }
         if columns > card.longest() {
             return Err(refused(format!(

@@ -232,6 +232,11 @@ fn what_does_not_fit_the_model_is_the_callers_mistake() {
     assert!(refused(vec![1], None, Some(vec![2])).contains("`token_type_ids`"));
     assert!(refused(vec![1, 2], Some(vec![1]), None).contains("attention_mask"));
     assert!(refused(vec![1; 35], None, None).contains("at most 34"));
+    let many = vec![vec![1; 34]; (1 << 18) / 34 + 1];
+    let too_many = run(&*model, &[Some(int64(&many)), None, None])
+        .unwrap_err()
+        .to_string();
+    assert!(too_many.contains("send fewer rows"), "{too_many}");
     assert!(matches!(
         run(&*model, &[None, None, None]),
         Err(RuntimeError::InvalidInput { .. })

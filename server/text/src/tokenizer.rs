@@ -12,6 +12,9 @@ use crate::front::{TEXT, TEXT_PAIR};
 /// The largest single text: a thousand times what the longest sequences hold.
 const MOST_BYTES: usize = 1 << 20;
 
+/// Tokens of one request, each row filled up to the longest: 32 MiB for each of three tensors.
+const MOST_ELEMENTS: usize = 1 << 22;
+
 /// What becomes of a text with more tokens than the model takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
@@ -154,8 +157,17 @@ impl Text {
     }
 
     /// Puts rows together, the shorter ones filled up.
-    pub(crate) fn join(&self, rows: &[Encoded]) -> Tokenized {
+    ///
+    /// Errors: `Input` where filling up would take more memory than a request is worth.
+    pub(crate) fn join(&self, rows: &[Encoded]) -> Result<Tokenized, TextError> {
         let longest = rows.iter().map(Encoding::len).max().unwrap_or(0);
+        if rows.len().saturating_mul(longest) > MOST_ELEMENTS {
+            let reason = format!(
+                "{} texts, of which the longest has {longest} tokens, are too many for one request; send fewer at once",
+                rows.len()
+            );
+            return Err(TextError::input(TEXT, None, reason));
+        }
         let column = |values: fn(&Encoding) -> &[u32], fill: u32| {
             let mut data = Vec::with_capacity(rows.len() * longest * 8);
             for row in rows {
@@ -172,12 +184,12 @@ impl Text {
                 data: Bytes::from(data),
             }
         };
-        Tokenized {
+        Ok(Tokenized {
             ids: column(Encoding::get_ids, self.padding),
             mask: column(Encoding::get_attention_mask, 0),
             types: column(Encoding::get_type_ids, 0),
             tokens: rows.iter().map(Encoding::len).sum(),
-        }
+        })
     }
 
     /// Tokenizes here and now.
@@ -189,7 +201,7 @@ impl Text {
             .iter()
             .enumerate()
             .map(|(index, row)| self.encode(index, row, cut));
-        Ok(self.join(&encoded.collect::<Result<Vec<_>, _>>()?))
+        self.join(&encoded.collect::<Result<Vec<_>, _>>()?)
     }
 }
 

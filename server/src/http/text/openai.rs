@@ -69,12 +69,21 @@ impl Input {
     }
 }
 
+/// Tokens of one request, each row filled up to the longest.
+const MOST_ELEMENTS: usize = 1 << 22;
+
 /// Rows of tokens, the shorter ones filled up and masked.
 fn tokens_of(rows: &[Vec<i64>]) -> Result<Vec<(String, Tensor)>, Refusal> {
     if let Some(index) = rows.iter().position(Vec::is_empty) {
         return Err(Refusal::invalid(format!("input {index} has no tokens")));
     }
     let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
+    if rows.len().saturating_mul(longest) > MOST_ELEMENTS {
+        return Err(Refusal::invalid(format!(
+            "{} inputs, of which the longest has {longest} tokens, are too many for one request; send fewer at once",
+            rows.len()
+        )));
+    }
     let tensor = |value: &dyn Fn(&[i64], usize) -> i64| {
         let places = rows
             .iter()
@@ -208,6 +217,10 @@ mod tests {
             ("[[1], []]", "input 1"),
             ("{}", "must be a string"),
             (r#"["a", 1]"#, "must be a string"),
+            (
+                &*format!("[[{}1], {}[1]]", "1,".repeat(9999), "[1],".repeat(500)),
+                "send fewer",
+            ),
             ("1.5", "must be a string"),
         ] {
             assert!(

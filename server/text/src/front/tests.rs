@@ -225,6 +225,19 @@ fn texts_that_are_too_long_name_their_row_and_are_cut_at_either_end() {
 }
 
 #[test]
+fn a_request_of_many_short_texts_and_a_long_one_does_not_fill_the_memory() {
+    let front = front(Settings::default());
+    let long = vec!["cat"; 32].join(" ");
+    let mut many = vec!["a"; (1 << 22) / 34];
+    many.push(&long);
+    let refused = front
+        .text()
+        .tokenize(&texts(&many), None, Cut::Refuse)
+        .unwrap_err();
+    assert!(refused.to_string().contains("send fewer"), "{refused}");
+}
+
+#[test]
 fn a_pool_that_is_gone_or_full_refuses() {
     let front = front(Settings::default());
     let pool = Pool::start(0).unwrap();
