@@ -404,17 +404,36 @@ async fn late_and_crowded_out_requests_are_refused_alike_and_never_run() {
         .fake
         .probe(&server.repository.path().join("add/1/model.fake"));
     let before = probe.executions();
-    let holder = tokio::spawn({
+    let ask = async || {
         let mut client = server.grpc().await;
         let request = to_grpc("add", "", &body);
-        async move { client.model_infer(request).await }
-    });
-    let arrivals = tokio::task::spawn_blocking({
+        tokio::spawn(async move { client.model_infer(request).await })
+    };
+    let arrivals = async |runs| {
         let gate = gate.clone();
-        move || gate.wait_for_arrivals(1)
-    });
-    arrivals.await.unwrap();
+        let waited = tokio::task::spawn_blocking(move || gate.wait_for_arrivals(runs));
+        waited.await.unwrap();
+    };
+    let holder = ask().await;
+    arrivals(1).await;
+    let waiter = ask().await;
+    // Nothing else was queued yet, so that the depth is the waiter's.
+    let queued = "crossfade_queue_depth{model=\"add\",version=\"1\"} 1\n";
+    while !server.scrape().await.contains(queued) {
+        tokio::task::yield_now().await;
+    }
+    refused(
+        both(&server, "add", "", body.clone()).await,
+        Status::Overloaded,
+        "queue is full",
+    );
+    gate.pass(2);
+    assert!(holder.await.unwrap().is_ok());
+    assert!(waiter.await.unwrap().is_ok());
+
     // One runs; there is room for one more, which is late; one after the other, since the queue has one place.
+    let holder = ask().await;
+    arrivals(3).await;
     refused(
         over_grpc(&server, "add", "", &late).await,
         Status::DeadlineExceeded,
@@ -425,25 +444,13 @@ async fn late_and_crowded_out_requests_are_refused_alike_and_never_run() {
         Status::DeadlineExceeded,
         "deadline",
     );
-    let waiter = tokio::spawn({
-        let mut client = server.grpc().await;
-        let request = to_grpc("add", "", &body);
-        async move { client.model_infer(request).await }
-    });
-    // The depth of the queue would not do: the late ones count until an instance looks. Between its permit and its place
-    // in the queue a request awaits nothing.
-    while server.app.service.permits().requests() < 2 {
-        tokio::task::yield_now().await;
-    }
-    refused(
-        both(&server, "add", "", body).await,
-        Status::Overloaded,
-        "queue is full",
-    );
     gate.open();
     assert!(holder.await.unwrap().is_ok());
-    assert!(waiter.await.unwrap().is_ok());
-    assert_eq!(probe.executions() - before, 2, "only the two that waited ran");
+    assert_eq!(
+        probe.executions() - before,
+        3,
+        "only those that nobody refused ran"
+    );
     server.stop().await;
 }
 
