@@ -1,10 +1,12 @@
 //! Each case through both protocols: the same answer, or the same row of the status table and the same message.
 
 use crossfade_proto::inference as wire;
+use crossfade_proto::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
 use crossfade_runtimes_fake::Gate;
 use crossfade_server::audit::{Call, Listener};
 use crossfade_server::status::Status;
 use serde_json::{Value, json};
+use tonic::transport::Channel;
 
 use crate::harness::{ADD_ONE, Repository, Server};
 
@@ -404,9 +406,9 @@ async fn late_and_crowded_out_requests_are_refused_alike_and_never_run() {
         .fake
         .probe(&server.repository.path().join("add/1/model.fake"));
     let before = probe.executions();
-    let ask = async || {
-        let mut client = server.grpc().await;
-        let request = to_grpc("add", "", &body);
+    let request = to_grpc("add", "", &body);
+    let ask = |mut client: GrpcInferenceServiceClient<Channel>| {
+        let request = request.clone();
         tokio::spawn(async move { client.model_infer(request).await })
     };
     let arrivals = async |runs| {
@@ -414,9 +416,9 @@ async fn late_and_crowded_out_requests_are_refused_alike_and_never_run() {
         let waited = tokio::task::spawn_blocking(move || gate.wait_for_arrivals(runs));
         waited.await.unwrap();
     };
-    let holder = ask().await;
+    let holder = ask(server.grpc().await);
     arrivals(1).await;
-    let waiter = ask().await;
+    let waiter = ask(server.grpc().await);
     // Nothing else was queued yet, so that the depth is the waiter's.
     let queued = "crossfade_queue_depth{model=\"add\",version=\"1\"} 1\n";
     while !server.scrape().await.contains(queued) {
@@ -432,7 +434,7 @@ async fn late_and_crowded_out_requests_are_refused_alike_and_never_run() {
     assert!(waiter.await.unwrap().is_ok());
 
     // One runs; there is room for one more, which is late; one after the other, since the queue has one place.
-    let holder = ask().await;
+    let holder = ask(server.grpc().await);
     arrivals(3).await;
     refused(
         over_grpc(&server, "add", "", &late).await,
