@@ -6,7 +6,7 @@ use crate::result::{RunResult, Summary};
 
 /// The columns of [`summary`].
 const SUMMARY: &str = "run,url,protocol,load,rate_per_s,concurrency,scope,model,version,sent,ok,errors,\
-throughput_per_s,min_us,mean_us,p50_us,p90_us,p95_us,p99_us,p999_us,max_us";
+throughput_per_s,min_us,mean_us,p50_us,p90_us,p95_us,p99_us,p999_us,max_us,tokens_per_s";
 
 /// The columns of [`series`].
 const SERIES: &str = "run,second,sent,ok,errors,p50_us,p99_us,max_us,in_flight";
@@ -75,6 +75,7 @@ fn summary_line(name: &str, run: &RunResult, scope: [&str; 3], summary: &Summary
         latency.p99_us.to_string(),
         latency.p999_us.to_string(),
         latency.max_us.to_string(),
+        summary.tokens_per_s.to_string(),
     ];
     format!("{}\r\n", fields.join(","))
 }

@@ -130,7 +130,7 @@ pub async fn run(plan: &Plan, observer: &mut (dyn FnMut(&Tick) + Send)) -> Resul
 
 /// The bodies of each kind of request; asks for metadata where they are made from it.
 async fn bodies(plan: &Plan, control: &Control) -> Result<Vec<Vec<crate::wire::Encoded>>> {
-    let from_metadata = plan.target.protocol != Protocol::HttpRaw && plan.payload.request.is_none();
+    let from_metadata = plan.target.protocol.has_tensors() && plan.payload.request.is_none();
     let mut signatures: BTreeMap<(&str, Option<&str>), Signature> = BTreeMap::new();
     let mut bodies = Vec::new();
     for (index, entry) in plan.mix.iter().enumerate() {
@@ -141,7 +141,13 @@ async fn bodies(plan: &Plan, control: &Control) -> Result<Vec<Vec<crate::wire::E
         bodies.push(payload::bodies(plan, index, signatures.get(&key))?);
     }
     if from_metadata {
-        for name in plan.payload.inputs.keys().chain(plan.payload.shapes.keys()) {
+        let payload = &plan.payload;
+        for name in payload
+            .inputs
+            .keys()
+            .chain(payload.shapes.keys())
+            .chain(&payload.only)
+        {
             let mut inputs = signatures.values().flat_map(|signature| &signature.inputs);
             if !inputs.any(|input| input.name == *name) {
                 let known: Vec<&str> = signatures

@@ -3,6 +3,7 @@
 pub mod encode;
 pub mod npy;
 pub mod tensor;
+mod words;
 
 use std::path::Path;
 
@@ -49,21 +50,26 @@ pub fn bodies(plan: &Plan, index: usize, signature: Option<&Signature>) -> Resul
         let tensors = tensor::from_request(path)?;
         return Ok(vec![encode::tensors(plan, entry, &tensors)?]);
     }
-    let signature = signature.with_context(|| {
-        format!(
-            "model `{}`: no metadata; give a request with --request",
-            entry.model
-        )
-    })?;
     let variants = match plan.payload.values {
-        Values::Random => plan.payload.variants.max(1),
-        Values::Zeros => 1,
+        Values::Zeros if plan.payload.lengths.is_none() => 1,
+        Values::Random | Values::Zeros => plan.payload.variant_count(),
     };
     let mut bodies: Vec<Encoded> = Vec::new();
     for variant in 0..variants {
         let mut rng = Rng::of(plan.seed, ((index as u64) << 32) | u64::from(variant));
-        let tensors = make(&plan.payload, entry, signature, &mut rng)?;
-        let body = encode::tensors(plan, entry, &tensors)?;
+        let length = plan.payload.lengths.map(|range| rng.length(range));
+        let mut body = match signature {
+            _ if plan.target.protocol == Protocol::OpenAi => encode::texts(plan, entry, length, &mut rng)?,
+            Some(signature) => {
+                let tensors = make(&plan.payload, entry, signature, length, &mut rng)?;
+                encode::tensors(plan, entry, &tensors)?
+            }
+            None => bail!(
+                "model `{}`: no metadata; give a request with --request",
+                entry.model
+            ),
+        };
+        body.tokens = length.unwrap_or(0) * entry.rows;
         let full = (bodies.len() as u64 + 2) * body.body_bytes > MAX_VARIANT_BYTES;
         bodies.push(body);
         if full {
@@ -73,8 +79,14 @@ pub fn bodies(plan: &Plan, index: usize, signature: Option<&Signature>) -> Resul
     Ok(bodies)
 }
 
-/// One tensor for each input of `signature`.
-fn make(payload: &Payload, entry: &MixEntry, signature: &Signature, rng: &mut Rng) -> Result<Vec<Tensor>> {
+/// One tensor for each input of `signature` that is to be sent.
+fn make(
+    payload: &Payload,
+    entry: &MixEntry,
+    signature: &Signature,
+    length: Option<u64>,
+    rng: &mut Rng,
+) -> Result<Vec<Tensor>> {
     if signature.inputs.is_empty() {
         bail!(
             "model `{}`: its metadata names no inputs; give a request with --request",
@@ -84,11 +96,18 @@ fn make(payload: &Payload, entry: &MixEntry, signature: &Signature, rng: &mut Rn
     signature
         .inputs
         .iter()
-        .map(|input| make_one(payload, entry, input, rng))
+        .filter(|input| payload.only.is_empty() || payload.only.contains(&input.name))
+        .map(|input| make_one(payload, entry, input, length, rng))
         .collect()
 }
 
-fn make_one(payload: &Payload, entry: &MixEntry, input: &Input, rng: &mut Rng) -> Result<Tensor> {
+fn make_one(
+    payload: &Payload,
+    entry: &MixEntry,
+    input: &Input,
+    length: Option<u64>,
+    rng: &mut Rng,
+) -> Result<Tensor> {
     let datatype = Datatype::parse(&input.datatype)
         .with_context(|| format!("model `{}`, input `{}`", entry.model, input.name))?;
     let from_file = payload.inputs.get(&input.name);
@@ -106,11 +125,11 @@ fn make_one(payload: &Payload, entry: &MixEntry, input: &Input, rng: &mut Rng) -
         }
         return Ok(tensor);
     }
-    let shape = shape(payload, entry, input)?;
+    let shape = shape(payload, entry, input, length)?;
     if let Some(path) = from_file {
         return tensor_from_raw(path, input, datatype, shape);
     }
-    Tensor::made(&input.name, datatype, shape, payload, rng).with_context(|| {
+    Tensor::made(&input.name, datatype, shape, payload, length, rng).with_context(|| {
         format!(
             "model `{}`, input `{}`: too large to be made",
             entry.model, input.name
@@ -142,18 +161,19 @@ fn tensor_from_raw(path: &Path, input: &Input, datatype: Datatype, shape: Vec<u6
     Ok(tensor)
 }
 
-/// The input's shape with its variable dimensions settled: the first is the rows, others must be told.
-fn shape(payload: &Payload, entry: &MixEntry, input: &Input) -> Result<Vec<u64>> {
+/// The input's shape with its variable dimensions settled: the first is the rows, others are the length or must be told.
+fn shape(payload: &Payload, entry: &MixEntry, input: &Input, length: Option<u64>) -> Result<Vec<u64>> {
     if let Some(shape) = payload.shapes.get(&input.name) {
         return Ok(shape.clone());
     }
     let mut shape = Vec::with_capacity(input.shape.len());
     for (at, dim) in input.shape.iter().enumerate() {
-        match u64::try_from(*dim) {
-            Ok(dim) => shape.push(dim),
-            Err(_) if at == 0 => shape.push(entry.rows),
-            Err(_) => bail!(
-                "model `{}`, input `{}`: dimension {at} of {:?} is variable; say how large with --shape {}=…",
+        match (u64::try_from(*dim), length) {
+            (Ok(dim), _) => shape.push(dim),
+            (Err(_), _) if at == 0 => shape.push(entry.rows),
+            (Err(_), Some(length)) => shape.push(length),
+            (Err(_), None) => bail!(
+                "model `{}`, input `{}`: dimension {at} of {:?} is variable; say how large with --shape {}=… or --lengths",
                 entry.model,
                 input.name,
                 input.shape,

@@ -86,12 +86,18 @@ pub struct Payload {
     pub request: Option<PathBuf>,
     /// Whole shapes, by input.
     pub shapes: BTreeMap<String, Vec<u64>>,
+    /// Each request's length is drawn from this range, its end excluded: its variable dimensions after the first, and the
+    /// words of its texts.
+    pub lengths: Option<(u64, u64)>,
+    /// The only inputs that are sent; empty: all.
+    pub only: Vec<String>,
     /// Integers are drawn from this range, its end excluded.
     pub integers: (i64, i64),
     /// Bytes of each random element of a BYTES tensor.
     pub string_bytes: usize,
-    /// How many different bodies are made of each kind of request; they take turns.
-    pub variants: u32,
+    /// How many different bodies are made of each kind of request; they take turns. None: [`Self::VARIANTS`], or
+    /// [`Self::VARIANTS_BY_LENGTH`] where lengths are drawn.
+    pub variants: Option<u32>,
     /// Header lines of HTTP requests, name and value.
     pub headers: Vec<(String, String)>,
     /// The body of raw requests.
@@ -107,6 +113,22 @@ pub enum Values {
     Zeros,
 }
 
+impl Payload {
+    /// Bodies of each kind of request.
+    pub const VARIANTS: u32 = 8;
+    /// Bodies of each kind of request where they differ in length: enough that their mean is that of the range.
+    pub const VARIANTS_BY_LENGTH: u32 = 500;
+
+    /// How many different bodies are to be made; at least one.
+    pub fn variant_count(&self) -> u32 {
+        let usual = match self.lengths {
+            Some(_) => Self::VARIANTS_BY_LENGTH,
+            None => Self::VARIANTS,
+        };
+        self.variants.unwrap_or(usual).max(1)
+    }
+}
+
 impl Default for Payload {
     fn default() -> Self {
         Self {
@@ -114,10 +136,12 @@ impl Default for Payload {
             inputs: BTreeMap::new(),
             request: None,
             shapes: BTreeMap::new(),
+            lengths: None,
+            only: Vec::new(),
             // Small, so that token numbers and indices stay inside most vocabularies and tables.
             integers: (0, 100),
             string_bytes: 16,
-            variants: 8,
+            variants: None,
             headers: Vec::new(),
             raw_body: Vec::new(),
         }

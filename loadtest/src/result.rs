@@ -67,7 +67,7 @@ pub struct RunResult {
 pub struct Target {
     /// Scheme, host, port and perhaps a path before `/v2`.
     pub url: String,
-    /// `grpc`, `grpc-stream`, `http-json`, `http-binary` or `http-raw`.
+    /// `grpc`, `grpc-stream`, `http-json`, `http-binary`, `http-raw` or `openai`.
     pub protocol: String,
     /// The name in its server metadata, or empty.
     pub server_name: String,
@@ -149,6 +149,13 @@ pub struct Summary {
     pub errors: BTreeMap<String, u64>,
     /// Requests answered without an error per second, until the last answer.
     pub throughput_per_s: f64,
+    /// Lengths of the requests answered without an error, times their rows: tokens, or words of texts. 0 where no lengths
+    /// were drawn.
+    #[serde(default)]
+    pub tokens: u64,
+    /// The same per second, until the last answer.
+    #[serde(default)]
+    pub tokens_per_s: f64,
     /// Latencies of the requests answered without an error.
     pub latency: Latency,
 }

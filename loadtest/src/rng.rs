@@ -39,6 +39,18 @@ impl Rng {
         low.saturating_add(i64::try_from(offset).unwrap_or(i64::MAX))
     }
 
+    /// Uniform in `range`, its end excluded; its beginning if it is empty.
+    pub fn length(&mut self, range: (u64, u64)) -> u64 {
+        let width = u128::from(range.1.saturating_sub(range.0).max(1));
+        let offset = (u128::from(self.word()) * width) >> 64;
+        range.0 + u64::try_from(offset).unwrap_or(0)
+    }
+
+    /// Uniform among the indices of `count` things; 0 without any.
+    pub fn index(&mut self, count: usize) -> usize {
+        usize::try_from(self.length((0, count as u64))).unwrap_or(0)
+    }
+
     /// Exponential with mean 1.
     pub fn exponential(&mut self) -> f64 {
         -self.unit().ln()
@@ -68,6 +80,10 @@ mod tests {
         let drawn: Vec<i64> = (0..1000).map(|_| rng.between(-2, 3)).collect();
         assert!((-2..3).all(|value| drawn.contains(&value)));
         assert!(drawn.iter().all(|value| (-2..3).contains(value)));
+        let lengths: Vec<u64> = (0..1000).map(|_| rng.length((5, 9))).collect();
+        assert!((5..9).all(|length| lengths.contains(&length)));
+        assert!(lengths.iter().all(|length| (5..9).contains(length)));
+        assert_eq!((rng.length((7, 7)), rng.index(0), rng.index(1)), (7, 0, 0));
         assert!(
             (0..1000)
                 .map(|_| rng.unit())

@@ -25,6 +25,9 @@ pub enum Protocol {
     HttpBinary,
     /// HTTP/1.1, a fixed body to a fixed path of any server.
     HttpRaw,
+    /// HTTP/1.1, texts to OpenAI's `/v1/embeddings` of any server.
+    #[value(name = "openai")]
+    OpenAi,
 }
 
 impl Protocol {
@@ -36,7 +39,13 @@ impl Protocol {
             Self::HttpJson => "http-json",
             Self::HttpBinary => "http-binary",
             Self::HttpRaw => "http-raw",
+            Self::OpenAi => "openai",
         }
+    }
+
+    /// Whether requests are made from a model's metadata.
+    pub fn has_tensors(self) -> bool {
+        !matches!(self, Self::HttpRaw | Self::OpenAi)
     }
 
     /// Whether it is one of the two gRPC forms.

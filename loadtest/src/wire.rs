@@ -13,6 +13,8 @@ pub struct Encoded {
     pub bytes: Bytes,
     /// Bytes of the body or message alone.
     pub body_bytes: u64,
+    /// Rows times the length that was drawn for the request; 0 where none was.
+    pub tokens: u64,
 }
 
 /// What an answer is told apart by.

@@ -279,6 +279,31 @@ async fn a_raw_server_needs_to_know_nothing_of_the_protocol() {
 }
 
 #[tokio::test]
+async fn texts_of_many_lengths_go_to_any_server_of_embeddings_and_their_tokens_are_counted() {
+    let mut plan = plan(&serve(Protocol::OpenAi).await, Protocol::OpenAi, &["even"]).await;
+    plan.payload.lengths = Some((3, 9));
+    plan.mix[0].rows = 2;
+    let result = run(&plan).await;
+    assert_eq!(
+        (result.total.ok, &result.total.errors),
+        (100, &Default::default())
+    );
+    assert_eq!(result.by_version[0].version, "2");
+    // Two rows of 5.5 words on average, of which 100 requests are four standard deviations at 136.
+    assert!(
+        result.total.tokens.abs_diff(1100) <= 137,
+        "{}",
+        result.total.tokens
+    );
+    let per_s = result.total.throughput_per_s * 0.01 * f64::from(u32::try_from(result.total.tokens).unwrap());
+    assert!((result.total.tokens_per_s - per_s).abs() < 1e-6 * per_s);
+
+    plan.payload.lengths = Some((9, 10));
+    let refused = run(&plan).await;
+    assert_eq!((refused.total.errors["400"], refused.total.tokens), (100, 0));
+}
+
+#[tokio::test]
 async fn tls_is_spoken_and_an_unknown_certificate_refused() {
     for protocol in PROTOCOLS {
         let proxy = tls::in_front_of(&serve(protocol).await, protocol).await;

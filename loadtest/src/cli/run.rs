@@ -86,9 +86,22 @@ pub struct RunArgs {
         help_heading = "What is sent"
     )]
     string_bytes: usize,
-    /// Different bodies made of each kind of request, which take turns.
-    #[arg(long, default_value_t = 8, value_name = "N", help_heading = "What is sent")]
-    variants: u32,
+    /// Lengths that requests are to have, drawn from LOW..HIGH, HIGH excluded: of variable dimensions after the first, and
+    /// of texts, in words.
+    #[arg(long, value_name = "LOW..HIGH", help_heading = "What is sent")]
+    lengths: Option<String>,
+    /// The only inputs to send, of those that a model takes: NAME,…
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "LIST",
+        conflicts_with = "request",
+        help_heading = "What is sent"
+    )]
+    only: Vec<String>,
+    /// Different bodies made of each kind of request, which take turns; 8 by default, 500 with --lengths.
+    #[arg(long, value_name = "N", help_heading = "What is sent")]
+    variants: Option<u32>,
     /// With http-raw: the path to POST to.
     #[arg(long, value_name = "PATH", help_heading = "What is sent")]
     path: Option<String>,
@@ -353,6 +366,7 @@ impl RunArgs {
             request: self.request.clone(),
             string_bytes: self.string_bytes,
             variants: self.variants,
+            only: self.only.clone(),
             ..Payload::default()
         };
         let pairs = |flag: &str, given: &[String]| -> Result<BTreeMap<String, String>> {
@@ -377,19 +391,13 @@ impl RunArgs {
                 shape.with_context(|| format!("--shape {name}={dims}: expected such as {name}=1,128"))?;
             payload.shapes.insert(name, shape);
         }
-        let integers = || {
-            format!(
-                "--integers `{}`: expected LOW..HIGH, such as 0..100",
-                self.integers
-            )
-        };
-        let (low, high) = self.integers.split_once("..").with_context(integers)?;
-        payload.integers = (
-            low.parse().with_context(integers)?,
-            high.parse().with_context(integers)?,
-        );
-        if payload.integers.0 >= payload.integers.1 {
-            bail!(integers());
+        payload.integers = range("--integers", &self.integers, "0..100")?;
+        let lengths = self.lengths.as_deref();
+        payload.lengths = lengths
+            .map(|text| range("--lengths", text, "5..257"))
+            .transpose()?;
+        if payload.lengths.is_some() && !(self.request.is_none() && self.protocol != Protocol::HttpRaw) {
+            bail!("--lengths has no use with a request that is given as a whole");
         }
         let own = self.header.iter().map(|line| {
             let pair = line.split_once(':').filter(|_| !line.contains(['\r', '\n']));
@@ -409,17 +417,29 @@ impl RunArgs {
             (Some(_), Protocol::GrpcStream) => {
                 bail!("--deadline: the requests of a gRPC stream have none of their own")
             }
-            (Some(deadline), Protocol::HttpJson | Protocol::HttpBinary | Protocol::HttpRaw) => {
+            (Some(_), Protocol::Grpc) | (None, _) => {}
+            (Some(deadline), _) => {
                 let millis = deadline.as_millis().max(1).to_string();
                 payload.headers.push(("x-request-timeout-ms".to_owned(), millis));
             }
-            (Some(_), Protocol::Grpc) | (None, _) => {}
         }
         if let Some(path) = &self.body {
             payload.raw_body = std::fs::read(path).with_context(|| format!("--body {}", path.display()))?;
         }
         Ok(payload)
     }
+}
+
+/// Reads LOW..HIGH, HIGH excluded.
+///
+/// Errors: if it is none, or empty.
+fn range<T: std::str::FromStr + PartialOrd>(flag: &str, text: &str, example: &str) -> Result<(T, T)> {
+    let read = text
+        .split_once("..")
+        .and_then(|(low, high)| Some((low.parse().ok()?, high.parse().ok()?)));
+    let expected = || format!("{flag} `{text}`: expected LOW..HIGH, such as {example}");
+    read.filter(|(low, high): &(T, T)| low < high)
+        .with_context(expected)
 }
 
 /// Reads `--arrivals`, with `--rate` where the kind has one.

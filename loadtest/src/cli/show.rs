@@ -34,9 +34,13 @@ fn write_run(text: &mut String, result: &RunResult) -> std::fmt::Result {
         "{kind}; {} s after {} s of warm-up, {} connections",
         load.duration_s, load.warm_up_s, load.connections
     )?;
+    let tokens = match total.tokens {
+        0 => String::new(),
+        _ => format!(", {:.0} tokens/s", total.tokens_per_s),
+    };
     writeln!(
         text,
-        "sent {}, answered {}, {:.1}/s",
+        "sent {}, answered {}, {:.1}/s{tokens}",
         total.sent, total.ok, total.throughput_per_s
     )?;
     for (kind, count) in &total.errors {

@@ -60,7 +60,7 @@ impl Client {
             )
         };
         let kind = match target.protocol {
-            Protocol::HttpJson | Protocol::HttpBinary | Protocol::HttpRaw => {
+            Protocol::HttpJson | Protocol::HttpBinary | Protocol::HttpRaw | Protocol::OpenAi => {
                 let mut idle = Vec::new();
                 for _ in 0..own {
                     idle.push(Http1::connect(&target).await.map_err(refused)?);
@@ -160,7 +160,7 @@ impl Client {
         };
         let response = connection.exchange(request).await?;
         let answer = if (200..300).contains(&response.status) {
-            let version = if response.version.is_empty() && self.target.protocol != Protocol::HttpRaw {
+            let version = if response.version.is_empty() && self.target.protocol.has_tensors() {
                 let json = response
                     .json_bytes
                     .unwrap_or(response.body.len())

@@ -250,8 +250,17 @@ fn second(number: u64, counts: Counts, latencies: Option<&Latencies>, in_flight:
 
 fn summary(tally: &Tally, seconds: f64) -> Summary {
     let ok = tally.ok.count();
-    #[expect(clippy::cast_precision_loss, reason = "requests of a run are far below 2^53")]
-    let throughput_per_s = if seconds > 0.0 { ok as f64 / seconds } else { 0.0 };
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "requests and tokens of a run are far below 2^53"
+    )]
+    let per_s = |count: u64| {
+        if seconds > 0.0 {
+            count as f64 / seconds
+        } else {
+            0.0
+        }
+    };
     let mut errors: BTreeMap<String, u64> = BTreeMap::new();
     for (failure, count) in &tally.errors {
         *errors.entry(failure.name()).or_default() += count;
@@ -260,7 +269,9 @@ fn summary(tally: &Tally, seconds: f64) -> Summary {
         sent: tally.sent,
         ok,
         errors,
-        throughput_per_s,
+        throughput_per_s: per_s(ok),
+        tokens: tally.tokens,
+        tokens_per_s: per_s(tally.tokens),
         latency: tally.ok.summary(),
     }
 }

@@ -54,6 +54,8 @@ pub(super) struct Tally {
     pub(super) sent: u64,
     /// Latencies of those answered.
     pub(super) ok: Latencies,
+    /// Tokens of those answered.
+    pub(super) tokens: u64,
     /// The others.
     pub(super) errors: BTreeMap<Failure, u64>,
 }
@@ -70,10 +72,13 @@ pub(super) struct Counts {
 }
 
 impl Tally {
-    fn count(&mut self, latency_us: u64, failure: Option<Failure>) {
+    fn count(&mut self, latency_us: u64, tokens: u64, failure: Option<Failure>) {
         self.sent += 1;
         match failure {
-            None => self.ok.record(latency_us),
+            None => {
+                self.ok.record(latency_us);
+                self.tokens += tokens;
+            }
             Some(failure) => *self.errors.entry(failure).or_default() += 1,
         }
     }
@@ -82,6 +87,7 @@ impl Tally {
     pub(super) fn add(&mut self, other: &Self) {
         self.sent += other.sent;
         self.ok.add(&other.ok);
+        self.tokens += other.tokens;
         for (failure, count) in &other.errors {
             *self.errors.entry(*failure).or_default() += count;
         }
@@ -142,10 +148,17 @@ impl Recorder {
         self.late_sends += u64::from(late > LATE_US);
     }
 
-    /// The request due at `due_us` was answered, or failed, at `now_us`.
+    /// The request of `tokens` that was due at `due_us` was answered, or failed, at `now_us`.
     ///
     /// One of the warm-up counts in the warm-up, whenever its answer comes.
-    pub(super) fn done(&mut self, entry: usize, due_us: i64, now_us: i64, result: Result<Bytes, Failure>) {
+    pub(super) fn done(
+        &mut self,
+        entry: usize,
+        due_us: i64,
+        now_us: i64,
+        result: Result<Bytes, Failure>,
+        tokens: u64,
+    ) {
         let latency_us = now_us.saturating_sub(due_us).max(0).unsigned_abs();
         let mut second = now_us.div_euclid(1_000_000);
         if due_us < 0 {
@@ -173,14 +186,14 @@ impl Recorder {
                 });
                 parts.len() - 1
             });
-        parts[at].tally.count(latency_us, failure);
+        parts[at].tally.count(latency_us, tokens, failure);
         if let Some(first) = self.first_event_us {
             let part = if due_us < first {
                 &mut self.steady
             } else {
                 &mut self.during
             };
-            part.count(latency_us, failure);
+            part.count(latency_us, tokens, failure);
         }
     }
 
@@ -224,7 +237,7 @@ mod tests {
     fn the_warm_up_is_in_no_figure() {
         let mut recorder = Recorder::new(1, None);
         recorder.due(-500_000);
-        recorder.done(0, -500_000, 700_000, Ok(Bytes::new()));
+        recorder.done(0, -500_000, 700_000, Ok(Bytes::new()), 7);
         assert_eq!(recorder.warm_up_requests, 1);
         assert!(recorder.by_entry[0].is_empty() && recorder.seconds.is_empty());
         assert_eq!(recorder.warm_up_seconds[0].ok, 1);
@@ -235,16 +248,17 @@ mod tests {
         let mut recorder = Recorder::new(1, Some(2_000_000));
         recorder.due(1_000_000);
         recorder.sent(1_000_000, 1_600_000);
-        recorder.done(0, 1_000_000, 1_601_000, Ok(Bytes::from_static(b"2")));
+        recorder.done(0, 1_000_000, 1_601_000, Ok(Bytes::from_static(b"2")), 7);
         recorder.due(2_000_000);
         recorder.sent(2_000_000, 2_000_010);
-        recorder.done(0, 2_000_000, 2_001_000, Err(Failure::Timeout));
+        recorder.done(0, 2_000_000, 2_001_000, Err(Failure::Timeout), 7);
         let parts = &recorder.by_entry[0];
         assert_eq!(
             (parts[0].version.as_ref(), parts[0].tally.ok.at(1.0) / 1000),
             (b"2".as_slice(), 601)
         );
         assert_eq!(parts[1].tally.errors[&Failure::Timeout], 1);
+        assert_eq!((parts[0].tally.tokens, parts[1].tally.tokens), (7, 0));
         assert_eq!(
             (recorder.late_sends, recorder.steady.sent, recorder.during.sent),
             (1, 1, 1)

@@ -216,7 +216,7 @@ impl Hand {
             self.recorder().due(due_us);
             if self.in_flight.get() >= most {
                 self.recorder()
-                    .done(entry, due_us, self.now_us(), Err(Failure::Overflow));
+                    .done(entry, due_us, self.now_us(), Err(Failure::Overflow), 0);
                 continue;
             }
             let flight = Flight::begin(self);
@@ -269,7 +269,8 @@ impl Hand {
         let result = answered
             .unwrap_or(Err(Failure::Timeout))
             .map(|answer| answer.version);
-        self.recorder().done(entry, due_us, self.now_us(), result);
+        self.recorder()
+            .done(entry, due_us, self.now_us(), result, body.tokens);
     }
 
     /// The kind of request that the `number`-th is.

@@ -6,8 +6,10 @@ use crossfade_proto::inference::{ModelInferRequest, model_infer_request::InferIn
 use prost::Message as _;
 use serde_json::{Value, json};
 
-use super::tensor::{Datatype, Tensor};
+use super::tensor::{self, Datatype, Tensor};
+use super::words;
 use crate::plan::{MixEntry, Plan};
+use crate::rng::Rng;
 use crate::target::Protocol;
 use crate::wire::{Encoded, http1};
 
@@ -44,8 +46,32 @@ pub fn tensors(plan: &Plan, entry: &MixEntry, tensors: &[Tensor]) -> Result<Enco
             ];
             Ok(http(plan, entry, &headers, &body))
         }
-        Protocol::HttpRaw => Ok(raw(plan, entry)),
+        Protocol::HttpRaw | Protocol::OpenAi => bail!("{} has no tensors", plan.target.protocol.name()),
     }
+}
+
+/// As many texts of `length` words as `entry` has rows, or of the bytes of a random string, as OpenAI's interface has them.
+///
+/// Errors: if a version is asked for, which that interface has no field for.
+pub fn texts(plan: &Plan, entry: &MixEntry, length: Option<u64>, rng: &mut Rng) -> Result<Encoded> {
+    if let Some(version) = &entry.version {
+        bail!(
+            "model `{}`: openai has no field for version `{version}`; leave it away, or send a --header",
+            entry.model
+        );
+    }
+    let made = (0..entry.rows).map(|_| match length {
+        Some(length) => words::text(length, rng),
+        None => tensor::string(plan.payload.string_bytes, rng),
+    });
+    let texts: Vec<String> = made.collect();
+    let body = serde_json::to_vec(&json!({ "model": entry.model, "input": texts }))?;
+    Ok(encoded(
+        plan,
+        "/v1/embeddings",
+        &[("Content-Type", "application/json")],
+        &body,
+    ))
 }
 
 /// The raw request of `entry`, whose model is the path.
@@ -88,6 +114,7 @@ fn grpc(entry: &MixEntry, tensors: &[Tensor]) -> Result<Encoded> {
     Ok(Encoded {
         body_bytes: bytes.len() as u64,
         bytes: bytes.into(),
+        tokens: 0,
     })
 }
 
@@ -119,6 +146,7 @@ fn encoded(plan: &Plan, path: &str, headers: &[(&str, &str)], body: &[u8]) -> En
     Encoded {
         bytes,
         body_bytes: body.len() as u64,
+        tokens: 0,
     }
 }
 

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::words;
 use crate::plan::{Payload, Values};
 use crate::rng::Rng;
 
@@ -115,7 +116,7 @@ impl Tensor {
             .try_fold(1_u64, |product, dim| product.checked_mul(*dim))
     }
 
-    /// A tensor of values as `payload` has them.
+    /// A tensor of values as `payload` has them; with a `length`, each random BYTES element is a text of so many words.
     ///
     /// Errors: if it has more than 2^30 elements.
     pub fn made(
@@ -123,6 +124,7 @@ impl Tensor {
         datatype: Datatype,
         shape: Vec<u64>,
         payload: &Payload,
+        length: Option<u64>,
         rng: &mut Rng,
     ) -> Result<Self> {
         let mut tensor = Self {
@@ -141,11 +143,12 @@ impl Tensor {
             let zeros = payload.values == Values::Zeros;
             match datatype {
                 Datatype::Bytes => {
-                    let length = if zeros { 0 } else { payload.string_bytes };
-                    push_element(
-                        &mut tensor.bytes,
-                        &(0..length).map(|_| printable(rng)).collect::<Vec<u8>>(),
-                    )?;
+                    let element: Vec<u8> = match length {
+                        _ if zeros => Vec::new(),
+                        Some(length) => words::text(length, rng).into_bytes(),
+                        None => string(payload.string_bytes, rng).into_bytes(),
+                    };
+                    push_element(&mut tensor.bytes, &element)?;
                 }
                 _ if zeros => tensor
                     .bytes
@@ -178,8 +181,10 @@ fn fraction(rng: &mut Rng, bits: u32) -> u16 {
     u16::try_from(rng.word() >> (64 - bits)).unwrap_or(0)
 }
 
-fn printable(rng: &mut Rng) -> u8 {
-    u8::try_from(rng.between(i64::from(b'a'), i64::from(b'z') + 1)).unwrap_or(b'a')
+/// Small letters.
+pub(super) fn string(bytes: usize, rng: &mut Rng) -> String {
+    let letter = |_| char::from(b'a' + u8::try_from(rng.index(26)).unwrap_or(0));
+    (0..bytes).map(letter).collect()
 }
 
 /// Adds a BYTES element.

@@ -1,6 +1,6 @@
 use std::io::Write as _;
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use crossfade_proto::inference::ModelInferRequest;
 use prost::Message as _;
 use serde_json::json;
@@ -113,6 +113,51 @@ async fn what_the_metadata_leaves_open_is_asked_for() {
         .unwrap_err()
         .to_string();
     assert!(message.contains("2 rows do not fit"), "{message}");
+}
+
+#[tokio::test]
+async fn a_length_is_drawn_for_each_request_and_is_the_same_for_all_its_inputs() {
+    let mut plan = plan(Protocol::Grpc, 2).await;
+    plan.payload.lengths = Some((5, 9));
+    let inputs = signature(&[
+        ("ids", "INT64", &[-1, -1]),
+        ("mask", "INT64", &[-1, -1]),
+        ("text", "BYTES", &[-1, 1]),
+    ]);
+    let made = bodies(&plan, 0, Some(&inputs)).unwrap();
+    assert_eq!(made.len(), 500);
+    let mut lengths = [0; 4];
+    for body in &made {
+        let request = ModelInferRequest::decode(body.bytes.clone()).unwrap();
+        let [ids, mask, text] = request.inputs.as_slice() else {
+            panic!("three inputs are sent")
+        };
+        let length = usize::try_from(ids.shape[1]).unwrap();
+        assert_eq!(ids.shape, mask.shape);
+        assert_eq!(
+            (text.shape.as_slice(), body.tokens),
+            ([2, 1].as_slice(), 2 * length as u64)
+        );
+        let mut texts = request.raw_input_contents[2].clone();
+        while texts.has_remaining() {
+            let bytes = texts.get_u32_le() as usize;
+            assert_eq!(texts.split_to(bytes).split(|byte| *byte == b' ').count(), length);
+        }
+        lengths[length - 5] += 1;
+    }
+    assert!(
+        lengths.iter().all(|count| (75..175).contains(count)),
+        "{lengths:?}"
+    );
+
+    plan.payload.only = vec!["text".to_owned()];
+    plan.payload.variants = Some(3);
+    let made = bodies(&plan, 0, Some(&inputs)).unwrap();
+    let request = ModelInferRequest::decode(made[2].bytes.clone()).unwrap();
+    assert_eq!(
+        (made.len(), request.inputs.len(), request.inputs[0].name.as_str()),
+        (3, 1, "text")
+    );
 }
 
 #[test]

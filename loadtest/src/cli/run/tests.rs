@@ -88,6 +88,16 @@ async fn mistakes_are_named_with_what_to_do() {
         (format!("{url} --model m --rate 1 --threads 0"), "--threads 0"),
         (format!("{url} --protocol http-raw --rate 1"), "--path"),
         ("--url ftp://x --model m --rate 1".to_owned(), "`ftp`"),
+        (format!("{url} --model m --rate 1 --lengths 9..9"), "5..257"),
+        (format!("{url} --model m --rate 1 --lengths=-1..9"), "5..257"),
+        (
+            format!("{url} --model m --rate 1 --request r.json --lengths 5..9"),
+            "as a whole",
+        ),
+        (
+            format!("{url} --model m --rate 1 --request r.json --only x"),
+            "cannot be used with",
+        ),
     ] {
         let message = plan(&line).await.unwrap_err();
         assert!(message.contains(part), "{line}: {message}");
