@@ -13,6 +13,8 @@ use crate::{demo, minilm, onnxruntime, python, say};
 const FOLDER: &str = "benches/peers";
 /// The peers with an environment of their own; see [`environment_of`].
 const ENVIRONMENTS: [&str; 6] = ["fastapi", "kserve", "litserve", "mlserver", "mosec", "pytriton"];
+/// The peer of the texts that needs PyTorch.
+const SENTENCE_TRANSFORMERS: &str = "sentence-transformers";
 /// The driver's own packages and the models' builder.
 const TOOLS: &str = "tools";
 
@@ -21,17 +23,22 @@ pub(crate) fn text(args: &[&str]) -> Result<()> {
     let library = onnxruntime::fetch()?;
     onnxruntime::place(&library, &target().join("release"))?;
     demo::build_release()?;
+    build_loadtest()?;
     let folder = root().join(FOLDER).join("text");
-    let place = target().join("peers/venv/text");
-    let python = python::environment_in(&place, &folder.join("requirements.txt"))?;
-    run(command(python)
-        .arg(folder.join("run.py"))
-        .args([
-            minilm::fetch()?,
-            binary(),
-            root().join("benches/results/text.json"),
-        ])
-        .args(args))
+    let environments = target().join("peers/venv");
+    let python = python::environment_in(&environments.join("text"), &folder.join("requirements.txt"))?;
+    let mut driver = command(python);
+    driver.arg(folder.join("run.py")).args([
+        minilm::fetch()?,
+        binary(),
+        loadtest(),
+        root().join("benches/results/text.json"),
+    ]);
+    if install(SENTENCE_TRANSFORMERS, &folder, &environments) {
+        let python = environments.join(SENTENCE_TRANSFORMERS).join("bin/python");
+        driver.arg("--python").arg(python);
+    }
+    run(driver.args(args))
 }
 
 /// Prepares binaries, environments and models, then runs the driver with `args`: its flags, and the names of peers.
@@ -60,13 +67,7 @@ pub(crate) fn prepare() -> Result<Prepared> {
     let library = onnxruntime::fetch()?;
     onnxruntime::place(&library, &target().join("release"))?;
     demo::build_release()?;
-    run(&mut cargo(&[
-        "build",
-        "--release",
-        "--locked",
-        "-p",
-        "crossfade-loadtest",
-    ]))?;
+    build_loadtest()?;
     let folder = root().join(FOLDER);
     let place = target().join("peers");
     let python = python::environment_in(&place.join("venv").join(TOOLS), &folder.join("requirements.txt"))?;
@@ -82,11 +83,23 @@ impl Prepared {
         let mut driver = command(&self.python);
         driver.arg(root().join(script));
         driver.arg("--server").arg(binary());
-        driver
-            .arg("--loadtest")
-            .arg(target().join("release/crossfade-loadtest"));
+        driver.arg("--loadtest").arg(loadtest());
         driver
     }
+}
+
+fn build_loadtest() -> Result<()> {
+    run(&mut cargo(&[
+        "build",
+        "--release",
+        "--locked",
+        "-p",
+        "crossfade-loadtest",
+    ]))
+}
+
+fn loadtest() -> PathBuf {
+    target().join("release/crossfade-loadtest")
 }
 
 /// Whether `args` name a peer of this environment, or none at all.
@@ -105,13 +118,15 @@ fn environment_of(peer: &str) -> Option<&str> {
     }
 }
 
-/// Makes a peer's environment. One that cannot be had here stops nobody else: the driver finds it missing and writes
-/// so into the result.
-fn install(peer: &str, folder: &Path, environments: &Path) {
+/// Makes a peer's environment, and says whether it could. One that cannot be had here stops nobody else: the driver finds it
+/// missing and writes so into the result.
+fn install(peer: &str, folder: &Path, environments: &Path) -> bool {
     let requirements = folder.join(peer).join("requirements.txt");
-    if let Err(error) = python::environment_in(&environments.join(peer), &requirements) {
+    let made = python::environment_in(&environments.join(peer), &requirements);
+    if let Err(error) = &made {
         say(&format!("{peer} cannot be installed here: {error:#}"));
     }
+    made.is_ok()
 }
 
 #[cfg(test)]

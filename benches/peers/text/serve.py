@@ -1,28 +1,32 @@
-"""FastAPI, tokenizers and onnxruntime behind /v1/embeddings, in one of two usual ways: `serve.py FOLDER PORT alone|encode`.
+"""FastAPI behind /v1/embeddings, in one of three usual ways: TEXT_FOLDER=… TEXT_WAY=… uvicorn serve:app.
 
-alone    a process per core; each request runs by itself, in a session of one thread
-encode   one process; a request's texts are sorted by length and run in padded batches of 32, in a session of all cores,
-         as SentenceTransformer.encode does it (sentence-transformers itself needs PyTorch, which is not installed here)
+alone                  tokenizers and onnxruntime, a process per core; each request runs by itself, in a session of one thread
+encode                 the same in one process; a request's texts are sorted by length and run in padded batches of 32, in a
+                       session of all cores, as SentenceTransformer.encode does it
+sentence-transformers  SentenceTransformer.encode itself, on PyTorch, one process, PyTorch's own threads
 """
 
 import asyncio
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import orjson
-import uvicorn
 from fastapi import FastAPI, Request, Response
-from tokenizers import Tokenizer
 
-FOLDER, WAY = Path(os.environ.get("TEXT_FOLDER", ".")), os.environ.get("TEXT_WAY", "alone")
+FOLDER, WAY = Path(os.environ["TEXT_FOLDER"]), os.environ["TEXT_WAY"]
 CORES = os.cpu_count() or 1
 BATCH = 32
 
 app = FastAPI()
-if (FOLDER / "model.onnx").is_file():
+if WAY == "sentence-transformers":
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(FOLDER), device="cpu", local_files_only=True)
+else:
+    import onnxruntime
+    from tokenizers import Tokenizer
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1 if WAY == "alone" else CORES
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -42,6 +46,8 @@ def run(texts):
 
 
 def encode(texts):
+    if WAY == "sentence-transformers":
+        return model.encode(texts, batch_size=BATCH, show_progress_bar=False)
     order = sorted(range(len(texts)), key=lambda k: -len(texts[k]))
     vectors = [None] * len(texts)
     for start in range(0, len(order), BATCH):
@@ -59,10 +65,3 @@ async def embeddings(request: Request) -> Response:
     data = [{"object": "embedding", "index": k, "embedding": vector} for k, vector in enumerate(vectors)]
     content = orjson.dumps({"object": "list", "data": data}, option=orjson.OPT_SERIALIZE_NUMPY)
     return Response(content, media_type="application/json")
-
-
-if __name__ == "__main__":
-    folder, port, way = sys.argv[1:]
-    os.environ |= {"TEXT_FOLDER": folder, "TEXT_WAY": way}
-    workers = CORES if way == "alone" else 1
-    uvicorn.run("serve:app", host="127.0.0.1", port=int(port), workers=workers, access_log=False, log_level="warning", app_dir=str(Path(__file__).parent))
