@@ -66,8 +66,8 @@ pub trait Instance: Send {
     /// * `inputs`: one per input of the signature, in its order; `None` where an optional input was left out
     /// * `outputs`: one slot per output of the signature; each wanted one is set on `Ok`
     ///
-    /// Errors: `Run`, `InvalidInput`, `Output`; the instance stays usable. After `DeviceLost`, and after a panic, the caller
-    /// drops it.
+    /// Errors: `Run`, `InvalidInput`, `Output`, and `Device` where something that its device needs is missing; the instance
+    /// stays usable. After `DeviceLost`, and after a panic, the caller drops it.
     fn run(&mut self, inputs: &[Option<TensorView<'_>>], outputs: &mut Outputs) -> Result<(), RuntimeError>;
 }
 

@@ -26,6 +26,21 @@ pub(crate) fn run(error: &ort::Error) -> RuntimeError {
     }
 }
 
+/// What a run said of a library that is opened only when an operator needs it, such as cuDNN; `None` for any other failure.
+pub(crate) fn library_missing(error: &ort::Error) -> Option<String> {
+    let reason = text(error, Path::new(""));
+    let missing = ["cuDNN", "cuFFT"].iter().find(|name| {
+        let said = [
+            format!("{name} is unavailable"),
+            format!("{name} is not available"),
+        ];
+        said.iter().any(|said| reason.contains(said))
+    })?;
+    Some(format!(
+        "{reason}; install {missing}, or name its folder (--cuda-lib-dir, ort.cuda_lib_dirs)"
+    ))
+}
+
 /// What the library said of the file `model`, without machine paths and names.
 pub(crate) fn text<R>(error: &ort::Error<R>, model: &Path) -> String {
     clean(error.message(), model)

@@ -15,6 +15,7 @@ mod outlet;
 mod parameters;
 mod providers;
 mod session;
+mod turns;
 #[cfg(test)]
 mod under_test;
 

@@ -14,6 +14,7 @@ use crate::error::{self, unsupported};
 use crate::ledger::{Account, Ledger};
 use crate::library::Library;
 use crate::outlet::{self, c_names};
+use crate::turns::{InTurn, TURNS};
 use making::{Made, Recipe};
 
 /// An instance on a device notes what it holds after so many runs, and whenever its buffers grow.
@@ -26,7 +27,7 @@ pub(crate) struct OrtModel {
     /// The session that all instances on the CPU run, where no execution provider is asked for.
     shared: Option<Arc<Executable>>,
     /// The session that the signature was read from, for the first instance of its own.
-    first: Mutex<Option<(Device, Made)>>,
+    first: Mutex<Option<(Device, InTurn<Made>)>>,
     ledger: Ledger,
     file_bytes: u64,
 }
@@ -51,7 +52,7 @@ impl OrtModel {
         if made.is_plain() {
             model.shared = Some(Arc::new(model.on_host(made)?));
         } else {
-            model.first = Mutex::new(Some((device, made)));
+            model.first = Mutex::new(Some((device, InTurn::new(made))));
         }
         Ok(model)
     }
@@ -77,7 +78,7 @@ impl OrtModel {
         let kept = first.take_if(|(made_for, _)| *made_for == device);
         drop(first);
         let mut made = match kept {
-            Some((_, made)) => made,
+            Some((_, made)) => made.into_inner(),
             None => self.recipe.make(device)?,
         };
         let served_by = made.served_by();
@@ -95,12 +96,14 @@ impl OrtModel {
             graphs: made.graphs(),
             run_options: &|| self.recipe.new_run_options(),
         };
+        let turn = TURNS.load();
         let executable = DeviceExecutable::new(made.into_session(), self.names(), lane, &options)
             .map_err(|error| error::device(device, error::text(&error, self.recipe.file())))?;
         account.set(executable.device_bytes());
+        drop(turn);
         Ok(Box::new(DeviceInstance {
             signature: self.signature.clone(),
-            executable,
+            executable: InTurn::new(executable),
             account,
             runs: 0,
         }))
@@ -156,7 +159,7 @@ impl Instance for HostInstance {
 /// Runs a session of its own on a device.
 struct DeviceInstance {
     signature: Arc<ModelSignature>,
-    executable: DeviceExecutable,
+    executable: InTurn<DeviceExecutable>,
     account: Arc<Account>,
     runs: u32,
 }

@@ -26,6 +26,7 @@ use super::{
 };
 use crate::driver::{DriverError, Lane};
 use crate::error;
+use crate::turns::{TURNS, Turn};
 use graphs::Graphs;
 use staging::{Staged, Staging};
 
@@ -144,38 +145,65 @@ impl DeviceExecutable {
                 Some((view, copy.as_ref().map_or(view.data, AlignedBuffer::as_slice)))
             })
             .collect();
-        let ran = self.there_and_back(signature, &given, &places, outputs);
+        let (number, _turn) = self.turn(signature, &given, &places);
+        let ran = self.there_and_back(signature, number, &given, &places, outputs);
         // Whatever happened, nothing is in flight and nothing is bound when this returns.
         self.binding.clear();
         let settled = self.lane.synchronize();
+        if let (Ok(()), Ok(()), Some(graphs), Some(number)) = (&ran, &settled, &mut self.graphs, number) {
+            graphs.set_recorded(number);
+        }
         match (ran, settled) {
             (Ok(()), Ok(())) => Ok(self.lane.held() != before),
             (Err(error), Ok(())) => Err(error),
             (Ok(()), Err(failed)) => Err(self.failed(&failed)),
+            (Err(error @ RuntimeError::DeviceLost { .. }), _) => Err(error),
             (Err(error), Err(failed)) if failed.is_lost() => Err(self.lost(format!("{error}; {failed}"))),
             (Err(error), Err(_)) => Err(error),
         }
     }
 
+    /// The graph that this run plays back or records, if any, and the turn to do so.
+    fn turn(
+        &mut self,
+        signature: &ModelSignature,
+        inputs: &[(TensorView<'_>, &[u8])],
+        places: &[Place],
+    ) -> (Option<usize>, Turn<'static>) {
+        let number = self.graphs.as_mut().and_then(|graphs| {
+            let number = graphs.number(graphs::key(inputs, &self.on_device, places, signature)?)?;
+            Some((number, graphs.is_recorded(number)))
+        });
+        let (number, turn) = match number {
+            Some((number, true)) => (Some(number), None),
+            // Where it is not its turn, the run is not recorded; one that comes later is.
+            Some((number, false)) => match TURNS.record() {
+                Some(turn) => (Some(number), Some(turn)),
+                None => (None, None),
+            },
+            None => (None, None),
+        };
+        (number, turn.unwrap_or_else(|| TURNS.run()))
+    }
+
     fn there_and_back(
         &mut self,
         signature: &ModelSignature,
+        number: Option<usize>,
         inputs: &[(TensorView<'_>, &[u8])],
         places: &[Place],
         outputs: &mut Outputs,
     ) -> Result<(), RuntimeError> {
         self.lane.enter().map_err(|error| self.failed(&error))?;
-        let recorded = graphs::key(inputs, &self.on_device, places, signature);
-        let number = match (&mut self.graphs, recorded) {
-            (Some(graphs), Some(key)) => graphs.number(key),
-            _ => None,
-        };
         self.bind(signature, number, inputs, places)?;
         let staging = staging(&mut self.staging, &mut self.graphs, number);
         // SAFETY: the binding was made with this session, which only `&mut self` runs.
         let ran = unsafe { self.binding.run(&self.session, &staging.options) };
         let wanted: SmallVec<[usize; 4]> = places.iter().map(|(k, _)| *k).collect();
-        ran.map_err(|error| run_error(signature, &wanted, outputs, &error))?;
+        ran.map_err(|error| match error::library_missing(&error) {
+            Some(reason) => error::device(self.device, reason),
+            None => run_error(signature, &wanted, outputs, &error),
+        })?;
         self.fetch(signature, number, places, outputs)
     }
 

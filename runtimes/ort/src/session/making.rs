@@ -14,6 +14,7 @@ use crate::error::{self, unsupported};
 use crate::library::{Library, panic_message};
 use crate::parameters::{SessionParameters, wrong};
 use crate::providers::{self, Kind, Plan};
+use crate::turns::TURNS;
 
 /// Has a session say which provider runs which node.
 const RECORD: &str = "session.record_ep_graph_assignment_info";
@@ -79,6 +80,7 @@ impl Recipe {
     /// Errors: `Device` with what is missing there and what to do; `Load`, `Unsupported`, `Parameter`.
     pub(super) fn make(&self, device: Device) -> Result<Made, RuntimeError> {
         let plan = providers::plan(&self.source, device)?;
+        let _turn = (device != Device::Cpu).then(|| TURNS.load());
         let lane = match device {
             Device::Cpu => None,
             Device::Cuda(index) => Some(self.lane(device, index)?),

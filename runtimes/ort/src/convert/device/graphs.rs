@@ -14,10 +14,18 @@ const MOST: usize = 16;
 
 /// What is recorded, and the buffers it names.
 pub(super) struct Graphs {
-    recorded: Vec<(Vec<usize>, Staging)>,
+    graphs: Vec<Graph>,
     unrecorded: Staging,
     /// For the runs of graphs that are not recorded yet; made beforehand, since making them can fail.
     spare: Vec<RunOptions>,
+}
+
+/// One combination of shapes.
+struct Graph {
+    key: Vec<usize>,
+    staging: Staging,
+    /// Whether a run of it has succeeded, which recorded it.
+    recorded: bool,
 }
 
 impl Graphs {
@@ -31,7 +39,7 @@ impl Graphs {
         // 0 is the library's number for runs that name none. They are taken from the end.
         let spare = (1..=MOST).rev().map(|id| numbered(id.to_string()));
         Ok(Self {
-            recorded: Vec::new(),
+            graphs: Vec::new(),
             unrecorded: Staging::new(numbered("-1".to_owned())?),
             spare: spare.collect::<ort::Result<_>>()?,
         })
@@ -39,17 +47,31 @@ impl Graphs {
 
     /// The number of the graph for these shapes; `None` where there is none and no room for one.
     pub(super) fn number(&mut self, key: Vec<usize>) -> Option<usize> {
-        let known = self.recorded.iter().position(|(known, _)| *known == key);
+        let known = self.graphs.iter().position(|graph| graph.key == key);
         if known.is_some() {
             return known;
         }
-        self.recorded.push((key, Staging::new(self.spare.pop()?)));
-        Some(self.recorded.len() - 1)
+        self.graphs.push(Graph {
+            key,
+            staging: Staging::new(self.spare.pop()?),
+            recorded: false,
+        });
+        Some(self.graphs.len() - 1)
     }
 
     /// The buffers of a graph.
     pub(super) fn staging(&mut self, number: usize) -> &mut Staging {
-        &mut self.recorded[number].1
+        &mut self.graphs[number].staging
+    }
+
+    /// Whether the next run of a graph plays it back, rather than recording it.
+    pub(super) fn is_recorded(&self, number: usize) -> bool {
+        self.graphs[number].recorded
+    }
+
+    /// A run of a graph has succeeded.
+    pub(super) fn set_recorded(&mut self, number: usize) {
+        self.graphs[number].recorded = true;
     }
 
     /// The buffers of runs that are not recorded.
