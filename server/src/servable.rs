@@ -273,6 +273,6 @@ impl Observer for Counter {
     fn instance_replaced(&self, reason: &str) {
         self.0.instance_replaced();
         let series = &self.0;
-        tracing::warn!(model = %series.model, version = series.version, reason, "instance replaced after a panic");
+        tracing::warn!(model = %series.model, version = series.version, reason, "instance replaced");
     }
 }

@@ -295,13 +295,13 @@ impl ServableLoader {
         let fronted = Fronted::new(runtime, &request.version_directory, &mut parameters)?;
         let runtime = &fronted.runtime;
         let wish = raw.placement()?;
-        let mut placed = Placed::find(&wish, &**runtime)?;
-        let mut source = ModelSource {
+        let placed = Placed::find(&wish, &**runtime)?;
+        let source = ModelSource {
             path,
             parameters,
             graph_level: raw.graph_level(),
             accelerators: raw.accelerators()?,
-            devices: placed.devices.clone(),
+            devices: Vec::new(),
         };
         // What is loaded lies there now; a file that is changed meanwhile is loaded again.
         let artifact_sha256 = self.digests.as_ref().and_then(|digests| {
@@ -310,11 +310,33 @@ impl ServableLoader {
                 .inspect_err(|error| tracing::warn!(model = %request.name, version = request.version, %error, "no digest of its files"))
                 .ok()
         });
+        placed.attempt(&wish, |placed| {
+            let prepared = self.prepare_on(request, &fronted, &source, placed)?;
+            Ok(Prepared {
+                artifact_sha256: artifact_sha256.clone(),
+                ..prepared
+            })
+        })
+    }
+
+    /// The part of [`prepare`](Self::prepare) that is done again where the CPU stands in for a device.
+    fn prepare_on(
+        &self,
+        request: &LoadRequest<'_>,
+        fronted: &Fronted,
+        source: &ModelSource,
+        placed: &Placed,
+    ) -> Result<Prepared, LoadError> {
+        let runtime = &fronted.runtime;
+        let source = ModelSource {
+            devices: placed.devices.clone(),
+            ..source.clone()
+        };
         let calibration = self.calibration(&**runtime, &source);
         let known = calibration.as_ref().and_then(Calibrated::begins_single);
         let mut model: Arc<dyn Model> = match known {
             Some(single) => runtime.load(single)?.into(),
-            None => placed.load(&wish, &**runtime, &mut source)?.into(),
+            None => runtime.load(&source)?.into(),
         };
         let config = request
             .complete(model.signature(), runtime.name())?
@@ -344,6 +366,9 @@ impl ServableLoader {
             })
             .map_err(LoadError::Refused)?;
         }
+        if placed.on_gpus() && !probe::trial(&signature, &mut *instances[0])? {
+            instances[0] = factory()?;
+        }
         let mut unmerged = None;
         if config.completed && config.batching.enabled {
             let probed = guarded(|| probe::probe(&signature, &mut *instances[0]));
@@ -355,14 +380,14 @@ impl ServableLoader {
         }
         Ok(Prepared {
             calibration: calibration.filter(|_| wanted),
-            fronted,
+            fronted: fronted.clone(),
             model,
             config,
             signature,
             factory,
             instances,
             unmerged,
-            artifact_sha256,
+            artifact_sha256: None,
         })
     }
 

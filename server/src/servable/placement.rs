@@ -1,7 +1,8 @@
 //! On which devices a version is put: what its configuration asks for, held against what the runtime has here.
 
+use crossfade_models::LoadError;
 use crossfade_models::config::{On, Placement};
-use crossfade_runtimes_core::{Device, Model, ModelSource, Runtime, RuntimeError};
+use crossfade_runtimes_core::{Device, Runtime, RuntimeError};
 
 /// Where the instances of a version compute.
 #[derive(Debug, PartialEq, Eq)]
@@ -55,21 +56,17 @@ impl Placed {
         }
     }
 
-    /// Loads `source` on these devices, or, where that may be, on the CPU in their stead; `source` says afterwards on which.
-    pub(super) fn load(
-        &mut self,
+    /// What `prepare` makes on these devices, or, where that may be, on the CPU in their stead once a device has failed.
+    pub(super) fn attempt<T>(
+        self,
         placement: &Placement,
-        runtime: &dyn Runtime,
-        source: &mut ModelSource,
-    ) -> Result<Box<dyn Model>, RuntimeError> {
-        source.devices = self.devices.clone();
-        match runtime.load(source) {
-            Err(error @ RuntimeError::Device { .. }) if self.devices != [Device::Cpu] => {
-                *self = Self::instead(placement, error)?;
-                source.devices = self.devices.clone();
-                runtime.load(source)
+        prepare: impl Fn(&Self) -> Result<T, LoadError>,
+    ) -> Result<T, LoadError> {
+        match prepare(&self) {
+            Err(LoadError::Runtime(error @ RuntimeError::Device { .. })) if self.on_gpus() => {
+                prepare(&Self::instead(placement, error)?)
             }
-            loaded => loaded,
+            prepared => prepared,
         }
     }
 
@@ -124,9 +121,13 @@ pub(super) fn named(devices: &[Device]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
+    use crossfade_runtimes_core::{Model, ModelSource};
+
     use super::*;
 
-    /// A runtime with some GPUs, or a reason for none; every load on one of them fails.
+    /// A runtime with some GPUs, or a reason for none.
     struct Machine(Result<u32, &'static str>);
 
     impl Runtime for Machine {
@@ -142,13 +143,8 @@ mod tests {
             "1".to_owned()
         }
 
-        fn load(&self, source: &ModelSource) -> Result<Box<dyn Model>, RuntimeError> {
-            match source.devices.first() {
-                Some(Device::Cuda(_)) => Err(broken("out of memory")),
-                _ => Err(RuntimeError::Load {
-                    reason: "the CPU was tried".to_owned(),
-                }),
-            }
+        fn load(&self, _: &ModelSource) -> Result<Box<dyn Model>, RuntimeError> {
+            Err(broken("nothing is loaded here"))
         }
 
         fn gpus(&self) -> Result<u32, RuntimeError> {
@@ -208,19 +204,29 @@ mod tests {
 
     #[test]
     fn a_load_that_fails_on_its_device_is_tried_on_the_cpu_only_where_that_may_be() {
-        let load = |fallback_cpu| {
-            let (placement, machine) = (placement(On::Auto, fallback_cpu), Machine(Ok(1)));
-            let mut placed = Placed::find(&placement, &machine).unwrap();
-            let mut source = ModelSource::default();
-            let error = placed.load(&placement, &machine, &mut source).err().unwrap();
-            (error.to_string(), source.devices)
+        let attempt = |fallback_cpu| {
+            let placement = placement(On::Auto, fallback_cpu);
+            let placed = Placed::find(&placement, &Machine(Ok(1))).unwrap();
+            let tried = RefCell::new(Vec::new());
+            let result = placed.attempt(&placement, |placed| {
+                tried.borrow_mut().extend(placed.devices.clone());
+                match placed.on_gpus() {
+                    true => Err(broken("out of memory").into()),
+                    false => Ok(placed.instead.clone()),
+                }
+            });
+            (result.map_err(|error| error.to_string()), tried.into_inner())
         };
-        let (error, devices) = load(false);
-        assert!(error.contains("out of memory"), "{error}");
-        assert_eq!(devices, [Device::Cuda(0)]);
-        let (error, devices) = load(true);
-        assert!(error.contains("the CPU was tried"), "{error}");
-        assert_eq!(devices, [Device::Cpu]);
+        let (result, tried) = attempt(false);
+        let error = result.unwrap_err();
+        assert!(
+            error.contains("out of memory") && error.contains("fallback = \"cpu\""),
+            "{error}"
+        );
+        assert_eq!(tried, [Device::Cuda(0)]);
+        let (result, tried) = attempt(true);
+        assert!(result.unwrap().unwrap().contains("out of memory"));
+        assert_eq!(tried, [Device::Cuda(0), Device::Cpu]);
     }
 
     #[test]

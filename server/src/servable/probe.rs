@@ -1,10 +1,14 @@
-//! The load-time probe: may requests of this model be merged? (protocols.md §10.2, auto-completion)
+//! The load-time probe: may requests of this model be merged? (protocols.md §10.2, auto-completion) And the trial on a device.
 //!
 //! A model file with a variable first dimension may mix its rows. Two different inputs are run alone and merged;
 //! only if each row comes out the same may requests be merged.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use bytes::Bytes;
-use crossfade_runtimes_core::{BytesElements, Datatype, Instance, ModelSignature, Outputs, Tensor};
+use crossfade_runtimes_core::{
+    BytesElements, Datatype, Instance, ModelSignature, Outputs, RuntimeError, Tensor,
+};
 
 use super::sample::{self, Fill};
 
@@ -31,6 +35,32 @@ pub(super) fn probe(signature: &ModelSignature, instance: &mut dyn Instance) -> 
     Err(format!(
         "the load-time probe could not run the model on made-up inputs: {refused}"
     ))
+}
+
+/// Runs a model on a device once, on made-up inputs: what the device's libraries lack or have not opened yet comes to light
+/// before the version may answer. `false` if the model did not take the inputs.
+///
+/// Errors: those of the device.
+pub(super) fn trial(signature: &ModelSignature, instance: &mut dyn Instance) -> Result<bool, RuntimeError> {
+    for variable in VARIABLE_SIZES {
+        let inputs = sample::inputs(signature, 1, variable, Fill::Random);
+        let views: Vec<_> = inputs
+            .iter()
+            .map(|tensor| tensor.as_ref().map(Tensor::view))
+            .collect();
+        let ran = catch_unwind(AssertUnwindSafe(|| {
+            instance.run(&views, &mut Outputs::all(signature.outputs.len()))
+        }));
+        match ran {
+            Ok(Ok(())) => return Ok(true),
+            Ok(Err(error @ (RuntimeError::Device { .. } | RuntimeError::DeviceLost { .. }))) => {
+                return Err(error);
+            }
+            Ok(Err(_)) => {}
+            Err(_) => return Ok(false),
+        }
+    }
+    Ok(false)
 }
 
 enum Probe {

@@ -64,6 +64,7 @@ impl Tokenizing {
 }
 
 /// What a version's folder and parameters say of text.
+#[derive(Clone)]
 pub(super) struct Fronted {
     /// The runtime, with the tokenizer in front where there is one.
     pub(super) runtime: Arc<dyn Runtime>,

@@ -37,6 +37,29 @@ fn check(run: fn(&[f32]) -> Result<Vec<f32>, String>, expected: Result<(), &str>
 }
 
 #[test]
+fn a_trial_tells_what_a_device_lacks_from_what_a_model_does_not_take() {
+    struct Fails(fn() -> RuntimeError);
+    impl Instance for Fails {
+        fn run(&mut self, _: &[Option<TensorView<'_>>], _: &mut Outputs) -> Result<(), RuntimeError> {
+            Err((self.0)())
+        }
+    }
+    let signature = ModelSignature::default();
+    let of_device = || RuntimeError::Device {
+        device: "cuda:0".to_owned(),
+        reason: "no cuDNN".to_owned(),
+    };
+    let of_model = || RuntimeError::Run {
+        reason: "no such shape".to_owned(),
+    };
+    assert!(matches!(
+        trial(&signature, &mut Fails(of_device)),
+        Err(RuntimeError::Device { .. })
+    ));
+    assert!(!trial(&signature, &mut Fails(of_model)).unwrap());
+}
+
+#[test]
 fn a_model_that_keeps_rows_apart_may_be_merged() {
     check(
         |values| Ok(values.iter().map(|v| v * 2.0 + 1.0).collect()),
