@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from onnx import TensorProto, helper
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
 
 DATATYPES = {
     "BOOL": TensorProto.BOOL,
@@ -45,6 +46,28 @@ def plus(amount, rows="rows"):
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [rows, 2])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [rows, 2])],
         [helper.make_tensor("amount", TensorProto.FLOAT, [1], [amount])],
+    )
+
+
+def products(width, seed=1):
+    """`y = x · w · w`, FP32; no operator but MatMul, which every device has from a library."""
+    weights = np.random.default_rng(seed).standard_normal((width, width)).astype(np.float32) / np.float32(width**0.5)
+    return model(
+        [helper.make_node("MatMul", ["x", "w"], ["xw"]), helper.make_node("MatMul", ["xw", "w"], ["y"])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", width])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", width])],
+        [numpy_helper.from_array(weights, "w")],
+    )
+
+
+def convolution():
+    """A filter of 3 x 3 over one channel: cuDNN's, on a GPU."""
+    image = ["rows", 1, 8, 8]
+    return model(
+        [helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, image)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, image)],
+        [numpy_helper.from_array(np.ones((1, 1, 3, 3), np.float32), "w")],
     )
 
 

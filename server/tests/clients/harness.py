@@ -116,12 +116,13 @@ class Server:
 
 
 @contextmanager
-def serve(repository, *flags, ready=60, data=None):
+def serve(repository, *flags, ready=60, data=None, environment=None):
     """A ready server over `repository`, stopped at the end; the log's tail is printed when the body fails.
 
     * `data`: its data folder; without one, a folder that goes with the server
+    * `environment`: its own; without one, that of the test
     """
-    server = Server(repository, *flags, data=data)
+    server = Server(repository, *flags, data=data, environment=environment)
     try:
         if ready:
             server.wait_ready(ready)
