@@ -19,6 +19,18 @@ pub(crate) fn all() -> Result<()> {
         "-D",
         "warnings",
     ]))?;
+    // No default target: it is run where there is a GPU.
+    run(&mut cargo(&[
+        "clippy",
+        "-p",
+        "crossfade-runtimes-ort",
+        "--test",
+        "gpu",
+        "--locked",
+        "--",
+        "-D",
+        "warnings",
+    ]))?;
     run(cargo(&["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings"))?;
     if !succeeds(&mut cargo(&["deny", "--version"])) {
         run(&mut cargo(&[

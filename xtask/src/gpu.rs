@@ -16,6 +16,12 @@ pub(crate) fn all(args: &[&str]) -> Result<()> {
             "gpu takes no arguments; the library is named by CROSSFADE_ORT_LIBRARY, CUDA's folder by CROSSFADE_CUDA_LIB_DIR"
         );
     }
+    if std::env::var_os("CUDA_VISIBLE_DEVICES").is_some() {
+        bail!(
+            "CUDA_VISIBLE_DEVICES changes which GPU is the first, for CUDA and not for nvidia-smi, after which the results are named; \
+             unset it"
+        );
+    }
     let device = device()?;
     let library = library()?;
     say(&format!("on {device}, with {}", library.display()));
@@ -27,7 +33,7 @@ pub(crate) fn all(args: &[&str]) -> Result<()> {
         "--test",
         "gpu",
     ])
-    .env("CROSSFADE_GPU", "1")
+    .env("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     .env("CROSSFADE_ORT_LIBRARY", &library))?;
     demo::build_release()?;
     let results = root()
@@ -35,6 +41,8 @@ pub(crate) fn all(args: &[&str]) -> Result<()> {
         .join(format!("gpu-{}.json", file_name(&device)));
     run(cargo(&["bench", "-p", "crossfade-benches", "--bench", "gpu"])
         .env("CROSSFADE_GPU", &device)
+        // As nvidia-smi and NVML have it.
+        .env("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
         .env("CROSSFADE_GPU_RESULTS", &results)
         .env("CROSSFADE_ORT_LIBRARY", &library))?;
     say(&format!("written: {}", results.display()));

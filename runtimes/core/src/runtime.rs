@@ -105,7 +105,7 @@ pub struct InstanceOptions {
 }
 
 /// A device that computes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Device {
     /// The host's cores.
     #[default]

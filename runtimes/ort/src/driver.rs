@@ -123,7 +123,7 @@ impl DriverError {
     pub(crate) fn is_lost(&self) -> bool {
         matches!(
             self.status,
-            46 | 201 | 214 | 219 | 700 | 702 | 709 | 710 | 714..=719 | 999
+            46 | 201 | 214 | 219 | 220 | 226 | 700 | 702 | 709 | 710 | 714..=719 | 721 | 999
         )
     }
 }
@@ -214,6 +214,21 @@ impl Lane {
         self.stream.0.expose_provenance()
     }
 
+    /// Ends a recording of the stream that was begun and not ended, and throws it away.
+    pub(crate) fn end_recording(&self) {
+        let functions = &self.context.driver.functions;
+        let mut graph = ptr::null_mut();
+        // SAFETY: the stream lives as long as this; the call writes one handle, to a place of ours, or none. A graph that was made is
+        // ours and ended once.
+        unsafe {
+            // Of a stream that is not recorded it says so, and of a broken recording that it is broken.
+            let _ended = (functions.stream_end_capture)(self.stream.0, &mut graph);
+            if !graph.is_null() {
+                let _destroyed = (functions.graph_destroy)(graph);
+            }
+        }
+    }
+
     /// Bytes on the device that buffers of this lane hold.
     pub(crate) fn held(&self) -> u64 {
         self.held.load(Relaxed)
@@ -221,6 +236,7 @@ impl Lane {
 
     /// Waits until all that was sent on the stream has happened.
     pub(crate) fn synchronize(&self) -> Result<(), DriverError> {
+        self.enter()?;
         let driver = self.context.driver;
         // SAFETY: the stream lives as long as this.
         driver.check("cuStreamSynchronize", unsafe {

@@ -198,7 +198,7 @@ fn graphs(asked: &BTreeMap<Kind, BTreeMap<String, String>>) -> Result<bool, Runt
         None | Some("0") => Ok(false),
         Some("1") if asked.contains_key(&Kind::TensorRt) => Err(wrong(
             KEY,
-            "with TensorRT, graphs are TensorRT's own (tensorrt.trt_cuda_graph_enable)".to_owned(),
+            "graphs are recorded with the CUDA provider alone, not with TensorRT".to_owned(),
         )),
         Some("1") => Ok(true),
         Some(other) => Err(wrong(KEY, format!("`{other}` is not 0 or 1"))),
@@ -262,6 +262,11 @@ fn tensorrt<'a>(key: &str, option: &'a str, value: &'a str) -> Result<(&'a str, 
         "max_workspace_size_bytes" => ("trt_max_workspace_size", value),
         "int8_calibration_table_name" => ("trt_int8_calibration_table_name", value),
         "int8_use_native_calibration_table" => ("trt_int8_use_native_calibration_table", value),
+        // It plays back whatever it recorded first, on the buffers of that run, whatever comes in.
+        "trt_cuda_graph_enable" if !matches!(value, "0" | "false" | "False") => {
+            let reason = "its graphs take no account of shapes and buffers; leave it off";
+            return Err(wrong(key, reason.to_owned()));
+        }
         _ if option.starts_with("trt_") => (option, value),
         _ => {
             let reason = "unknown to TensorRT; there are precision_mode, max_workspace_size_bytes and what begins with trt_";

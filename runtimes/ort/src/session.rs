@@ -94,7 +94,7 @@ impl OrtModel {
         let options = DeviceOptions {
             device,
             graphs: made.graphs(),
-            run_options: &|| self.recipe.new_run_options(),
+            run_options: &|| self.recipe.new_run_options(device),
         };
         let turn = TURNS.load();
         let executable = DeviceExecutable::new(made.into_session(), self.names(), lane, &options)
@@ -172,5 +172,15 @@ impl Instance for DeviceInstance {
         }
         self.runs = self.runs.wrapping_add(1);
         Ok(())
+    }
+}
+
+impl Drop for DeviceInstance {
+    fn drop(&mut self) {
+        if self.executable.is_lost() {
+            // All that it held went with the device. ONNX Runtime's destructors would give it back by calls that fail, and end the
+            // process by that.
+            self.executable.forget();
+        }
     }
 }

@@ -71,6 +71,11 @@ impl<T> InTurn<T> {
         Self(Some(value))
     }
 
+    /// Nothing of it is given back.
+    pub(crate) fn forget(&mut self) {
+        std::mem::forget(self.0.take());
+    }
+
     pub(crate) fn into_inner(mut self) -> T {
         self.0.take().expect("it is there until it is dropped")
     }

@@ -8,13 +8,14 @@
 // - while a stream is captured in the global mode, calls that CUDA calls unsafe fail on every thread.
 //
 // Matrix products, copies and graphs of them compute. Kernels do nothing. PRETENDED_MEMORY: bytes of the device.
-// PRETENDED_LOST: while this file is there, every call fails as after an illegal access. PRETENDED_LOG: a line for each of the
-// calls that tests look for.
+// PRETENDED_LOST: once this file is there, calls fail as after an illegal access. PRETENDED_UNRECORDABLE: matrix products cannot be
+// captured. PRETENDED_LOG: a line for each of the calls that tests look for.
 
 #include <cuda_runtime_api.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <cstdio>
@@ -38,7 +39,8 @@ using Byte = unsigned char;
 using Lock = std::lock_guard<std::mutex>;
 
 // Statuses that the driver and the runtime share.
-const int OK = 0, OUT_OF_MEMORY = 2, NO_CONTEXT = 201, ILLEGAL_ADDRESS = 700, CAPTURING = 900, NOT_SUPPORTED = 801;
+const int OK = 0, OUT_OF_MEMORY = 2, NO_CONTEXT = 201, ILLEGAL_ADDRESS = 700, NOT_SUPPORTED = 801, CAPTURING = 900,
+          CAPTURE_INVALIDATED = 901;
 
 const useconds_t PAUSE_US = 200;
 const size_t SPACE = size_t(16) << 30;
@@ -53,9 +55,12 @@ void note(const char* what) {
     if (noted) fprintf(stderr, "pretended GPU: %s\n", what);
 }
 
+// As after an illegal access, from which no process recovers.
 bool is_lost() {
     static const char* file = getenv("PRETENDED_LOST");
-    return file && access(file, F_OK) == 0;
+    static std::atomic<bool> lost;
+    if (file && access(file, F_OK) == 0) lost = true;
+    return lost;
 }
 
 // ---------------------------------------------------------------------------------------------------------------- memory
@@ -315,6 +320,8 @@ cudaError_t say(int status) {
 #define IN_CONTEXT \
     if (!current_context) return NO_CONTEXT
 
+API cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
+
 API int cuInit(unsigned) { return OK; }
 API int cuDriverGetVersion(int* version) { return *version = 13000, OK; }
 API int cuDeviceGetCount(int* count) { return *count = 1, OK; }
@@ -340,6 +347,12 @@ API int cuStreamDestroy_v2(void* stream) {
     IN_CONTEXT;
     return end_stream(stream), OK;
 }
+API int cuStreamEndCapture(void* stream, void** graph) {
+    IN_CONTEXT;
+    if (!of(stream)->capture) return 401;
+    return cudaStreamEndCapture((cudaStream_t)stream, (cudaGraph_t*)graph), CAPTURE_INVALIDATED;
+}
+API int cuGraphDestroy(void* graph) { return delete (Graph*)graph, OK; }
 API int cuStreamSynchronize(void* stream) {
     IN_CONTEXT;
     return synchronize(stream);
@@ -576,7 +589,10 @@ API cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
     return cudaSuccess;
 }
 API cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return delete (Graph*)graph, cudaSuccess; }
-API cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) { return delete (Graph*)graph, cudaSuccess; }
+API cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) {
+    if (is_lost()) return say(ILLEGAL_ADDRESS);
+    return delete (Graph*)graph, cudaSuccess;
+}
 
 // Kernels: known, launched, and nothing.
 API void** __cudaRegisterFatBinary(void*) {
@@ -659,6 +675,8 @@ template <class T>
 static int multiply(Blas* handle, bool a_turned, bool b_turned, int m, int n, int k, const T* alpha, const T* a, int a_rows,
                     long long a_next, const T* b, int b_rows, long long b_next, const T* beta, T* c, int c_rows, long long c_next,
                     int count) {
+    static const bool unrecordable = getenv("PRETENDED_UNRECORDABLE") != nullptr;
+    if (unrecordable && of(handle->stream)->capture) return NOT_SUPPORTED;
     T by = *alpha, keep = *beta;
     of(handle->stream)->push([=] {
         const T *left = memory().real(a), *right = memory().real(b);

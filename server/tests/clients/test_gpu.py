@@ -102,7 +102,7 @@ def metrics(server):
 def test_answers_are_those_of_the_cpu_while_models_come_and_go_and_graphs_are_recorded(repository, pretended):
     put(repository, "one", ON_GPU)
     put(repository, "two", ON_GPU + "count = 2\n")
-    put(repository, "recorded", '[model]\nparameters = { "cuda.enable_cuda_graph" = "1" }\n' + ON_GPU + "count = 2\n")
+    put(repository, "recorded", RECORDED + "count = 2\n")
     put(repository, "comes_and_goes", ON_GPU, graphs.products(512))
     models = ["one", "two", "recorded"]
     with serve(repository, pretended, "--model-control-mode", "explicit") as server:
@@ -193,10 +193,11 @@ def test_what_is_missing_is_named_at_load(repository, pretended, tmp_path):
     put(repository, "filter", ON_GPU, graphs.convolution())
     put(repository, "filter_or_cpu", OR_CPU, graphs.convolution())
     put(repository, "tensorrt", '[model]\nparameters = { "tensorrt.trt_fp16_enable" = "1" }\n' + ON_GPU)
+    put(repository, "shrinks", RECORDED.replace("= \"1\"", "= \"1\", \"memory.enable_memory_arena_shrinkage\" = \"gpu:0\""))
     put(repository, "mistake", '[model]\nparameters = { "cuda.no_such_option" = "1" }\n' + ON_GPU)
     put(repository, "product", ON_GPU)
     with serve(repository, pretended) as server:
-        for name, part in (("filter", "cuDNN is unavailable"), ("tensorrt", "libnvinfer.so.10"), ("mistake", "no_such_option")):
+        for name, part in (("filter", "cuDNN is unavailable"), ("tensorrt", "libnvinfer.so.10"), ("mistake", "no_such_option"), ("shrinks", "shrinkage")):
             found, reason = state(server, name)
             assert found == "UNAVAILABLE" and part in reason, reason
         wait_for(server, "filter_or_cpu", "product")
@@ -214,23 +215,42 @@ def test_what_is_missing_is_named_at_load(repository, pretended, tmp_path):
         assert state(server, "filter_or_cpu")[0] == "READY"
 
 
+RECORDED = '[model]\nparameters = { "cuda.enable_cuda_graph" = "1" }\n' + ON_GPU
+
+
+def test_what_cannot_be_recorded_is_computed(repository, pretended):
+    put(repository, "recorded", RECORDED)
+    with serve(repository, pretended, PRETENDED_UNRECORDABLE="1") as server:
+        wait_for(server, "recorded")
+        client = tritonclient.grpc.InferenceServerClient(server.grpc)
+        for rows in (1, 2, 1, 2):
+            x = np.full((rows, WIDTH), rows, np.float32)
+            assert np.abs(ask(client, tritonclient.grpc, "recorded", x) - expected(x)).max() < 1e-4
+        log = "".join(server.log)
+        # Once for each number of rows, not for each request.
+        assert log.count("a capture begins") == log.count("cannot be recorded") == 2
+
+
 def test_a_lost_device_fails_its_models_and_nothing_else(repository, pretended, tmp_path):
     put(repository, "product", ON_GPU)
+    put(repository, "recorded", RECORDED)
     put(repository, "on_cpu", '[instances]\ndevice = "cpu"\n')
     lost = tmp_path / "lost"
     x = np.ones((1, WIDTH), np.float32)
     with serve(repository, pretended, PRETENDED_LOST=str(lost)) as server:
-        wait_for(server, "product", "on_cpu")
+        wait_for(server, "product", "recorded", "on_cpu")
         client = tritonclient.grpc.InferenceServerClient(server.grpc)
-        assert np.abs(ask(client, tritonclient.grpc, "product", x) - expected(x)).max() < 1e-4
+        for name in ("product", "recorded"):
+            assert np.abs(ask(client, tritonclient.grpc, name, x) - expected(x)).max() < 1e-4
         lost.touch()
-        with pytest.raises(tritonclient.grpc.InferenceServerException, match="`cuda:0` is lost.*ILLEGAL_ADDRESS") as failed:
-            ask(client, tritonclient.grpc, "product", x)
-        assert failed.value.status() == "StatusCode.INTERNAL"
-        server.wait(lambda: server.request("GET", "/v2/models/product/ready")[0] == 503, "its model was not ready")
-        with pytest.raises(tritonclient.grpc.InferenceServerException, match="no healthy instance") as failed:
-            ask(client, tritonclient.grpc, "product", x)
-        assert failed.value.status() == "StatusCode.UNAVAILABLE"
+        for name in ("product", "recorded"):
+            with pytest.raises(tritonclient.grpc.InferenceServerException, match="`cuda:0` is lost.*ILLEGAL_ADDRESS") as failed:
+                ask(client, tritonclient.grpc, name, x)
+            assert failed.value.status() == "StatusCode.INTERNAL"
+            server.wait(lambda: server.request("GET", f"/v2/models/{name}/ready")[0] == 503, "its model was not ready")
+            with pytest.raises(tritonclient.grpc.InferenceServerException, match="no healthy instance") as failed:
+                ask(client, tritonclient.grpc, name, x)
+            assert failed.value.status() == "StatusCode.UNAVAILABLE"
         assert np.abs(ask(client, tritonclient.grpc, "on_cpu", x) - expected(x)).max() < 1e-4
         assert server.request("GET", "/v2/health/live")[0] == 200
 

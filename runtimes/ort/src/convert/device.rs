@@ -27,7 +27,7 @@ use super::{
 use crate::driver::{DriverError, Lane};
 use crate::error;
 use crate::turns::{TURNS, Turn};
-use graphs::Graphs;
+use graphs::{Graphs, State};
 use staging::{Staged, Staging};
 
 /// A session on a device and what its runs need; one owner at a time.
@@ -104,6 +104,11 @@ impl DeviceExecutable {
         arena_bytes(&self.session, &self.memory).unwrap_or(0) + self.lane.held()
     }
 
+    /// Whether nothing runs on the device any more.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lane.synchronize().is_err_and(|error| error.is_lost())
+    }
+
     /// Runs the session once. Returns whether buffers grew.
     ///
     /// Cost: one copy of each input and output on the host, besides those to the device and back.
@@ -145,19 +150,53 @@ impl DeviceExecutable {
                 Some((view, copy.as_ref().map_or(view.data, AlignedBuffer::as_slice)))
             })
             .collect();
-        let (number, _turn) = self.turn(signature, &given, &places);
-        let ran = self.there_and_back(signature, number, &given, &places, outputs);
-        // Whatever happened, nothing is in flight and nothing is bound when this returns.
-        self.binding.clear();
-        let settled = self.lane.synchronize();
-        if let (Ok(()), Ok(()), Some(graphs), Some(number)) = (&ran, &settled, &mut self.graphs, number) {
-            graphs.set_recorded(number);
+        let (number, turn) = self.turn(signature, &given, &places);
+        let mut ran = self.settled(signature, number, &given, &places, outputs);
+        if let (Some(graphs), Some(number), Turn::Alone { .. }) = (&mut self.graphs, number, &turn) {
+            let recorded = match &ran {
+                Ok(()) => State::Recorded,
+                Err(_) => State::Unrecordable,
+            };
+            graphs.set_state(number, recorded);
+            match &ran {
+                // The input is at fault, or nothing can run any more.
+                Err(RuntimeError::InvalidInput { .. } | RuntimeError::DeviceLost { .. }) => {
+                    graphs.set_state(number, State::New);
+                }
+                Err(error) => {
+                    tracing::warn!(device = %self.device, %error, "runs of these shapes cannot be recorded as a CUDA graph");
+                    ran = self.settled(signature, None, &given, &places, outputs);
+                    if let Err(RuntimeError::Run { .. }) = ran {
+                        // What recording left behind as this thread's last error (`cudaGetLastError`) was taken for this run's, and is
+                        // cleared by that.
+                        ran = self.settled(signature, None, &given, &places, outputs);
+                    }
+                }
+                Ok(()) => {}
+            }
         }
-        match (ran, settled) {
-            (Ok(()), Ok(())) => Ok(self.lane.held() != before),
+        ran.map(|()| self.lane.held() != before)
+    }
+
+    /// One way there and back; whatever happened, nothing is in flight and nothing is bound when this returns.
+    fn settled(
+        &mut self,
+        signature: &ModelSignature,
+        number: Option<usize>,
+        inputs: &[(TensorView<'_>, &[u8])],
+        places: &[Place],
+        outputs: &mut Outputs,
+    ) -> Result<(), RuntimeError> {
+        let ran = self.there_and_back(signature, number, inputs, places, outputs);
+        self.binding.clear();
+        if ran.is_err() && number.is_some() {
+            self.lane.end_recording();
+        }
+        match (ran, self.lane.synchronize()) {
+            (Ok(()), Ok(())) => Ok(()),
+            (Err(error @ RuntimeError::DeviceLost { .. }), _) => Err(error),
             (Err(error), Ok(())) => Err(error),
             (Ok(()), Err(failed)) => Err(self.failed(&failed)),
-            (Err(error @ RuntimeError::DeviceLost { .. }), _) => Err(error),
             (Err(error), Err(failed)) if failed.is_lost() => Err(self.lost(format!("{error}; {failed}"))),
             (Err(error), Err(_)) => Err(error),
         }
@@ -172,16 +211,16 @@ impl DeviceExecutable {
     ) -> (Option<usize>, Turn<'static>) {
         let number = self.graphs.as_mut().and_then(|graphs| {
             let number = graphs.number(graphs::key(inputs, &self.on_device, places, signature)?)?;
-            Some((number, graphs.is_recorded(number)))
+            Some((number, graphs.state(number)))
         });
         let (number, turn) = match number {
-            Some((number, true)) => (Some(number), None),
+            Some((number, State::Recorded)) => (Some(number), None),
             // Where it is not its turn, the run is not recorded; one that comes later is.
-            Some((number, false)) => match TURNS.record() {
+            Some((number, State::New)) => match TURNS.record() {
                 Some(turn) => (Some(number), Some(turn)),
                 None => (None, None),
             },
-            None => (None, None),
+            Some((_, State::Unrecordable)) | None => (None, None),
         };
         (number, turn.unwrap_or_else(|| TURNS.run()))
     }

@@ -56,6 +56,8 @@ const FUNCTIONS: Functions = Functions {
     stream_create,
     stream_synchronize,
     stream_destroy: set_current,
+    stream_end_capture,
+    graph_destroy: set_current,
     alloc,
     free,
     host_alloc,
@@ -128,6 +130,11 @@ unsafe extern "C" fn stream_create(stream: *mut *mut c_void, _: c_uint) -> c_int
     // SAFETY: the caller gives a place for a pointer.
     unsafe { *stream = std::ptr::null_mut() };
     0
+}
+
+unsafe extern "C" fn stream_end_capture(_: *mut c_void, _: *mut *mut c_void) -> c_int {
+    // CUDA_ERROR_ILLEGAL_STATE: nothing is recorded here.
+    401
 }
 
 unsafe extern "C" fn stream_synchronize(_: *mut c_void) -> c_int {

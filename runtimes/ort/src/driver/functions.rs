@@ -46,6 +46,8 @@ functions! {
     stream_create = "cuStreamCreate" (*mut *mut c_void, c_uint);
     stream_synchronize = "cuStreamSynchronize" (*mut c_void);
     stream_destroy = "cuStreamDestroy_v2" (*mut c_void);
+    stream_end_capture = "cuStreamEndCapture" (*mut c_void, *mut *mut c_void);
+    graph_destroy = "cuGraphDestroy" (*mut c_void);
     alloc = "cuMemAlloc_v2" (*mut DevicePointer, usize);
     free = "cuMemFree_v2" (DevicePointer);
     host_alloc = "cuMemHostAlloc" (*mut *mut c_void, usize, c_uint);

@@ -133,12 +133,13 @@ fn cuda_graphs_are_asked_for_by_the_options_own_name() {
     assert!(graphs(&[("cuda.enable_cuda_graph", "1")]).unwrap().graphs);
     assert!(graphs(&[("cuda.enable_cuda_graph", "yes")]).is_err());
     let both = [("cuda.enable_cuda_graph", "1"), ("tensorrt.trt_fp16_enable", "1")];
-    assert!(
-        graphs(&both)
-            .unwrap_err()
-            .to_string()
-            .contains("trt_cuda_graph_enable")
-    );
+    let refused = |parameters: &[(&str, &str)], part: &str| {
+        let error = graphs(parameters).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    };
+    refused(&both, "not with TensorRT");
+    refused(&[("tensorrt.trt_cuda_graph_enable", "1")], "no account of shapes");
+    assert!(graphs(&[("tensorrt.trt_cuda_graph_enable", "0")]).is_ok());
 }
 
 #[test]

@@ -56,7 +56,12 @@ impl Recipe {
         let parameters = SessionParameters::read(source)?;
         // Mistakes in options for GPUs are mistakes on a machine without one, too.
         for device in [Device::Cpu, Device::Cuda(0)] {
-            providers::plan(source, device)?;
+            let plan = providers::plan(source, device)?;
+            let shrinks = parameters.arena_shrinkage.as_deref();
+            if plan.graphs && shrinks.is_some_and(|devices| devices.contains("gpu:")) {
+                let reason = "a recorded graph names memory of the arena that would be given back; leave one of both away";
+                return Err(wrong(SHRINKAGE, reason.to_owned()));
+            }
         }
         Ok(Self {
             library: library.clone(),
@@ -212,27 +217,41 @@ impl Recipe {
         Ok(builder)
     }
 
-    /// The options of runs, where a configuration asks for any.
+    /// The options of runs on the CPU, where a configuration asks for any.
     pub(super) fn run_options(&self) -> Result<Option<RunOptions>, RuntimeError> {
         if self.parameters.arena_shrinkage.is_none() {
             return Ok(None);
         }
-        let options = self.new_run_options();
+        let options = self.new_run_options(Device::Cpu);
         let options = options.map_err(|error| wrong(SHRINKAGE, error.message().to_owned()))?;
         Ok(Some(options))
     }
 
-    /// The options of runs.
-    pub(super) fn new_run_options(&self) -> ort::Result<RunOptions> {
+    /// The options of runs on `device`.
+    pub(super) fn new_run_options(&self, device: Device) -> ort::Result<RunOptions> {
         let mut options = RunOptions::new()?;
-        if let Some(devices) = &self.parameters.arena_shrinkage {
-            options.set(SHRINKAGE, devices)?;
+        let all = self.parameters.arena_shrinkage.as_deref().unwrap_or_default();
+        let there = shrinkable(all, device);
+        if !there.is_empty() {
+            options.set(SHRINKAGE, there)?;
         }
         Ok(options)
     }
 }
 
 const SHRINKAGE: &str = "memory.enable_memory_arena_shrinkage";
+
+/// Of a list such as `cpu:0;gpu:1`, what a session on `device` has arenas on; of any other the library would refuse every run.
+fn shrinkable(all: &str, device: Device) -> String {
+    let own = match device {
+        Device::Cpu => None,
+        Device::Cuda(index) => Some(format!("gpu:{index}")),
+    };
+    let there = all
+        .split(';')
+        .filter(|name| *name == "cpu:0" || own.as_deref() == Some(*name));
+    there.collect::<Vec<_>>().join(";")
+}
 
 impl Made {
     pub(super) fn session(&self) -> &Session {
@@ -271,7 +290,7 @@ fn is_of_device(reason: &str) -> bool {
 
 /// What of the model really runs where, such as `CUDA: 11 of 12 nodes`.
 ///
-/// Errors: `Device` where a provider was asked for and none runs anything.
+/// Errors: `Unsupported` where a provider was asked for and none runs anything.
 fn served_by(session: &Session, plan: &Plan, device: Device) -> Result<String, RuntimeError> {
     let names = |separator: &str| {
         let kinds = plan.providers.iter().map(|provider| provider.kind.name());
@@ -289,13 +308,10 @@ fn served_by(session: &Session, plan: &Plan, device: Device) -> Result<String, R
     let of = |kind: Kind| nodes.get(kind.long_name()).copied().unwrap_or(0);
     let kinds = || plan.providers.iter().map(|provider| provider.kind);
     if kinds().map(of).sum::<usize>() == 0 {
-        return Err(error::device(
-            device,
-            format!(
-                "none of the model's {all} nodes runs with {}; serve it on the CPU (device = \"cpu\", KIND_CPU)",
-                names(" or ")
-            ),
-        ));
+        return Err(unsupported(format!(
+            "none of its {all} nodes runs with {} on {device}; serve it on the CPU (device = \"cpu\", KIND_CPU)",
+            names(" or ")
+        )));
     }
     let parts = kinds().filter(|kind| of(*kind) > 0);
     let parts: Vec<_> = parts
@@ -307,6 +323,14 @@ fn served_by(session: &Session, plan: &Plan, device: Device) -> Result<String, R
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn arenas_are_given_back_where_a_session_has_them() {
+        let all = "cpu:0;gpu:0;gpu:1";
+        assert_eq!(shrinkable(all, Device::Cpu), "cpu:0");
+        assert_eq!(shrinkable(all, Device::Cuda(1)), "cpu:0;gpu:1");
+        assert_eq!(shrinkable("gpu:0", Device::Cuda(2)), "");
+    }
 
     #[test]
     fn what_a_device_is_at_fault_for_is_told_from_what_a_model_is() {

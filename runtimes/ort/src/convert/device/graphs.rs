@@ -20,12 +20,22 @@ pub(super) struct Graphs {
     spare: Vec<RunOptions>,
 }
 
+/// What the next run of a graph does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// It records.
+    New,
+    /// It plays back.
+    Recorded,
+    /// It computes, as recording failed.
+    Unrecordable,
+}
+
 /// One combination of shapes.
 struct Graph {
     key: Vec<usize>,
     staging: Staging,
-    /// Whether a run of it has succeeded, which recorded it.
-    recorded: bool,
+    state: State,
 }
 
 impl Graphs {
@@ -54,7 +64,7 @@ impl Graphs {
         self.graphs.push(Graph {
             key,
             staging: Staging::new(self.spare.pop()?),
-            recorded: false,
+            state: State::New,
         });
         Some(self.graphs.len() - 1)
     }
@@ -64,14 +74,14 @@ impl Graphs {
         &mut self.graphs[number].staging
     }
 
-    /// Whether the next run of a graph plays it back, rather than recording it.
-    pub(super) fn is_recorded(&self, number: usize) -> bool {
-        self.graphs[number].recorded
+    /// What the next run of a graph does.
+    pub(super) fn state(&self, number: usize) -> State {
+        self.graphs[number].state
     }
 
-    /// A run of a graph has succeeded.
-    pub(super) fn set_recorded(&mut self, number: usize) {
-        self.graphs[number].recorded = true;
+    /// What came of recording it.
+    pub(super) fn set_state(&mut self, number: usize, state: State) {
+        self.graphs[number].state = state;
     }
 
     /// The buffers of runs that are not recorded.
