@@ -9,6 +9,7 @@
 mod card;
 mod convert;
 mod error;
+mod gpu;
 mod kernels;
 mod packed;
 mod parameters;
@@ -85,7 +86,7 @@ impl Runtime for CandleRuntime {
     }
 
     fn gpus(&self) -> Result<u32, RuntimeError> {
-        session::gpus()
+        gpu::count()
     }
 
     fn single_threaded(&self, source: &ModelSource) -> Option<ModelSource> {

@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device as Computing};
 use crossfade_runtimes_core::{
-    Datatype, Device, Dim, Instance, InstanceOptions, Model, ModelSignature, ModelSource, Outputs, Padding,
-    RuntimeError, Shape, ShapeSpec, TensorSpec, TensorView,
+    Datatype, Device, DeviceUse, Dim, Instance, InstanceOptions, Model, ModelSignature, ModelSource, Outputs,
+    Padding, RuntimeError, Shape, ShapeSpec, TensorSpec, TensorView,
 };
 use rayon::ThreadPool;
 
 use crate::card::{Card, Task};
-use crate::error::{first_line, load, not_run, unsupported};
+use crate::error::{load, not_loaded, not_run};
+use crate::gpu;
 use crate::packed::{Packed, Scratch};
 use crate::parameters::{Parameters, Pooling};
 use crate::pooling::{self, Logits};
@@ -28,12 +29,12 @@ pub(crate) struct CandleModel {
     file: PathBuf,
     /// `None`: a run stays on its calling thread.
     pool: Option<Arc<ThreadPool>>,
-    /// By CUDA device; `None`: the host's.
-    computed: Mutex<BTreeMap<Option<u32>, Arc<Computed>>>,
+    computed: Mutex<BTreeMap<Device, Arc<Computed>>>,
 }
 
 /// What instances on one device share.
 struct Computed {
+    device: Device,
     card: Card,
     pooling: Pooling,
     normalize: bool,
@@ -80,76 +81,46 @@ impl CandleModel {
 
     /// What instances on a device share; reads the weights for the first of them.
     fn on(&self, device: Device) -> Result<Arc<Computed>, RuntimeError> {
-        let key = match device {
-            Device::Cpu => None,
-            Device::Cuda(index) => Some(index),
-        };
         let mut computed = self.computed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = computed.get(&key) {
+        if let Some(known) = computed.get(&device) {
             return Ok(known.clone());
         }
-        let made = Arc::new(self.compute_on(key)?);
-        computed.insert(key, made.clone());
+        let made = self
+            .compute_on(device)
+            .map_err(|error| gpu::blamed(error, device))?;
+        let made = Arc::new(made);
+        computed.insert(device, made.clone());
         Ok(made)
     }
 
-    fn compute_on(&self, cuda: Option<u32>) -> Result<Computed, RuntimeError> {
-        let device = match cuda {
-            None => Computing::Cpu,
-            Some(index) => gpu(index)?,
+    fn compute_on(&self, device: Device) -> Result<Computed, RuntimeError> {
+        let computing = match device {
+            Device::Cpu => Computing::Cpu,
+            Device::Cuda(index) => gpu::open(index)?,
         };
-        let dtype = match (self.parameters.dtype, cuda) {
-            (None, None) => Some(DType::F32),
+        let dtype = match (self.parameters.dtype, device) {
+            (None, Device::Cpu) => Some(DType::F32),
             (given, _) => given,
         };
-        let weights = Weights::read(&self.file, &self.card, dtype, &device)?;
+        let weights = Weights::read(&self.file, &self.card, dtype, &computing)?;
         let logits = weights.classifier.as_ref().map(Logits::new).transpose()?;
-        let encoder = match (dtype, cuda) {
-            (Some(DType::F32), None) => Encoder::Packed(Packed::new(&self.card, &weights)?),
-            _ => Encoder::Portable(Portable::new(self.card.clone(), weights, device)),
+        // On a GPU each thread has a stream of its own: weights are there before another thread computes with them.
+        computing.synchronize().map_err(|error| not_loaded(&error))?;
+        let encoder = match (dtype, device) {
+            (Some(DType::F32), Device::Cpu) => Encoder::Packed(Packed::new(&self.card, &weights)?),
+            _ => Encoder::Portable(Portable::new(self.card.clone(), weights, computing)),
         };
         Ok(Computed {
+            device,
             card: self.card.clone(),
             pooling: self.parameters.pooling,
             normalize: self.parameters.normalize,
             logits,
             encoder,
-            pool: self.pool.clone(),
+            // A GPU has threads enough; the pool's would wait for it, and models on the CPU for them.
+            pool: self.pool.clone().filter(|_| device == Device::Cpu),
         })
     }
-}
-
-/// How many CUDA devices there are: as many as open, one after the other.
-///
-/// Errors: as of the first.
-pub(crate) fn gpus() -> Result<u32, RuntimeError> {
-    gpu(0)?;
-    Ok((1..).find(|&index| gpu(index).is_err()).unwrap_or(1))
-}
-
-/// The CUDA device of this index.
-///
-/// Errors: `Unsupported` in a build without CUDA; `Device` where the driver, a library or the device is missing.
-fn gpu(index: u32) -> Result<Computing, RuntimeError> {
-    if !candle_core::utils::cuda_is_available() {
-        return Err(unsupported(format!(
-            "CUDA device {index}: this build has no CUDA; `cargo xtask build --cuda` makes one that has, and runtime `ort` needs \
-             no other build"
-        )));
-    }
-    let open = || Computing::new_cuda(usize::try_from(index).unwrap_or(usize::MAX));
-    // A library that is missing is a panic there.
-    let reason = match std::panic::catch_unwind(open) {
-        Ok(Ok(device)) => return Ok(device),
-        Ok(Err(error)) => first_line(&error),
-        Err(_) => "a library of CUDA is missing".to_owned(),
-    };
-    Err(RuntimeError::Device {
-        device: format!("cuda:{index}"),
-        reason: format!(
-            "{reason}; install NVIDIA's driver and the CUDA libraries, or set `device = \"cpu\"` (docs/gpu.md)"
-        ),
-    })
 }
 
 /// What goes in and out.
@@ -215,11 +186,25 @@ impl Model for CandleModel {
 
     fn memory_bytes(&self) -> u64 {
         let computed = self.computed.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes = computed.values().map(|computed| match &computed.encoder {
-            Encoder::Packed(packed) => packed.bytes(),
-            Encoder::Portable(portable) => portable.bytes(),
+        computed.get(&Device::Cpu).map_or(0, |computed| computed.bytes())
+    }
+
+    fn devices(&self) -> Vec<DeviceUse> {
+        let computed = self.computed.lock().unwrap_or_else(PoisonError::into_inner);
+        if computed.keys().all(|device| *device == Device::Cpu) {
+            return Vec::new();
+        }
+        let there = computed.values().map(|computed| DeviceUse {
+            device: computed.device,
+            // All that share it, but for the model.
+            instances: Arc::strong_count(computed) - 1,
+            bytes: computed.bytes(),
+            served_by: match computed.device {
+                Device::Cpu => "cpu".to_owned(),
+                Device::Cuda(_) => "cuda".to_owned(),
+            },
         });
-        u64::try_from(bytes.sum::<usize>()).unwrap_or(u64::MAX)
+        there.collect()
     }
 }
 
@@ -243,13 +228,22 @@ impl Instance for CandleInstance {
                 Some(pool) => pool.install(|| portable.encode(&tokens)),
                 None => portable.encode(&tokens),
             }
-            .map_err(|error| not_run(&error))?,
+            .map_err(|error| gpu::blamed(not_run(&error), computed.device))?,
         };
         computed.put(&tokens, &vectors, outputs)
     }
 }
 
 impl Computed {
+    /// Of the weights.
+    fn bytes(&self) -> u64 {
+        let bytes = match &self.encoder {
+            Encoder::Packed(packed) => packed.bytes(),
+            Encoder::Portable(portable) => portable.bytes(),
+        };
+        u64::try_from(bytes).unwrap_or(u64::MAX)
+    }
+
     /// Makes the output from the tokens' vectors, `[tokens, hidden]`.
     fn put(&self, tokens: &Tokens, vectors: &[f32], outputs: &mut Outputs) -> Result<(), RuntimeError> {
         let (rows, columns, hidden) = (tokens.rows, tokens.columns, self.card.hidden);
