@@ -79,6 +79,8 @@ impl Default for CheckOptions {
 pub struct ProbeRequest<'a> {
     /// The model file.
     pub model_file: &'a Path,
+    /// The folder of its version.
+    pub version_directory: &'a Path,
     /// The configuration, all sources merged.
     pub config: &'a RawConfig,
 }
@@ -314,6 +316,7 @@ fn check_version(
     };
     let probed = match probe(&ProbeRequest {
         model_file: &model_file,
+        version_directory: &directory,
         config,
     }) {
         Ok(probed) => probed,

@@ -118,6 +118,18 @@ impl Runtimes {
         }
     }
 
+    /// The file to read where `auto` could read others of the folder: where ONNX Runtime is missing, the weights beside an export
+    /// of them, which candle reads faster than tract the export.
+    pub fn preferred(&self, choice: &RuntimeChoice, model_file: PathBuf) -> PathBuf {
+        let weights = model_file.with_file_name("model.safetensors");
+        let better = *choice == RuntimeChoice::Auto
+            && self.ort.is_err()
+            && self.candle.is_ok()
+            && has_extension(&model_file, "onnx")
+            && weights.is_file();
+        if better { weights } else { model_file }
+    }
+
     /// One line for the log at start: which runtime serves models that name none, and why.
     pub fn describe(&self) -> String {
         let named = |runtime: &Arc<dyn Runtime>| format!("{} {}", runtime.name(), runtime.version());

@@ -65,6 +65,21 @@ fn auto_takes_what_reads_the_file_and_falls_back_to_tract() {
 }
 
 #[test]
+fn auto_reads_weights_rather_than_their_export_where_onnx_runtime_is_missing() {
+    let runtimes = without_library();
+    let folder = tempfile::tempdir().unwrap();
+    let (export, weights) = (
+        folder.path().join("model.onnx"),
+        folder.path().join("model.safetensors"),
+    );
+    let preferred = |choice: RuntimeChoice| runtimes.preferred(&choice, export.clone());
+    assert_eq!(preferred(RuntimeChoice::Auto), export);
+    std::fs::write(&weights, "").unwrap();
+    assert_eq!(preferred(RuntimeChoice::Auto), weights);
+    assert_eq!(preferred(RuntimeChoice::Tract), export);
+}
+
+#[test]
 fn registered_runtimes_are_found_by_name_and_never_by_auto() {
     let mut runtimes = without_library();
     let error = get(&runtimes, "fake", "model.onnx").unwrap_err();

@@ -28,10 +28,10 @@ use crate::metrics::{Series, Snapshot};
 use crate::recorder::Provenance;
 use baseline::Baseline;
 use calibration::Meter;
-pub(crate) use loader::runtime_choice;
 pub use loader::{Examiner, ServableLoader};
 pub(crate) use priority::lower as lower_priority;
 use sample::Fill;
+pub(crate) use text::Fronted;
 pub(crate) use text::TextStage;
 
 /// One loaded version, ready to answer. Dropping it joins its instance threads: never on a request's thread.

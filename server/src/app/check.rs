@@ -5,10 +5,9 @@ use std::process::ExitCode;
 use crossfade_models::check::{CheckOptions, ProbeRequest, Probed, Severity, check};
 use crossfade_models::config::RawConfig;
 use crossfade_runtimes::{Runtimes, RuntimesOptions};
-use crossfade_runtimes_core::{ModelSource, RuntimeError};
 
 use crate::config::CheckArgs;
-use crate::servable::runtime_choice;
+use crate::servable::Fronted;
 
 /// Prints every finding; the exit code is 1 if a model would not serve.
 pub(super) fn run(args: &CheckArgs) -> ExitCode {
@@ -48,18 +47,11 @@ pub(super) fn run(args: &CheckArgs) -> ExitCode {
 /// What the model file says, by the runtime that would serve it.
 fn probe(runtimes: &Runtimes, request: &ProbeRequest<'_>) -> Result<Probed, String> {
     let config: &RawConfig = request.config;
-    let choice = runtime_choice(config.runtime().map_err(|error| error.to_string())?);
-    let text = |error: RuntimeError| error.to_string();
-    let runtime = runtimes.get(&choice, request.model_file).map_err(text)?;
-    let source = ModelSource {
-        path: request.model_file.to_owned(),
-        parameters: config.parameters(),
-        graph_level: config.graph_level(),
-        accelerators: config.accelerators().map_err(|error| error.to_string())?,
-        // What the file says, it says on the CPU too.
-        devices: Vec::new(),
-    };
-    let model = runtime.load(&source).map_err(text)?;
+    let file = request.model_file.to_owned();
+    let opened = Fronted::open(runtimes, config, file, request.version_directory);
+    // What the file says, it says on the CPU too.
+    let (Fronted { runtime, .. }, source) = opened.map_err(|error| error.to_string())?;
+    let model = runtime.load(&source).map_err(|error| error.to_string())?;
     Ok(Probed {
         signature: model.signature().clone(),
         runtime: runtime.name().to_owned(),

@@ -28,7 +28,7 @@ pub(super) const BATCH_ROWS: Name = name("crossfade_batch_rows", "histogram", "R
 pub(super) const BATCH_CAP: Name = name(
     "crossfade_batch_cap_rows",
     "gauge",
-    "The most rows that requests are merged up to, by what was learnt of the version",
+    "The most rows that requests are merged up to, by what was learnt of the version; of models whose rows differ in length, the most elements, such as tokens",
 );
 pub(super) const QUEUE_DEPTH: Name = name(
     "crossfade_queue_depth",

@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 
 use crossfade_batcher::{Batcher, BatcherOptions, InstanceFactory, QueuePolicy, TimeoutAction};
 use crossfade_journal::Hash;
-use crossfade_models::config::{self, ModelConfig, RuntimeChoice};
+use crossfade_models::config::{self, ModelConfig};
 use crossfade_models::{LoadError, LoadRequest, Loaded, Loader, State};
 use crossfade_runtimes::Runtimes;
 use crossfade_runtimes_core::{
@@ -289,20 +289,11 @@ impl ServableLoader {
     /// Reads, completes, warms up and probes; all at the lowest priority.
     fn prepare(&self, request: &LoadRequest<'_>) -> Result<Prepared, LoadError> {
         let raw = &request.config;
-        let path = request.model_file()?;
-        let runtime = self.runtimes.get(&runtime_choice(raw.runtime()?), &path)?;
-        let mut parameters = raw.parameters();
-        let fronted = Fronted::new(runtime, &request.version_directory, &mut parameters)?;
+        let file = request.model_file()?;
+        let (fronted, source) = Fronted::open(&self.runtimes, raw, file, &request.version_directory)?;
         let runtime = &fronted.runtime;
         let wish = raw.placement()?;
         let placed = Placed::find(&wish, &**runtime)?;
-        let source = ModelSource {
-            path,
-            parameters,
-            graph_level: raw.graph_level(),
-            accelerators: raw.accelerators()?,
-            devices: Vec::new(),
-        };
         // What is loaded lies there now; a file that is changed meanwhile is loaded again.
         let artifact_sha256 = self.digests.as_ref().and_then(|digests| {
             let digest = digests.of(&request.version_directory);
@@ -481,17 +472,6 @@ fn queue(policy: &config::QueuePolicy) -> QueuePolicy {
             config::TimeoutAction::Reject => TimeoutAction::Reject,
             config::TimeoutAction::Delay => TimeoutAction::Delay,
         },
-    }
-}
-
-/// The runtimes' name for what a configuration asks for.
-pub(crate) fn runtime_choice(configured: RuntimeChoice) -> crossfade_runtimes::RuntimeChoice {
-    match configured {
-        RuntimeChoice::Auto => crossfade_runtimes::RuntimeChoice::Auto,
-        RuntimeChoice::Ort => crossfade_runtimes::RuntimeChoice::Ort,
-        RuntimeChoice::Tract => crossfade_runtimes::RuntimeChoice::Tract,
-        RuntimeChoice::Candle => crossfade_runtimes::RuntimeChoice::Candle,
-        RuntimeChoice::Fake => crossfade_runtimes::RuntimeChoice::Named(configured.name().to_owned()),
     }
 }
 

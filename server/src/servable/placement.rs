@@ -66,6 +66,14 @@ impl Placed {
             Err(LoadError::Runtime(error @ RuntimeError::Device { .. })) if self.on_gpus() => {
                 prepare(&Self::instead(placement, error)?)
             }
+            // Nobody asked for a GPU, and the runtime has no use for one.
+            Err(LoadError::Runtime(error @ RuntimeError::Unsupported { .. })) if self.on_gpus() => {
+                let placed = match placement.on {
+                    On::Auto => Self::on_cpu(Some(error.to_string())),
+                    _ => Self::instead(placement, error)?,
+                };
+                prepare(&placed)
+            }
             prepared => prepared,
         }
     }
@@ -227,6 +235,29 @@ mod tests {
         let (result, tried) = attempt(true);
         assert!(result.unwrap().unwrap().contains("out of memory"));
         assert_eq!(tried, [Device::Cuda(0), Device::Cpu]);
+    }
+
+    #[test]
+    fn a_model_that_no_gpu_runs_is_on_the_cpu_unless_a_gpu_was_asked_for() {
+        let attempt = |on| {
+            let placement = placement(on, false);
+            let placed = Placed::find(&placement, &Machine(Ok(1))).unwrap();
+            let result = placed.attempt(&placement, |placed| match placed.on_gpus() {
+                true => Err(RuntimeError::Unsupported {
+                    runtime: "machine",
+                    what: "none of its nodes runs with cuda".to_owned(),
+                }
+                .into()),
+                false => Ok(placed.instead.clone()),
+            });
+            result.map_err(|error| error.to_string())
+        };
+        assert!(attempt(On::Auto).unwrap().unwrap().contains("none of its nodes"));
+        let error = attempt(On::Gpus(Vec::new())).unwrap_err();
+        assert!(
+            error.contains("none of its nodes") && error.contains("KIND_CPU"),
+            "{error}"
+        );
     }
 
     #[test]

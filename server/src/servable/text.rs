@@ -1,11 +1,13 @@
 //! Text in front of a version: the tokenizer of its folder, and the threads that all versions share.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use crossfade_models::LoadError;
-use crossfade_runtimes_core::{ModelSignature, Runtime, Tensor};
+use crossfade_models::config::{RawConfig, RuntimeChoice};
+use crossfade_runtimes::Runtimes;
+use crossfade_runtimes_core::{ModelSignature, ModelSource, Runtime, Tensor};
 use crossfade_text::{Cut, Folder, Front, Pool, Settings, Stage, TextError};
 
 /// Makes tokens of the text of a version's requests.
@@ -63,22 +65,50 @@ impl Tokenizing {
     }
 }
 
-/// What a version's folder and parameters say of text.
+/// The runtime of a version, and what its folder and parameters say of text.
 #[derive(Clone)]
-pub(super) struct Fronted {
+pub(crate) struct Fronted {
     /// The runtime, with the tokenizer in front where there is one.
-    pub(super) runtime: Arc<dyn Runtime>,
+    pub(crate) runtime: Arc<dyn Runtime>,
     front: Option<Arc<Front>>,
     /// The most tokens that are merged, where the configuration says.
     pub(super) max_batch_tokens: Option<usize>,
 }
 
 impl Fronted {
+    /// The runtime that `config` asks for, and what it is to read.
+    ///
+    /// * `model_file`: by the configuration and the layout's rules; `directory`: the version's
+    ///
+    /// Errors: a runtime that is not there; as [`new`](Self::new).
+    pub(crate) fn open(
+        runtimes: &Runtimes,
+        config: &RawConfig,
+        model_file: PathBuf,
+        directory: &Path,
+    ) -> Result<(Self, ModelSource), LoadError> {
+        let choice = choice(config.runtime()?);
+        let path = match config.model_filename() {
+            None => runtimes.preferred(&choice, model_file),
+            Some(_) => model_file,
+        };
+        let mut parameters = config.parameters();
+        let fronted = Self::new(runtimes.get(&choice, &path)?, directory, &mut parameters)?;
+        let source = ModelSource {
+            path,
+            parameters,
+            graph_level: config.graph_level(),
+            accelerators: config.accelerators()?,
+            devices: Vec::new(),
+        };
+        Ok((fronted, source))
+    }
+
     /// Puts the tokenizer of `directory`, if there is one, in front of `runtime`; takes the `text.*` entries out of
     /// `parameters`.
     ///
     /// Errors: `Refused` for a file or a parameter that cannot be used.
-    pub(super) fn new(
+    fn new(
         runtime: Arc<dyn Runtime>,
         directory: &Path,
         parameters: &mut BTreeMap<String, String>,
@@ -133,5 +163,16 @@ impl Fronted {
     /// Names of classes by the folder.
     pub(super) fn labels(&self) -> &[String] {
         self.front.as_ref().map_or(&[], |front| front.labels())
+    }
+}
+
+/// The runtimes' name for what a configuration asks for.
+fn choice(configured: RuntimeChoice) -> crossfade_runtimes::RuntimeChoice {
+    match configured {
+        RuntimeChoice::Auto => crossfade_runtimes::RuntimeChoice::Auto,
+        RuntimeChoice::Ort => crossfade_runtimes::RuntimeChoice::Ort,
+        RuntimeChoice::Tract => crossfade_runtimes::RuntimeChoice::Tract,
+        RuntimeChoice::Candle => crossfade_runtimes::RuntimeChoice::Candle,
+        RuntimeChoice::Fake => crossfade_runtimes::RuntimeChoice::Named(configured.name().to_owned()),
     }
 }

@@ -440,6 +440,34 @@ fn check_explains_and_its_exit_code_tells() {
 }
 
 #[test]
+fn check_knows_what_a_tokenizer_adds_to_a_model() {
+    let directory = tempfile::tempdir().unwrap();
+    let version = directory.path().join("encoder/1");
+    std::fs::create_dir_all(&version).unwrap();
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtimes/candle/tests/models/bert");
+    for file in ["config.json", "model.safetensors", "tokenizer.json"] {
+        std::fs::copy(from.join(file), version.join(file)).unwrap();
+    }
+    let config = "input [ { name: \"text\" data_type: TYPE_STRING dims: [ 1 ] } ]\n\
+                  output [ { name: \"embeddings\" data_type: TYPE_FP32 dims: [ 24 ] } ]\n\
+                  max_batch_size: 8\n\
+                  parameters { key: \"text.pooling\" value { string_value: \"cls\" } }\n";
+    let file = directory.path().join("encoder/config.pbtxt");
+    std::fs::write(&file, config).unwrap();
+    let path = directory.path().to_str().unwrap();
+    let good = run(&["check", path]);
+    assert!(good.status.success(), "{}", text(&good.stdout));
+    std::fs::write(&file, config.replace("cls", "lcs")).unwrap();
+    let bad = run(&["check", path]);
+    assert!(!bad.status.success());
+    assert!(
+        text(&bad.stdout).contains("text.pooling"),
+        "{}",
+        text(&bad.stdout)
+    );
+}
+
+#[test]
 fn help_names_what_there_is() {
     let help = run(&["serve", "--help"]);
     let stdout = text(&help.stdout);
