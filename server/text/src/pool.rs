@@ -1,5 +1,6 @@
 //! Threads that tokenize, so that long texts do not hold up those that read and answer requests.
 
+use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -18,6 +19,9 @@ const PIECE_BYTES: usize = 8 << 10;
 
 /// Pieces that wait; more are refused.
 const WAITING: usize = 4096;
+
+/// Pieces of one request that wait at a time.
+const AT_ONCE: usize = 64;
 
 /// Some rows of a request.
 struct Piece {
@@ -66,17 +70,22 @@ impl Pool {
     ) -> Result<Tokenized, TextError> {
         let bytes = texts.data.len() + pair.map_or(0, |pair| pair.data.len());
         if bytes <= INLINE_BYTES {
-            return text.tokenize(texts, pair, cut);
+            return guarded(|| text.tokenize(texts, pair, cut));
         }
-        let mut replies = Vec::new();
-        for (first, rows) in pieces(text.rows(texts, pair)?) {
-            replies.push(self.hand_over(text.clone(), rows, first, cut)?);
+        let (mut replies, mut encoded) = (VecDeque::new(), Vec::new());
+        // A thread that panicked drops what it had.
+        let rows = |reply: Result<Result<Vec<Encoded>, TextError>, _>| reply.unwrap_or(Err(TextError::Busy));
+        for (first, piece) in pieces(text.rows(texts, pair)?) {
+            if replies.len() == AT_ONCE
+                && let Some(reply) = replies.pop_front()
+            {
+                let reply: oneshot::Receiver<_> = reply;
+                encoded.extend(rows(reply.await)?);
+            }
+            replies.push_back(self.hand_over(text.clone(), piece, first, cut)?);
         }
-        let mut encoded = Vec::new();
         for reply in replies {
-            // A thread that panicked drops what it had.
-            let rows = reply.await.unwrap_or(Err(TextError::Busy))?;
-            encoded.extend(rows);
+            encoded.extend(rows(reply.await)?);
         }
         text.join(&encoded)
     }
@@ -132,16 +141,19 @@ fn work(waiting: &Mutex<Receiver<Piece>>) {
             rows.map(|(row, index)| piece.text.encode(index, row, piece.cut))
                 .collect()
         };
-        // A tokenizer that panics fails its request, not the thread.
-        let encoded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(encode)).unwrap_or_else(|_| {
-            Err(TextError::input(
-                crate::TEXT,
-                None,
-                "the tokenizer panicked on it",
-            ))
-        });
-        drop(piece.reply.send(encoded));
+        drop(piece.reply.send(guarded(encode)));
     }
+}
+
+/// A tokenizer that panics fails its request, not the thread.
+fn guarded<T>(work: impl FnOnce() -> Result<T, TextError>) -> Result<T, TextError> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        Err(TextError::input(
+            crate::TEXT,
+            None,
+            "the tokenizer panicked on it",
+        ))
+    })
 }
 
 impl Drop for Pool {

@@ -1,10 +1,10 @@
 //! From texts to tokens.
 
-use std::sync::OnceLock;
-
 use bytes::Bytes;
 use crossfade_runtimes_core::{BytesElements, Datatype, Shape, Tensor};
-use tokenizers::{Encoding, Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy};
+use tokenizers::{
+    Encoding, PostProcessor as _, Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy,
+};
 
 use crate::error::TextError;
 use crate::front::{TEXT, TEXT_PAIR};
@@ -60,8 +60,8 @@ pub(crate) type Encoded = Encoding;
 pub struct Text {
     /// Cuts at the right end.
     tokenizer: Tokenizer,
-    /// Cuts at the left; made when somebody asks for it.
-    left: OnceLock<Tokenizer>,
+    /// Cuts at the left.
+    left: Tokenizer,
     max_tokens: usize,
     padding: u32,
     /// What a request that says nothing gets.
@@ -82,14 +82,19 @@ impl Text {
         tokenizer.with_padding(None);
         let truncation = TruncationParams {
             direction: TruncationDirection::Right,
-            max_length: max_tokens,
+            // One more than there may be tells a text that is too long; what comes behind it need not be looked at.
+            max_length: max_tokens + 1,
             strategy: TruncationStrategy::LongestFirst,
             stride: 0,
         };
         tokenizer.with_truncation(Some(truncation)).map_err(failed)?;
+        let mut left = tokenizer.clone();
+        if let Some(truncation) = left.get_truncation_mut() {
+            truncation.direction = TruncationDirection::Left;
+        }
         Ok(Self {
             tokenizer,
-            left: OnceLock::new(),
+            left,
             max_tokens,
             padding,
             usual: if truncate { Cut::Right } else { Cut::Refuse },
@@ -126,30 +131,52 @@ impl Text {
     /// Tokenizes one row, number `index` of its request. Takes about a microsecond for each ten bytes.
     pub(crate) fn encode(&self, index: usize, row: &Row, cut: Cut) -> Result<Encoded, TextError> {
         let failed = |error: tokenizers::Error| TextError::input(TEXT, index, error.to_string());
-        let tokenizer = match cut {
-            Cut::Refuse | Cut::Right => &self.tokenizer,
-            Cut::Left => self.left.get_or_init(|| {
-                let mut left = self.tokenizer.clone();
-                if let Some(truncation) = left.get_truncation_mut() {
-                    truncation.direction = TruncationDirection::Left;
-                }
-                left
-            }),
+        let (tokenizer, direction) = match cut {
+            Cut::Refuse | Cut::Right => (&self.tokenizer, TruncationDirection::Right),
+            Cut::Left => (&self.left, TruncationDirection::Left),
         };
-        let mut encoding = match &row.second {
-            None => tokenizer.encode_fast(&*row.first, true),
-            Some(second) => tokenizer.encode_fast((&*row.first, &**second), true),
-        }
-        .map_err(failed)?;
-        let rest = encoding.take_overflowing();
-        if cut == Cut::Refuse && !rest.is_empty() {
-            let reason = format!(
-                "the text has more than the {} tokens that the model takes; send a shorter one, or have it cut (parameter \
-                 `truncate`)",
-                self.max_tokens
+        // Each text by itself, without what is left over of it: the library pairs all that is left over of one text with all that is left
+        // over of the other.
+        let alone = |text: &str| {
+            let mut encoding = tokenizer.encode_fast(text, false)?;
+            encoding.take_overflowing();
+            Ok(encoding)
+        };
+        let mut first = alone(&row.first).map_err(failed)?;
+        let mut second = row.second.as_deref().map(alone).transpose().map_err(failed)?;
+        let processor = tokenizer.get_post_processor();
+        let special = processor.map_or(0, |processor| processor.added_tokens(second.is_some()));
+        let most = self.max_tokens.saturating_sub(special);
+        let lengths = (first.len(), second.as_ref().map(Encoding::len));
+        if lengths.0 + lengths.1.unwrap_or(0) > most {
+            if cut == Cut::Refuse {
+                let reason = format!(
+                    "the text has more than the {} tokens that the model takes; send a shorter one, or have it cut (parameter \
+                     `truncate`)",
+                    self.max_tokens
+                );
+                return Err(TextError::input(TEXT, index, reason));
+            }
+            // The library looks no further than that, either.
+            let lengths = (
+                lengths.0.min(self.max_tokens),
+                lengths.1.map(|of| of.min(self.max_tokens)),
             );
-            return Err(TextError::input(TEXT, index, reason));
+            let (of_first, of_second) = longest_first(lengths, most);
+            let shorten = |encoding: &mut Encoding, to: usize| {
+                encoding.truncate(to, 0, direction);
+                encoding.take_overflowing();
+            };
+            shorten(&mut first, of_first);
+            if let Some(second) = &mut second {
+                shorten(second, of_second);
+            }
         }
+        let encoding = match (processor, second) {
+            (Some(processor), second) => processor.process(first, second, true).map_err(failed)?,
+            (None, None) => first,
+            (None, Some(second)) => Encoding::merge([first, second], false),
+        };
         if encoding.is_empty() {
             return Err(TextError::input(TEXT, index, "the text has no tokens"));
         }
@@ -205,6 +232,24 @@ impl Text {
     }
 }
 
+/// How many tokens of each text stay of `most`: the longer one is cut first, and then both alike.
+///
+/// Source: tokenizers, `truncate_encodings` with `LongestFirst`.
+fn longest_first((first, second): (usize, Option<usize>), most: usize) -> (usize, usize) {
+    let Some(second) = second else {
+        return (first.min(most), 0);
+    };
+    let (shorter, longer) = (first.min(second), first.max(second));
+    let (shorter, longer) = match shorter > most / 2 {
+        true => (most / 2, most - most / 2),
+        false => (shorter, longer.min(most - shorter)),
+    };
+    match first <= second {
+        true => (shorter, longer),
+        false => (longer, shorter),
+    }
+}
+
 fn strings(input: &'static str, tensor: &Tensor) -> Result<Vec<String>, TextError> {
     let element = |(row, element): (usize, Result<&[u8], _>)| {
         let bytes = element.map_err(|error: crossfade_runtimes_core::FramingError| {
@@ -226,4 +271,89 @@ fn strings(input: &'static str, tensor: &Tensor) -> Result<Vec<String>, TextErro
         .enumerate()
         .map(element)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn file(model: &str) -> Vec<u8> {
+        let models = concat!(env!("CARGO_MANIFEST_DIR"), "/../../runtimes/candle/tests/models");
+        std::fs::read(format!("{models}/{model}/tokenizer.json")).unwrap()
+    }
+
+    fn encoded(text: &Text, first: &str, second: Option<&str>, cut: Cut) -> Result<Vec<(u32, u32)>, String> {
+        let row = Row {
+            first: first.to_owned(),
+            second: second.map(str::to_owned),
+        };
+        let encoding = text.encode(0, &row, cut).map_err(|error| error.to_string())?;
+        let pairs = encoding.get_ids().iter().copied();
+        Ok(pairs.zip(encoding.get_type_ids().iter().copied()).collect())
+    }
+
+    /// The library's own way to cut, which pairs what is left over.
+    fn of_library(
+        json: &[u8],
+        first: &str,
+        second: Option<&str>,
+        most: usize,
+        left: bool,
+    ) -> Vec<(u32, u32)> {
+        let mut tokenizer = Tokenizer::from_bytes(json).unwrap();
+        tokenizer.with_padding(None);
+        let truncation = TruncationParams {
+            direction: match left {
+                true => TruncationDirection::Left,
+                false => TruncationDirection::Right,
+            },
+            max_length: most,
+            strategy: TruncationStrategy::LongestFirst,
+            stride: 0,
+        };
+        tokenizer.with_truncation(Some(truncation)).unwrap();
+        let encoding = match second {
+            None => tokenizer.encode(first, true),
+            Some(second) => tokenizer.encode((first, second), true),
+        }
+        .unwrap();
+        let pairs = encoding.get_ids().iter().copied();
+        pairs.zip(encoding.get_type_ids().iter().copied()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn texts_are_cut_as_the_library_cuts_them(
+            first in 1usize..40,
+            second in prop::option::of(1usize..40),
+            most in 6usize..30,
+            left: bool,
+            model in prop::sample::select(vec!["bert", "roberta"]),
+        ) {
+            let json = file(model);
+            let text = Text::new(&json, most, 0, false).unwrap();
+            let words = |count: usize| ["the", "cat", "a", "dog", "fish"].iter().cycle().take(count).copied().collect::<Vec<_>>().join(" ");
+            let (first, second) = (words(first), second.map(words));
+            let second = second.as_deref();
+            let expected = of_library(&json, &first, second, most, left);
+            let cut = if left { Cut::Left } else { Cut::Right };
+            prop_assert_eq!(encoded(&text, &first, second, cut), Ok(expected.clone()));
+            // What is not cut is not refused, and the other way round.
+            let whole = of_library(&json, &first, second, 1000, left);
+            prop_assert_eq!(encoded(&text, &first, second, Cut::Refuse).is_ok(), whole.len() <= most);
+        }
+    }
+
+    #[test]
+    fn special_tokens_in_the_text_cost_what_they_are_long() {
+        // Both texts of a pair are too long in a way that the library does not see before it has all tokens: it would pair 1,900 pieces of
+        // one with as many of the other.
+        let text = Text::new(&file("roberta"), 34, 0, false).unwrap();
+        let long = "<s>".repeat(60_000);
+        assert_eq!(encoded(&text, &long, Some(&long), Cut::Right).unwrap().len(), 34);
+        assert_eq!(encoded(&text, &long, Some(&long), Cut::Left).unwrap().len(), 34);
+        let refused = encoded(&text, &long, Some(&long), Cut::Refuse).unwrap_err();
+        assert!(refused.contains("34 tokens"), "{refused}");
+    }
 }
