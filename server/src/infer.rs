@@ -6,15 +6,16 @@ mod pieces;
 mod raw_body;
 pub(crate) mod trigger;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use crossfade_batcher::{Answer, Batcher, Job, JobError, Pending, SubmitError};
+use crossfade_batcher::{Answer, Job, JobError, Pending, SubmitError};
 use crossfade_models::{Routed, Wish};
 use crossfade_runtimes_core::{InputError, ModelSignature, RuntimeError, Tensor};
-use crossfade_text::TextError;
+use crossfade_text::{Cut, TextError};
 
 use crate::scope::{Chosen, RequestScope};
 use crate::servable::Servable;
@@ -43,6 +44,17 @@ pub struct InferRequest {
     pub inputs: Inputs,
     /// Requested outputs in order; `None` means all.
     pub outputs: Option<Vec<RequestedOutput>>,
+    /// In place of `outputs`: the one that is found in the signature of the version which answers.
+    pub wanted: Option<Wanted>,
+}
+
+/// An output that is told by what it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// Its name in a signature; `None` where there is none.
+    pub output: fn(&ModelSignature) -> Option<&str>,
+    /// What a model with such an output does, in a sentence about it.
+    pub what: &'static str,
 }
 
 /// The tensors of a request.
@@ -129,20 +141,38 @@ pub async fn infer(
         Inputs::Named(tensors) => signature.check(tensors)?,
         Inputs::RawBody(body) => signature.check([raw_body::tensor(signature, body)?])?,
     };
-    let names = request
-        .outputs
-        .as_ref()
-        .map(|outputs| outputs.iter().map(|output| output.name.as_str()));
+    let names: Option<Vec<&str>> = match (&request.wanted, &request.outputs) {
+        (Some(wanted), _) => {
+            let name = (wanted.output)(signature).ok_or_else(|| {
+                let (name, version) = (routed.name(), routed.version());
+                Refusal::invalid(format!(
+                    "version {version} of model `{name}` is none that {}",
+                    wanted.what
+                ))
+            })?;
+            Some(vec![name])
+        }
+        (None, outputs) => outputs
+            .as_ref()
+            .map(|outputs| outputs.iter().map(|output| output.name.as_str()).collect()),
+    };
     let outputs = signature.resolve_outputs(names)?;
 
-    scope.copy(headers, signature, &inputs, &outputs);
+    let cut = parameters::cut(&request.parameters);
+    scope.copy(
+        headers,
+        signature,
+        &inputs,
+        &outputs,
+        cut.as_ref().ok().copied().flatten(),
+    );
     scope.asked(&routed, &inputs, rows);
     // Of a version that is being released: an answer is held against what was asked.
     let asked = match scope.is_canary() {
         true => inputs.clone(),
         false => Default::default(),
     };
-    let (inputs, tokens) = tokens(scope, &routed, inputs, &request.parameters).await?;
+    let (inputs, tokens) = tokens(scope, &routed, inputs, cut).await?;
     let submitted = Instant::now();
     scope.submitted(submitted);
     let job = Job {
@@ -153,26 +183,25 @@ pub async fn infer(
         deadline: scope.deadline(),
         arrived: scope.arrived(),
     };
-    let pieces = pieces_of(&routed, &job);
-    let submit = |job: Job, baseline: Option<&Arc<Batcher>>| match baseline {
+    let baseline = scope.baseline(&routed);
+    let submit = |job: Job| match &baseline {
         Some(baseline) => baseline.submit(job),
         None => routed.running().batcher.submit(job),
     };
-    let baseline = scope.baseline(&routed);
-    let answer = match pieces {
+    let deadline = scope.deadline();
+    let answer = match pieces_of(&routed, &job) {
         None => {
-            let pending = submit(job, baseline.as_ref())?;
-            within(scope.deadline(), pending).await
+            if let Some(text) = routed.text() {
+                text.check_rows(rows)?;
+            }
+            within(deadline, submit(job)?).await
         }
         Some(pieces) => {
-            let jobs = pieces.jobs(signature, &job);
-            // Those that were submitted before one is refused are dropped, and with them their jobs.
-            let pending: Vec<Pending> = jobs
-                .map(|job| submit(job, baseline.as_ref()))
-                .collect::<Result<_, _>>()?;
-            within(scope.deadline(), all(pending))
-                .await
-                .map(|answers| pieces::join(&pieces.rows, answers))
+            let answers = within(deadline, in_turn(pieces.jobs(signature, &job), submit, &routed));
+            match answers.await {
+                Ok(answers) => Ok(pieces::join(&pieces.rows, answers?)),
+                Err(error) => Err(error),
+            }
         }
     };
     scope.copied(signature, &outputs, &answer);
@@ -228,14 +257,57 @@ async fn within<T>(
     }
 }
 
-/// All answers, or the first failure.
-async fn all(pending: Vec<Pending>) -> Result<Vec<Answer>, JobError> {
-    let mut answers = Vec::with_capacity(pending.len());
-    for pending in pending {
+/// Answers of all jobs, or the first failure: no more of them wait or run at a time than keep the instances busy, so that other requests
+/// get their turns between them, and that a long list takes few places of the queue.
+///
+/// Errors: inside, of the first job that a full queue or the like refuses; the others of the list are dropped with it.
+async fn in_turn(
+    jobs: impl Iterator<Item = Job>,
+    submit: impl Fn(Job) -> Result<Pending, SubmitError>,
+    servable: &Servable,
+) -> Result<Result<Vec<Answer>, SubmitError>, JobError> {
+    let at_once = 2 * servable.running().batcher.healthy_instances().max(1);
+    let (mut waiting, mut answers) = (VecDeque::new(), Vec::new());
+    for job in jobs {
+        if waiting.len() == at_once
+            && let Some(first) = waiting.pop_front()
+        {
+            let first: Pending = first;
+            answers.push(first.await?);
+        }
+        match submit(job) {
+            Ok(pending) => waiting.push_back(pending),
+            Err(refused) => return Ok(Err(refused)),
+        }
+    }
+    for pending in waiting {
         answers.push(pending.await?);
     }
-    Ok(answers)
+    Ok(Ok(answers))
 }
+
+/// Starts one job, in as many parts as one of a request would have: of several parts none before the future is polled.
+///
+/// * `submit`: where to
+///
+/// Errors: as `submit`; a part that is refused later fails as at shutdown.
+pub(crate) fn started<'a>(
+    servable: &'a Servable,
+    job: Job,
+    submit: impl Fn(Job) -> Result<Pending, SubmitError> + Send + Sync + 'a,
+) -> Result<Started<'a>, SubmitError> {
+    let Some(pieces) = pieces_of(servable, &job) else {
+        return Ok(Box::pin(submit(job)?));
+    };
+    Ok(Box::pin(async move {
+        let answers = in_turn(pieces.jobs(servable.signature(), &job), submit, servable).await?;
+        let answers = answers.map_err(|_| JobError::Shutdown)?;
+        Ok(pieces::join(&pieces.rows, answers))
+    }))
+}
+
+/// A job that is answered some time.
+pub(crate) type Started<'a> = Pin<Box<dyn Future<Output = Result<Answer, JobError>> + Send + 'a>>;
 
 /// How a request of many rows is divided into jobs.
 struct Pieces {
@@ -283,12 +355,12 @@ async fn tokens(
     scope: &RequestScope,
     servable: &Servable,
     inputs: Vec<Option<Tensor>>,
-    parameters: &BTreeMap<String, Parameter>,
+    cut: Result<Option<Cut>, Refusal>,
 ) -> Result<(Vec<Option<Tensor>>, Option<usize>), Refusal> {
     let Some(text) = servable.text() else {
         return Ok((inputs, None));
     };
-    let tokens = text.tokens(inputs, parameters::cut(parameters)?);
+    let tokens = text.tokens(inputs, cut?);
     let (inputs, tokens) = match scope.deadline() {
         None => tokens.await?,
         Some(deadline) => tokio::time::timeout_at(deadline.into(), tokens)

@@ -9,6 +9,7 @@ use crossfade_rollout::ledger::HardTrigger;
 use crossfade_rollout::routing::{RouteReason, Traffic};
 use crossfade_runtimes_core::{ModelSignature, Tensor};
 use crossfade_statistics::Arm;
+use crossfade_text::Cut;
 use http::{HeaderMap, HeaderValue};
 
 pub use self::id::RequestId;
@@ -267,6 +268,7 @@ impl RequestScope {
         signature: &ModelSignature,
         inputs: &[Option<Tensor>],
         outputs: &[usize],
+        cut: Option<Cut>,
     ) {
         let Some(chosen) = &self.chosen else { return };
         let Some((division, release)) = chosen
@@ -285,6 +287,7 @@ impl RequestScope {
             let mut copy = shadow.copy((self.id, self.protocol), key, signature, inputs, outputs);
             if let Some(copy) = &mut copy {
                 copy.subject = self.kept.as_ref().and_then(|kept| kept.subject);
+                copy.cut = cut;
             }
             self.shadowed = Some(Box::new(Shadowed { shadow, copy }));
         }

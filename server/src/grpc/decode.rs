@@ -42,6 +42,7 @@ pub(super) fn request(message: &mut ModelInferRequest) -> Result<InferRequest, R
         parameters,
         inputs,
         outputs,
+        wanted: None,
     })
 }
 

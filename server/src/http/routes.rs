@@ -75,6 +75,9 @@ impl Route {
         let mut segments = [""; 8];
         let mut count = 0;
         let path = path.strip_prefix('/').ok_or(NoRoute::UnknownPath)?;
+        if path.is_empty() {
+            return Ok(Route::Text(TextRoute::Root));
+        }
         for segment in path.split('/') {
             *segments.get_mut(count).ok_or(NoRoute::UnknownPath)? = segment;
             count += 1;
@@ -92,6 +95,7 @@ impl Route {
             ["v2"] => Ok(Route::ServerMetadata),
             ["v1", "models"] => Ok(Route::Models),
             ["v1", "embeddings"] => Ok(Route::Text(TextRoute::OpenAi)),
+            ["health"] => Ok(Route::Ready),
             ["embed"] => Ok(Route::Text(TextRoute::Embed)),
             ["rerank"] => Ok(Route::Text(TextRoute::Rerank)),
             ["predict"] => Ok(Route::Text(TextRoute::Predict)),
@@ -288,7 +292,6 @@ mod tests {
         for path in [
             "",
             "*",
-            "/",
             "v2",
             "/v1",
             "/v2/",

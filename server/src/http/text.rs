@@ -8,7 +8,6 @@ pub(crate) mod openai;
 pub(crate) mod tei;
 
 use std::fmt;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use crossfade_runtimes_core::{Datatype, ModelSignature, Shape, Tensor, push_element};
@@ -17,7 +16,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
 use super::reply::{Failure, ReplyBody, json};
-use crate::infer::{InferRequest, InferResponse, Inputs, Parameter, RequestedOutput, infer};
+use crate::infer::{InferRequest, InferResponse, Inputs, Parameter, Wanted, infer};
 use crate::scope::{Protocol, RequestScope};
 use crate::service::{Service, TextModels};
 use crate::status::{Refusal, Status};
@@ -33,6 +32,8 @@ pub(super) enum TextRoute {
     Rerank,
     /// `POST /predict`
     Predict,
+    /// `POST /`: as one of these three, by what the only model can
+    Root,
 }
 
 /// Outputs with one vector per row.
@@ -45,7 +46,7 @@ impl TextRoute {
     pub(super) fn protocol(self) -> Protocol {
         match self {
             Self::OpenAi => Protocol::OpenAi,
-            Self::Embed | Self::Rerank | Self::Predict => Protocol::Tei,
+            Self::Embed | Self::Rerank | Self::Predict | Self::Root => Protocol::Tei,
         }
     }
 
@@ -62,6 +63,11 @@ impl TextRoute {
             Self::Embed => tei::embed(service, scope, headers, body).await,
             Self::Rerank => tei::rerank(service, scope, headers, body).await,
             Self::Predict => tei::predict(service, scope, headers, body).await,
+            Self::Root => match only(service)? {
+                Ability::Embed => tei::embed(service, scope, headers, body).await,
+                Ability::Rank => tei::rerank(service, scope, headers, body).await,
+                Ability::Classify => tei::predict(service, scope, headers, body).await,
+            },
         }
     }
 
@@ -69,7 +75,7 @@ impl TextRoute {
     pub(super) fn refusal(self, failure: &Failure) -> Response<ReplyBody> {
         let (status, body) = match self {
             Self::OpenAi => openai::error(failure),
-            Self::Embed | Self::Rerank | Self::Predict => tei::error(failure),
+            Self::Embed | Self::Rerank | Self::Predict | Self::Root => tei::error(failure),
         };
         let mut response = json(status, body);
         // Such as Retry-After, Allow and Accept-Encoding.
@@ -93,7 +99,7 @@ enum Ability {
 
 impl Ability {
     /// The output that a model of this signature does it by.
-    fn output(self, signature: &ModelSignature) -> Option<Arc<str>> {
+    fn output(self, signature: &ModelSignature) -> Option<&str> {
         let takes_text = signature
             .inputs
             .iter()
@@ -104,7 +110,16 @@ impl Ability {
             Self::Classify => &*spec.name == LOGITS,
         };
         let output = signature.outputs.iter().filter(|_| takes_text).find(fits)?;
-        Some(output.name.clone())
+        Some(&output.name)
+    }
+
+    /// In a sentence about a model.
+    fn words(self) -> &'static str {
+        match self {
+            Self::Embed => "takes text and gives embeddings",
+            Self::Rank => "takes text and gives one logit per pair",
+            Self::Classify => "takes text and gives logits",
+        }
     }
 
     /// The model that the configuration binds, and the key that does.
@@ -117,20 +132,10 @@ impl Ability {
     }
 }
 
-impl fmt::Display for Ability {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Embed => "takes text and gives embeddings",
-            Self::Rank => "takes text and gives one logit per pair",
-            Self::Classify => "takes text and gives logits",
-        })
-    }
-}
-
-/// A model, and the output to ask it for.
+/// A model, and what it is asked for.
 struct Chosen {
     model: String,
-    output: Arc<str>,
+    ability: Ability,
 }
 
 /// The model of this name, or the one that is bound, or else the only one that is able.
@@ -140,27 +145,25 @@ fn choose(service: &Service, ability: Ability, named: Option<&str>) -> Result<Ch
     let models = service.registry().models();
     let (bound, key) = ability.bound(service.text_models());
     if let Some(name) = named.or(bound) {
-        // The highest version speaks for the model; what another one cannot do, it refuses.
-        let version = models.iter().rev().find(|version| &**version.name() == name);
-        let output = version.map(|version| ability.output(version.signature()));
-        return match output {
-            Some(Some(output)) => Ok(Chosen {
+        // Whether the version is able that the request goes to is seen once it is routed.
+        if models.iter().any(|version| &**version.name() == name) {
+            return Ok(Chosen {
                 model: name.to_owned(),
-                output,
-            }),
-            Some(None) => Err(Refusal::invalid(format!("model `{name}` is none that {ability}"))),
-            None => Err(Refusal::new(
-                Status::NotFound,
-                format!("model `{name}` is not loaded; GET /v1/models lists those that are"),
-            )),
-        };
+                ability,
+            });
+        }
+        return Err(Refusal::new(
+            Status::NotFound,
+            format!("model `{name}` is not loaded; GET /v1/models lists those that are"),
+        ));
     }
     let mut able: Vec<Chosen> = models
         .iter()
         .filter_map(|version| {
+            ability.output(version.signature())?;
             Some(Chosen {
                 model: version.name().to_string(),
-                output: ability.output(version.signature())?,
+                ability,
             })
         })
         .collect();
@@ -169,7 +172,7 @@ fn choose(service: &Service, ability: Ability, named: Option<&str>) -> Result<Ch
         (Some(only), []) => Ok(only),
         (None, _) => Err(Refusal::new(
             Status::NotFound,
-            format!("no model that {ability} is loaded"),
+            format!("no model that {} is loaded", ability.words()),
         )),
         (Some(last), others) => {
             let names = others
@@ -183,6 +186,25 @@ fn choose(service: &Service, ability: Ability, named: Option<&str>) -> Result<Ch
     }
 }
 
+/// What the models that are loaded can do, where that is one thing.
+///
+/// Errors: `NotFound`; `Conflict` where there is more than one way to answer.
+fn only(service: &Service) -> Result<Ability, Refusal> {
+    // What ranks classifies, too.
+    let abilities = [Ability::Embed, Ability::Rank, Ability::Classify];
+    let mut able = abilities
+        .into_iter()
+        .filter(|&ability| choose(service, ability, None).is_ok());
+    match (able.next(), able.next()) {
+        (Some(ability), None) | (Some(ability @ Ability::Rank), Some(Ability::Classify)) => Ok(ability),
+        (Some(_), Some(_)) => Err(Refusal::new(
+            Status::Conflict,
+            "several models can answer `/`; use /embed, /rerank or /predict",
+        )),
+        (None, _) => choose(service, Ability::Embed, None).map(|_| Ability::Embed),
+    }
+}
+
 /// Texts as an inference.
 fn request(chosen: &Chosen, inputs: Vec<(String, Tensor)>, cut: Vec<(&str, Parameter)>) -> InferRequest {
     InferRequest {
@@ -192,10 +214,14 @@ fn request(chosen: &Chosen, inputs: Vec<(String, Tensor)>, cut: Vec<(&str, Param
             .map(|(key, value)| (key.to_owned(), value))
             .collect(),
         inputs: Inputs::Named(inputs),
-        outputs: Some(vec![RequestedOutput {
-            name: chosen.output.to_string(),
-            ..RequestedOutput::default()
-        }]),
+        wanted: Some(Wanted {
+            output: match chosen.ability {
+                Ability::Embed => |signature| Ability::Embed.output(signature),
+                Ability::Rank => |signature| Ability::Rank.output(signature),
+                Ability::Classify => |signature| Ability::Classify.output(signature),
+            },
+            what: chosen.ability.words(),
+        }),
         ..InferRequest::default()
     }
 }
@@ -235,12 +261,29 @@ impl Rows {
             return Err(wrong(format!("`{name}` of {}, not FP32", tensor.datatype)));
         }
         let numbers = tensor.data.chunks_exact(4);
-        let numbers =
-            numbers.map(|bytes| f32::from_le_bytes(bytes.try_into().expect("chunks of four bytes")));
-        Ok(Self {
-            width,
-            numbers: numbers.collect(),
-        })
+        let numbers: Vec<f32> = numbers
+            .map(|bytes| f32::from_le_bytes(bytes.try_into().expect("chunks of four bytes")))
+            .collect();
+        // They have no form in JSON, and no rank.
+        if let Some(place) = numbers.iter().position(|number| !number.is_finite()) {
+            return Err(wrong(format!(
+                "{} in row {} of `{name}`",
+                numbers[place],
+                place / width.max(1)
+            )));
+        }
+        Ok(Self { width, numbers })
+    }
+
+    /// The same, of so many numbers each.
+    fn of_width(self, width: usize) -> Result<Self, Refusal> {
+        match self.width == width {
+            true => Ok(self),
+            false => Err(Refusal::invalid(format!(
+                "the version that the request went to gives {} numbers for each text, not {width}",
+                self.width
+            ))),
+        }
     }
 
     fn iter(&self) -> impl ExactSizeIterator<Item = &[f32]> {

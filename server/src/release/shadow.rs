@@ -15,6 +15,7 @@ use crossfade_batcher::{Answer, JobError};
 use crossfade_rollout::ledger::{HardTrigger, Pair};
 use crossfade_rollout::routing::{Portion, Purpose, Salt};
 use crossfade_runtimes_core::{ModelSignature, RuntimeError, Tensor};
+use crossfade_text::Cut;
 
 use super::decision::Reader;
 use super::lock;
@@ -70,6 +71,8 @@ pub(crate) struct RequestCopy {
     /// As the canary draws it: of a key, the first pair counts.
     unit: u64,
     inputs: Vec<(Arc<str>, Tensor)>,
+    /// What becomes of texts that are too long, where the request says.
+    pub(crate) cut: Option<Cut>,
     /// What the live version answered; nothing yet.
     primary: Option<Primary>,
 }
@@ -158,6 +161,7 @@ impl Shadow {
             subject: None,
             unit: self.salt.draw(Purpose::Route, key.unwrap_or(id.as_bytes())),
             inputs: given.collect(),
+            cut: None,
             primary: None,
         })
     }

@@ -124,6 +124,8 @@ struct Prepared {
     instances: Vec<Box<dyn Instance>>,
     /// Why requests are not merged although the configuration would allow it.
     unmerged: Option<String>,
+    /// The most rows of a request of text that is not divided.
+    max_rows: Option<usize>,
     /// Where the way it runs is to be found out, or is known.
     calibration: Option<Calibrated>,
     /// Of its files.
@@ -167,6 +169,7 @@ impl Loader for ServableLoader {
             factory,
             instances,
             unmerged,
+            max_rows,
             calibration,
             artifact_sha256,
         } = prepared;
@@ -266,7 +269,7 @@ impl Loader for ServableLoader {
             provenance,
             version,
             labels: labels(&signature, &config, fronted.labels()),
-            stage: fronted.stage(&signature, &self.tokenizing)?,
+            stage: fronted.stage(&signature, max_rows, &self.tokenizing)?,
             signature,
             running,
             config: config.clone(),
@@ -341,7 +344,9 @@ impl ServableLoader {
             true => model = runtime.load(&source)?.into(),
             false => {}
         }
-        let signature = Arc::new(config.signature(model.signature()));
+        let mut signature = config.signature(model.signature());
+        let max_rows = fronted.take_max_rows(&mut signature);
+        let signature = Arc::new(signature);
         let factory = factory(model.clone(), signature.clone(), &config.instances.devices);
         let mut instances = (0..count).map(|_| factory()).collect::<Result<Vec<_>, _>>()?;
 
@@ -378,6 +383,7 @@ impl ServableLoader {
             factory,
             instances,
             unmerged,
+            max_rows,
             artifact_sha256: None,
         })
     }

@@ -7,16 +7,27 @@ use std::sync::{Arc, OnceLock};
 use crossfade_models::LoadError;
 use crossfade_models::config::{RawConfig, RuntimeChoice};
 use crossfade_runtimes::Runtimes;
-use crossfade_runtimes_core::{ModelSignature, ModelSource, Runtime, Tensor};
+use crossfade_runtimes_core::{InputError, ModelSignature, ModelSource, Runtime, Tensor};
 use crossfade_text::{Cut, Folder, Front, Pool, Settings, Stage, TextError};
 
 /// Makes tokens of the text of a version's requests.
 pub(crate) struct TextStage {
     stage: Stage,
     pool: Arc<Pool>,
+    max_rows: Option<usize>,
 }
 
 impl TextStage {
+    /// Checks a request that is not divided.
+    ///
+    /// Errors: `TooManyRows` for more than the model takes at once.
+    pub(crate) fn check_rows(&self, rows: usize) -> Result<(), InputError> {
+        match self.max_rows {
+            Some(max) if rows > max => Err(InputError::TooManyRows { got: rows, max }),
+            _ => Ok(()),
+        }
+    }
+
     /// The mask among these inputs, as `tokens` gave them.
     pub(crate) fn mask<'a>(&self, inputs: &'a [Option<Tensor>]) -> Option<&'a Tensor> {
         self.stage.mask(inputs)
@@ -142,22 +153,32 @@ impl Fronted {
         })
     }
 
-    /// The stage for the loaded version, whose served signature this is.
+    /// The stage for the loaded version, whose served signature this is; `max_rows`: as it was in there.
     pub(super) fn stage(
         &self,
         signature: &ModelSignature,
+        max_rows: Option<usize>,
         tokenizing: &Tokenizing,
     ) -> Result<Option<TextStage>, LoadError> {
-        let stage = self
-            .front
-            .as_ref()
-            .and_then(|front| Stage::of(signature, front.text()));
-        stage
-            .map(|stage| {
-                let pool = tokenizing.pool()?;
-                Ok(TextStage { stage, pool })
+        let staged = |stage| {
+            Ok(TextStage {
+                stage,
+                pool: tokenizing.pool()?,
+                max_rows,
             })
-            .transpose()
+        };
+        self.in_front(signature).map(staged).transpose()
+    }
+
+    fn in_front(&self, signature: &ModelSignature) -> Option<Stage> {
+        let front = self.front.as_ref()?;
+        Stage::of(signature, front.text())
+    }
+
+    /// The most rows of a request, out of the signature of a version whose lists are divided: it is for those that are not.
+    pub(super) fn take_max_rows(&self, signature: &mut ModelSignature) -> Option<usize> {
+        self.in_front(signature)?;
+        signature.max_rows.take()
     }
 
     /// Names of classes by the folder.

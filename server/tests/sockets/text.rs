@@ -365,6 +365,25 @@ async fn classes_have_the_names_of_the_folder_and_mistakes_their_codes() {
             "tokenizer",
         ),
         ("/rerank", json!({ "query": "a", "texts": [] }), 422, "tokenizer"),
+        (
+            "/rerank",
+            json!({ "query": "a".repeat(17 << 20), "texts": ["b", "c"] }),
+            413,
+            "validation",
+        ),
+        // As clients write what they leave to the server, and against a model that would be set to cut.
+        (
+            "/predict",
+            json!({ "inputs": long, "truncate": null, "truncation_direction": null }),
+            422,
+            "tokenizer",
+        ),
+        (
+            "/predict",
+            json!({ "inputs": long, "truncate": false }),
+            422,
+            "tokenizer",
+        ),
     ] {
         let refused = server.post(path, body.to_string()).await;
         assert_eq!(refused.status, status, "{path} {body}: {refused:?}");
@@ -372,6 +391,59 @@ async fn classes_have_the_names_of_the_folder_and_mistakes_their_codes() {
     }
     let cut = json!({ "inputs": long, "truncate": true });
     assert_eq!(server.post("/predict", cut.to_string()).await.status, 200);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_root_answers_as_the_only_model_can_and_the_version_asked_for_by_its_own_outputs() {
+    let repository = Repository::new();
+    add(&repository, "m", 1, "bert", "[versions]\nall = true\n");
+    add(&repository, "m", 2, "bert_classifier", "[versions]\nall = true\n");
+    let server = Server::start(repository).await;
+    let body =
+        json!({ "model": "m", "input": "the cat", "encoding_format": null, "dimensions": null }).to_string();
+    let first = server
+        .post_with("/v1/embeddings", &[("x-model-version", "1")], body.as_bytes())
+        .await;
+    assert_eq!(first.status, 200, "{first:?}");
+    let second = server
+        .post_with("/v1/embeddings", &[("x-model-version", "2")], body.as_bytes())
+        .await;
+    assert_eq!(second.status, 400, "{second:?}");
+    let said = second.json()["error"]["message"].as_str().unwrap().to_owned();
+    assert!(said.contains("version 2 of model `m` is none that"), "{said}");
+    server.stop().await;
+
+    let server = serving(&[("m", "bert")]).await;
+    let embedded = server.post("/embed", r#"{"inputs": ["the cat"]}"#).await;
+    let root = server
+        .post("/", r#"{"inputs": ["the cat"], "prompt_name": null}"#)
+        .await;
+    assert_eq!((embedded.status, root.status), (200, 200), "{root:?}");
+    assert_eq!(embedded.json(), root.json());
+    assert_eq!(server.get("/health").await.status, 200);
+    let prompted = server
+        .post("/embed", r#"{"inputs": "the cat", "prompt_name": "query"}"#)
+        .await;
+    assert_eq!(prompted.status, 422);
+    let said = prompted.json()["error"].as_str().unwrap().to_owned();
+    assert!(said.contains("`prompt_name`"), "{said}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_list_takes_few_places_and_fewer_rows_at_once_than_it_has() {
+    let repository = Repository::new();
+    // Room for 64 tokens in a batch, for 4 rows, and for 3 requests in the queue.
+    let config = "[batching]\nmax_rows = 4\nmax_queue = 3\n[model]\nparameters = { \"text.max_batch_tokens\" = \"64\" }\n";
+    add(&repository, "m", 1, "bert", config);
+    let server = Server::start(repository).await;
+    let texts: Vec<String> = (1..=200).map(|n| vec!["cat"; 1 + n % 30].join(" ")).collect();
+    let vectors = embedded(&server, json!(texts)).await;
+    assert_eq!(vectors.len(), 200);
+    for index in [0, 57, 199] {
+        close(&embedded(&server, json!(texts[index])).await[0], &vectors[index]);
+    }
     server.stop().await;
 }
 

@@ -1,11 +1,14 @@
 //! `POST /v1/embeddings`, as OpenAI's clients call it.
 
+use std::fmt;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use crossfade_runtimes_core::{Datatype, Shape, Tensor};
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 
 use super::super::json::response::{push_float, push_string};
 use super::super::reply::Failure;
@@ -19,8 +22,7 @@ use crate::status::{Refusal, Status};
 struct Embeddings {
     model: String,
     input: Input,
-    #[serde(default)]
-    encoding_format: Format,
+    encoding_format: Option<Format>,
     dimensions: Option<usize>,
 }
 
@@ -33,15 +35,120 @@ enum Format {
 }
 
 /// Texts, or tokens of the model's own vocabulary.
-#[derive(Debug, Deserialize)]
-#[serde(
-    untagged,
-    expecting = "`input` must be a string, an array of strings, an array of token numbers or an array of such arrays"
-)]
+#[derive(Debug)]
 enum Input {
     Texts(OneOrMore),
     Tokens(Vec<i64>),
     Rows(Vec<Vec<i64>>),
+}
+
+/// The first element of an array decides what the others are, and no more of them are kept than a request may have.
+impl<'de> Deserialize<'de> for Input {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Inputs;
+        impl<'de> Visitor<'de> for Inputs {
+            type Value = Input;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(
+                    "`input` must be a string, an array of strings, an array of token numbers or an array of such arrays: anything else",
+                )
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Input, E> {
+                Ok(Input::Texts(OneOrMore::One(text.to_owned())))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Input, A::Error> {
+                Ok(match elements.next_element()? {
+                    None => Input::Tokens(Vec::new()),
+                    Some(Element::Text(first)) => Input::Texts(OneOrMore::More(rest(first, elements)?)),
+                    Some(Element::Token(first)) => Input::Tokens(rest(first, elements)?),
+                    Some(Element::Tokens(Row(first))) => {
+                        let rows: Vec<Row> = rest(Row(first), elements)?;
+                        Input::Rows(rows.into_iter().map(|Row(row)| row).collect())
+                    }
+                })
+            }
+        }
+        deserializer.deserialize_any(Inputs)
+    }
+}
+
+/// `first`, and all that follow of its kind.
+fn rest<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(first: T, mut elements: A) -> Result<Vec<T>, A::Error> {
+    let mut all = vec![first];
+    while let Some(element) = elements.next_element()? {
+        if all.len() == MOST_ELEMENTS {
+            return Err(A::Error::custom(format!("more than {MOST_ELEMENTS} inputs")));
+        }
+        all.push(element);
+    }
+    Ok(all)
+}
+
+/// A row of tokens.
+struct Row(Vec<i64>);
+
+impl<'de> Deserialize<'de> for Row {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Tokens;
+        impl<'de> Visitor<'de> for Tokens {
+            type Value = Row;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array of token numbers")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut tokens: A) -> Result<Row, A::Error> {
+                match tokens.next_element()? {
+                    None => Ok(Row(Vec::new())),
+                    Some(first) => rest(first, tokens).map(Row),
+                }
+            }
+        }
+        deserializer.deserialize_seq(Tokens)
+    }
+}
+
+/// The first of an array.
+enum Element {
+    Text(String),
+    Token(i64),
+    Tokens(Row),
+}
+
+impl<'de> Deserialize<'de> for Element {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct First;
+        impl<'de> Visitor<'de> for First {
+            type Value = Element;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string, a token number or an array of token numbers: `input` must be a string or an array of these")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Element, E> {
+                Ok(Element::Text(text.to_owned()))
+            }
+
+            fn visit_i64<E>(self, token: i64) -> Result<Element, E> {
+                Ok(Element::Token(token))
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, token: u64) -> Result<Element, E> {
+                let token =
+                    i64::try_from(token).map_err(|_| E::custom(format!("{token} is no token number")))?;
+                Ok(Element::Token(token))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, elements: A) -> Result<Element, A::Error> {
+                let elements = serde::de::value::SeqAccessDeserializer::new(elements);
+                Row::deserialize(elements).map(Element::Tokens)
+            }
+        }
+        deserializer.deserialize_any(First)
+    }
 }
 
 impl Input {
@@ -129,7 +236,7 @@ pub(super) async fn embeddings(
         out.extend_from_slice(
             format!("{comma}{{\"object\":\"embedding\",\"index\":{index},\"embedding\":").as_bytes(),
         );
-        match asked.encoding_format {
+        match asked.encoding_format.unwrap_or_default() {
             Format::Float => push_row(row, &mut out),
             Format::Base64 => {
                 let bytes: Vec<u8> = row.iter().flat_map(|x| x.to_le_bytes()).collect();
@@ -216,7 +323,10 @@ mod tests {
             (r#"["a", ""]"#, "input 1"),
             ("[[1], []]", "input 1"),
             ("{}", "must be a string"),
-            (r#"["a", 1]"#, "must be a string"),
+            (r#"["a", 1]"#, "expected a string"),
+            (r#"[1, "a"]"#, "expected i64"),
+            ("[true]", "must be a string"),
+            ("[99999999999999999999]", "must be a string"),
             (
                 &*format!("[[{}1], {}[1]]", "1,".repeat(9999), "[1],".repeat(500)),
                 "send fewer",

@@ -18,11 +18,10 @@ struct Embed {
     inputs: OneOrMore,
     #[serde(default = "yes")]
     normalize: bool,
-    #[serde(default)]
-    truncate: bool,
-    #[serde(default)]
-    truncation_direction: Direction,
+    truncate: Option<bool>,
+    truncation_direction: Option<Direction>,
     dimensions: Option<usize>,
+    prompt_name: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -33,10 +32,8 @@ struct Rerank {
     raw_scores: bool,
     #[serde(default)]
     return_text: bool,
-    #[serde(default)]
-    truncate: bool,
-    #[serde(default)]
-    truncation_direction: Direction,
+    truncate: Option<bool>,
+    truncation_direction: Option<Direction>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -44,10 +41,8 @@ struct Predict {
     inputs: Sequences,
     #[serde(default)]
     raw_scores: bool,
-    #[serde(default)]
-    truncate: bool,
-    #[serde(default)]
-    truncation_direction: Direction,
+    truncate: Option<bool>,
+    truncation_direction: Option<Direction>,
 }
 
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
@@ -58,6 +53,9 @@ enum Direction {
     #[serde(alias = "left")]
     Left,
 }
+
+/// Bytes of a query, once for each text that is ranked by it.
+const MOST_QUERY_BYTES: usize = 32 << 20;
 
 fn yes() -> bool {
     true
@@ -95,16 +93,16 @@ fn borrowed(texts: &[String]) -> Vec<&str> {
 }
 
 /// Without `truncate` it is as the model is set.
-fn parameters(truncate: bool, direction: Direction) -> Vec<(&'static str, Parameter)> {
-    if !truncate {
+fn parameters(truncate: Option<bool>, direction: Option<Direction>) -> Vec<(&'static str, Parameter)> {
+    let Some(truncate) = truncate else {
         return Vec::new();
-    }
-    let direction = match direction {
+    };
+    let direction = match direction.unwrap_or_default() {
         Direction::Right => "right",
         Direction::Left => "left",
     };
     vec![
-        ("truncate", Parameter::Bool(true)),
+        ("truncate", Parameter::Bool(truncate)),
         ("truncation_direction", Parameter::String(direction.to_owned())),
     ]
 }
@@ -127,6 +125,12 @@ pub(super) async fn embed(
     let texts: Vec<&str> = asked.inputs.texts().iter().map(String::as_str).collect();
     count(texts.len(), service)?;
     not_empty(&texts)?;
+    if let Some(name) = &asked.prompt_name {
+        let reason = format!(
+            "`prompt_name` is `{name}`; there are no prompts by name here: put the prompt before the text"
+        );
+        return Err(Refusal::invalid(reason).into());
+    }
     let chosen = choose(service, Ability::Embed, None)?;
     let inputs = vec![(crossfade_text::TEXT.to_owned(), bytes(texts.into_iter()))];
     let cut = parameters(asked.truncate, asked.truncation_direction);
@@ -158,6 +162,14 @@ pub(super) async fn rerank(
     count(texts.len(), service)?;
     not_empty(&[&asked.query])?;
     not_empty(&texts)?;
+    let queries = asked.query.len().saturating_mul(texts.len());
+    if queries > MOST_QUERY_BYTES {
+        return Err(Failure::TooMany(format!(
+            "the query is read once for each of {} texts, {queries} bytes in all, of which there may be {MOST_QUERY_BYTES}; send \
+             fewer texts at once",
+            texts.len()
+        )));
+    }
     let chosen = choose(service, Ability::Rank, None)?;
     let queries = std::iter::repeat_n(&*asked.query, texts.len());
     let inputs = vec![
@@ -166,6 +178,7 @@ pub(super) async fn rerank(
     ];
     let cut = parameters(asked.truncate, asked.truncation_direction);
     let (_, rows) = ask(service, scope, headers, request(&chosen, inputs, cut)).await?;
+    let rows = rows.of_width(1)?;
     let score = |row: &[f32]| match asked.raw_scores {
         true => row[0],
         false => sigmoid(row[0]),
@@ -219,7 +232,8 @@ pub(super) async fn predict(
     }
     let cut = parameters(asked.truncate, asked.truncation_direction);
     let (response, rows) = ask(service, scope, headers, request(&chosen, inputs, cut)).await?;
-    let labels = service.labels_of(&response.model, response.version, &chosen.output);
+    let output = &response.outputs[0].0;
+    let labels = service.labels_of(&response.model, response.version, output);
     let mut out = Vec::new();
     for (index, row) in rows.iter().enumerate() {
         out.extend_from_slice(if index == 0 { b"" } else { b"," });

@@ -1,21 +1,21 @@
 //! The thread that runs copies: at the lowest priority, while the live version has nothing waiting.
 
-use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use crossfade_batcher::{Answer, Batcher, Job, JobError, Pending};
+use crossfade_batcher::{Answer, Batcher, Job, JobError};
 use crossfade_models::{Registry, Routed};
 use crossfade_rollout::ledger::{HardTrigger, Pair};
 use crossfade_runtimes_core::InputError;
+use crossfade_text::TextError;
 
 use super::breaker::{Breaker, SLICES};
 use super::pair::Rule;
 use super::recording::Asked;
 use super::{Paired, Primary, RequestCopy, Shadow, is_own_fault};
-use crate::infer::trigger;
+use crate::infer::{Started, started, trigger};
 use crate::servable::{Servable, ServableLoader};
 use crate::status::Refusal;
 
@@ -110,13 +110,11 @@ impl Worker {
 
     /// Puts copies to the candidate, and compares what it says.
     async fn pair(&self, apart: Option<&Batcher>, copies: Vec<RequestCopy>) {
-        let submitted: Vec<_> = copies
-            .into_iter()
-            .map(|copy| {
-                let pending = self.submit(apart, &copy);
-                (copy, pending)
-            })
-            .collect();
+        let mut submitted = Vec::new();
+        for copy in copies {
+            let pending = self.submit(apart, &copy).await;
+            submitted.push((copy, pending));
+        }
         for (copy, pending) in submitted {
             let (said, asked) = match pending {
                 Ok((pending, asked)) => (self.answer(pending).await, Some(asked)),
@@ -136,11 +134,11 @@ impl Worker {
     /// Puts a copy to the candidate.
     ///
     /// Errors: why it cannot take it; nothing, where it is not to blame.
-    fn submit(
-        &self,
-        apart: Option<&Batcher>,
+    async fn submit<'a>(
+        &'a self,
+        apart: Option<&'a Batcher>,
         copy: &RequestCopy,
-    ) -> Result<(Pending, Asked), Option<Refusal>> {
+    ) -> Result<(Started<'a>, Asked), Option<Refusal>> {
         let signature = self.candidate.signature();
         // What the live version takes, its successor must take.
         let unfit = |error: InputError| Some(Refusal::from(error));
@@ -157,6 +155,14 @@ impl Worker {
             rows,
             outputs: outputs.clone(),
         };
+        let inputs = match self.candidate.text() {
+            None => inputs,
+            Some(text) => match text.tokens(inputs, copy.cut).await {
+                Ok((inputs, _)) => inputs,
+                Err(TextError::Busy) => return Err(None),
+                Err(error) => return Err(Some(Refusal::from(error))),
+            },
+        };
         let job = Job {
             inputs,
             outputs,
@@ -165,16 +171,16 @@ impl Worker {
             deadline: None,
             arrived: asked.arrived,
         };
-        let submitted = match apart {
+        let candidate = &*self.candidate;
+        let started = started(candidate, job, move |job| match apart {
             Some(batcher) => batcher.submit(job),
-            None => self.candidate.running().batcher.submit(job),
-        };
-        Ok((submitted.map_err(|_| None)?, asked))
+            None => candidate.running().batcher.submit(job),
+        });
+        Ok((started.map_err(|_| None)?, asked))
     }
 
     /// Waits for an answer, unless told to stop: which the looks do if there is none for too long.
-    async fn answer(&self, pending: Pending) -> Said {
-        let mut pending = pin!(pending);
+    async fn answer(&self, mut pending: Started<'_>) -> Said {
         self.shadow.waits.store(true, Relaxed);
         let answer = loop {
             let look = Duration::from_millis(50);
