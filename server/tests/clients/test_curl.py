@@ -159,7 +159,7 @@ def test_information_routes(curl):
 
 
 def test_wrong_paths_methods_and_versions(curl):
-    refused(curl("/"), 404)
+    refused(curl("/nothing"), 404)
     refused(curl("/v2/nothing"), 404)
     refused(curl("/v2/models/nobody"), 404, "nobody")
     refused(curl("/v2/models/nobody/infer", body=json.dumps(pair("one-flower")[1]).encode()), 404, "nobody")
@@ -168,7 +168,8 @@ def test_wrong_paths_methods_and_versions(curl):
     refused(curl("/v2/models/digits/versions/0"), 400)
     refused(curl("/v2/models/digits/versions/v1"), 400)
     refused(curl("/v2/models/..%2f..%2fetc"), 400)
-    for path, method, allowed in (("/v2/models/digits/infer", "GET", "POST"), ("/v2/health/live", "DELETE", "GET")):
+    refusals = (("/v2/models/digits/infer", "GET", "POST"), ("/v2/health/live", "DELETE", "GET"), ("/", "GET", "POST"))
+    for path, method, allowed in refusals:
         answer = curl(path, "-X", method)
         refused(answer, 405)
         assert allowed in answer[1]["allow"]
