@@ -5,6 +5,8 @@ use std::fs;
 use std::io::{ErrorKind, Read};
 use std::path::{Component, Path, PathBuf};
 
+use crossfade_runtimes_core::WEIGHTS;
+
 use crate::config::{RawConfig, RuntimeChoice, pbtxt, toml};
 use crate::error::{ConfigError, LayoutError};
 use crate::version;
@@ -232,7 +234,7 @@ fn read_bounded(model: &Path, file: &str, most: u64) -> Result<Option<Vec<u8>>, 
 }
 
 /// The model file of a version: `filename` where the configuration names one, else what `runtime` reads: `model.onnx`
-/// or `model.safetensors`, the first of both where it may be any. `model.onnx` may be a directory that holds `model.onnx`
+/// or `model.safetensors` (or the list of its shards), the first of them where it may be any. `model.onnx` may be a directory that holds `model.onnx`
 /// and its external data.
 pub fn model_file(
     directory: &Path,
@@ -242,8 +244,8 @@ pub fn model_file(
 ) -> Result<PathBuf, LayoutError> {
     let candidates = match (filename, runtime) {
         (Some(name), _) => vec![name],
-        (None, RuntimeChoice::Candle) => vec!["model.safetensors"],
-        (None, _) => vec!["model.onnx", "model.safetensors"],
+        (None, RuntimeChoice::Candle) => WEIGHTS.to_vec(),
+        (None, _) => std::iter::once("model.onnx").chain(WEIGHTS).collect(),
     };
     let missing = |hint: String| LayoutError::NoModelFile {
         version,

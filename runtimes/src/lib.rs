@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crossfade_runtimes_core::{Runtime, RuntimeError};
+use crossfade_runtimes_core::{Runtime, RuntimeError, WEIGHTS};
 
 /// How the runtimes are opened.
 #[derive(Debug, Clone, Default)]
@@ -106,9 +106,7 @@ impl Runtimes {
             RuntimeChoice::Candle => built_in("candle", &self.candle),
             // Only ONNX Runtime reads its own format.
             RuntimeChoice::Auto if has_extension(model_file, "ort") => built_in("ort", &self.ort),
-            RuntimeChoice::Auto if has_extension(model_file, "safetensors") => {
-                built_in("candle", &self.candle)
-            }
+            RuntimeChoice::Auto if is_weights(model_file) => built_in("candle", &self.candle),
             RuntimeChoice::Auto => built_in("ort", &self.ort)
                 .or_else(|missing| built_in("tract", &self.tract).map_err(|_| missing)),
             RuntimeChoice::Named(name) => {
@@ -121,13 +119,15 @@ impl Runtimes {
     /// The file to read where `auto` could read others of the folder: where ONNX Runtime is missing, the weights beside an export
     /// of them, which candle reads faster than tract the export.
     pub fn preferred(&self, choice: &RuntimeChoice, model_file: PathBuf) -> PathBuf {
-        let weights = model_file.with_file_name("model.safetensors");
+        let weights = WEIGHTS
+            .iter()
+            .map(|name| model_file.with_file_name(name))
+            .find(|file| file.is_file());
         let better = *choice == RuntimeChoice::Auto
             && self.ort.is_err()
             && self.candle.is_ok()
-            && has_extension(&model_file, "onnx")
-            && weights.is_file();
-        if better { weights } else { model_file }
+            && has_extension(&model_file, "onnx");
+        weights.filter(|_| better).unwrap_or(model_file)
     }
 
     /// One line for the log at start: which runtime serves models that name none, and why.
@@ -205,6 +205,11 @@ fn open_candle(options: &RuntimesOptions) -> Result<Arc<dyn Runtime>, RuntimeErr
 #[cfg(not(feature = "candle"))]
 fn open_candle(_: &RuntimesOptions) -> Result<Arc<dyn Runtime>, RuntimeError> {
     Err(not_built("candle"))
+}
+
+/// Whether `file` holds a transformer's weights, or lists the files that do.
+fn is_weights(file: &Path) -> bool {
+    has_extension(file, "safetensors") || file.file_name().is_some_and(|name| name == WEIGHTS[1])
 }
 
 fn has_extension(file: &Path, extension: &str) -> bool {

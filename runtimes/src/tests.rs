@@ -60,6 +60,10 @@ fn auto_takes_what_reads_the_file_and_falls_back_to_tract() {
     assert_eq!(get(&runtimes, "tract", "model.onnx").unwrap(), "tract");
     assert!(get(&runtimes, "auto", "model.ort").is_err());
     assert_eq!(get(&runtimes, "auto", "model.safetensors").unwrap(), "candle");
+    assert_eq!(
+        get(&runtimes, "auto", "model.safetensors.index.json").unwrap(),
+        "candle"
+    );
     assert_eq!(get(&runtimes, "candle", "model.onnx").unwrap(), "candle");
     assert!(runtimes.describe().starts_with("default tract"));
 }

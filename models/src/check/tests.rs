@@ -72,7 +72,7 @@ fn layout_mistakes_are_explained() {
             "error: a: … move `model.onnx` to 1/model.onnx",
             "warning: b: directory `01` is ignored",
             "error: b: the model has no version directory",
-            "error: c: version 1 has no `model.onnx` or `model.safetensors`; rename `net.onnx`",
+            "error: c: version 1 has no `model.onnx` or `model.safetensors` or `model.safetensors.index.json`; rename `net.onnx`",
         ],
     );
     let missing = check(

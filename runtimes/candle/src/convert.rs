@@ -1,21 +1,21 @@
 //! Where slices and files meet code that trusts its caller: the mapped file of weights, and the matrix product.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use candle_core::safetensors::MmapedSafetensors;
 
-/// Maps a file of weights for as long as a load takes; tensors are copied out of it.
+/// Maps files of weights for as long as a load takes; tensors are copied out of them.
 ///
-/// Whoever changes the file in place meanwhile changes what is loaded, and who truncates it ends the process: files of
-/// a repository are replaced by renaming (docs/repository.md).
+/// Whoever changes a file in place meanwhile changes what is loaded, and who truncates it ends the process: files of
+/// a repository are replaced by renaming (docs/serve-your-own-model.md).
 #[expect(
     unsafe_code,
     reason = "a mapped file can be changed by others; reading it whole would need its size twice"
 )]
-pub(crate) fn map(file: &Path) -> candle_core::Result<MmapedSafetensors> {
-    // SAFETY: the mapping is private to the load and read-only; its bytes become numbers, for which every bit pattern is
-    // valid. Offsets are checked against the mapping's length when the header is read.
-    unsafe { MmapedSafetensors::new(file) }
+pub(crate) fn map(files: &[PathBuf]) -> candle_core::Result<MmapedSafetensors> {
+    // SAFETY: the mappings are private to the load and read-only; their bytes become numbers, for which every bit pattern is
+    // valid. Offsets are checked against a mapping's length when its header is read.
+    unsafe { MmapedSafetensors::multi(files) }
 }
 
 /// A matrix in a slice: element `(r, c)` is at `r · row + c · column`.

@@ -16,6 +16,7 @@ mod parameters;
 mod pooling;
 mod portable;
 mod session;
+mod shards;
 mod tokens;
 mod weights;
 

@@ -1,4 +1,4 @@
-//! `model.safetensors`: the weights of an encoder by their published names.
+//! `model.safetensors`, whole or in shards: the weights of an encoder by their published names.
 
 use std::path::Path;
 
@@ -9,6 +9,7 @@ use crossfade_runtimes_core::RuntimeError;
 use crate::card::{Card, Family, Task};
 use crate::convert;
 use crate::error::{load, not_loaded};
+use crate::shards;
 
 /// `x · weightᵀ + bias`.
 pub(crate) struct Linear {
@@ -63,7 +64,7 @@ pub(crate) struct Weights {
 }
 
 impl Weights {
-    /// Reads `file`, converted to `dtype` (`None`: as they are), onto `device`.
+    /// Reads `file`, or what it lists, converted to `dtype` (`None`: as they are), onto `device`.
     ///
     /// Errors: `Load` naming a tensor that is absent or has another shape than `card` says.
     pub(crate) fn read(
@@ -72,12 +73,12 @@ impl Weights {
         dtype: Option<DType>,
         device: &Device,
     ) -> Result<Self, RuntimeError> {
-        let mapped = convert::map(file).map_err(|error| {
+        let mapped = convert::map(&shards::of(file)?).map_err(|error| {
             let text = error.to_string();
             let line = text.lines().next().unwrap_or_default();
             load(format!(
-                "model.safetensors is not one: {}",
-                without_path(line, file)
+                "the weights are no safetensors: {}",
+                without_folder(line, file)
             ))
         })?;
         let mut reader = Reader {
@@ -248,11 +249,12 @@ impl Reader<'_> {
 
 fn absent(name: &str) -> RuntimeError {
     load(format!(
-        "model.safetensors has no tensor `{name}`, which the architecture in config.json needs"
+        "the weights have no tensor `{name}`, which the architecture in config.json needs"
     ))
 }
 
 /// An error's line without the file's folder.
-fn without_path(line: &str, file: &Path) -> String {
-    line.replace(&file.display().to_string(), "the file")
+fn without_folder(line: &str, file: &Path) -> String {
+    let folder = file.with_file_name("");
+    line.replace(&folder.display().to_string(), "")
 }

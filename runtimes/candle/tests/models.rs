@@ -6,8 +6,10 @@
     reason = "helpers of tests: a panic is how they tell what went wrong"
 )]
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use candle_core::Device as Computing;
 use crossfade_runtimes_candle::CandleRuntime;
 use crossfade_runtimes_core::{
     Datatype, InstanceOptions, Model, ModelSource, Outputs, Runtime, RuntimeError, Shape, Tensor,
@@ -43,9 +45,13 @@ fn load(name: &str, parameters: &[(&str, &str)]) -> Result<Box<dyn Model>, Runti
 }
 
 fn load_from(folder: &Path, parameters: &[(&str, &str)]) -> Result<Box<dyn Model>, RuntimeError> {
+    load_file(&folder.join("model.safetensors"), parameters)
+}
+
+fn load_file(file: &Path, parameters: &[(&str, &str)]) -> Result<Box<dyn Model>, RuntimeError> {
     let parameters = parameters.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
     CandleRuntime::new(2)?.load(&ModelSource {
-        path: folder.join("model.safetensors"),
+        path: file.to_owned(),
         parameters: parameters.collect(),
         ..ModelSource::default()
     })
@@ -248,6 +254,46 @@ fn what_does_not_fit_the_model_is_the_callers_mistake() {
 }
 
 #[test]
+fn weights_in_several_files_are_the_same_model() {
+    let made = tempfile::tempdir().unwrap();
+    std::fs::copy(
+        folder("bert").join("config.json"),
+        made.path().join("config.json"),
+    )
+    .unwrap();
+    let whole =
+        candle_core::safetensors::load(folder("bert").join("model.safetensors"), &Computing::Cpu).unwrap();
+    let mut shards = [HashMap::new(), HashMap::new()];
+    let mut listed = serde_json::Map::new();
+    for (place, (name, tensor)) in whole.into_iter().enumerate() {
+        listed.insert(name.clone(), shard(place % 2).into());
+        shards[place % 2].insert(name, tensor);
+    }
+    for (place, tensors) in shards.iter().enumerate() {
+        candle_core::safetensors::save(tensors, made.path().join(shard(place))).unwrap();
+    }
+    let index = made.path().join("model.safetensors.index.json");
+    std::fs::write(&index, serde_json::json!({ "weight_map": listed }).to_string()).unwrap();
+    let divided = load_file(&index, &[]).unwrap();
+    let model = load("bert", &[]).unwrap();
+    let inputs = [Some(int64(&[vec![2, 7, 11, 3]])), None, None];
+    let (one, other) = (run(&*model, &inputs).unwrap(), run(&*divided, &inputs).unwrap());
+    assert_eq!(floats(&one), floats(&other));
+    std::fs::remove_file(made.path().join(shard(1))).unwrap();
+    let divided = load_file(&index, &[]).unwrap();
+    let refused = divided
+        .instantiate(&InstanceOptions::default())
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(refused.contains(&shard(1)), "{refused}");
+}
+
+fn shard(place: usize) -> String {
+    format!("model-0000{}-of-00002.safetensors", place + 1)
+}
+
+#[test]
 fn broken_folders_are_refused_with_what_is_wrong() {
     let made = tempfile::tempdir().unwrap();
     let copy = |file: &str| std::fs::copy(folder("bert").join(file), made.path().join(file)).unwrap();
@@ -286,7 +332,10 @@ fn broken_folders_are_refused_with_what_is_wrong() {
     std::fs::write(made.path().join("config.json"), &card).unwrap();
     std::fs::write(made.path().join("model.safetensors"), b"no weights").unwrap();
     let refused = refusal();
-    assert!(refused.contains("model.safetensors is not one"), "{refused}");
+    assert!(
+        refused.contains("no safetensors: path: \"model.safetensors\""),
+        "{refused}"
+    );
     assert!(!refused.contains(&made.path().display().to_string()), "{refused}");
     let pooled = load("bert_classifier", &[("pooling", "mean")]).err().unwrap();
     assert!(pooled.to_string().contains("classifies"));

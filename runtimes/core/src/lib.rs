@@ -23,4 +23,5 @@ pub use outputs::{OutputSlot, Outputs};
 pub use runtime::{Accelerator, Device, DeviceUse, Instance, InstanceOptions, Model, ModelSource, Runtime};
 pub use shape::{Dim, Shape, ShapeSpec};
 pub use signature::{InputError, ModelSignature, Padding, TensorSpec};
+pub use source::WEIGHTS;
 pub use tensor::{Tensor, TensorView};

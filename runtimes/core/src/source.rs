@@ -4,6 +4,9 @@ use std::path::{Path, PathBuf};
 
 use crate::{ModelSource, RuntimeError};
 
+/// The file of a transformer's weights as they are published: whole, or the list of the files that hold them.
+pub const WEIGHTS: [&str; 2] = ["model.safetensors", "model.safetensors.index.json"];
+
 impl ModelSource {
     /// The model file: the source's path itself, or, where that is a directory, `usual` in it, or else its only
     /// file of the same extension.
