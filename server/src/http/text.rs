@@ -15,6 +15,7 @@ use http::{HeaderMap, Response, StatusCode};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
+use super::inference::heavy;
 use super::reply::{Failure, ReplyBody, json};
 use crate::infer::{InferRequest, InferResponse, Inputs, Parameter, Wanted, infer};
 use crate::scope::{Protocol, RequestScope};
@@ -308,8 +309,13 @@ impl Rows {
         }
     }
 
-    /// Gives every row length 1, but one of zeros.
-    fn normalize(&mut self) {
+    /// About as many bytes as they have as text.
+    fn text_bytes(&self) -> usize {
+        self.numbers.len() * 12
+    }
+
+    /// The same, every row of length 1, but one of zeros.
+    fn normalized(mut self) -> Self {
         for row in self.numbers.chunks_exact_mut(self.width.max(1)) {
             let squares: f64 = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
             let scale = 1.0 / squares.sqrt().max(1e-12);
@@ -319,6 +325,7 @@ impl Rows {
             )]
             row.iter_mut().for_each(|x| *x = (f64::from(*x) * scale) as f32);
         }
+        self
     }
 }
 
@@ -414,7 +421,7 @@ async fn ask(
 
 /// A body as JSON.
 fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Failure> {
-    let parsed = super::inference::heavy(body.len(), || serde_json::from_slice(body));
+    let parsed = heavy(body.len(), || serde_json::from_slice(body));
     parsed.map_err(|error: serde_json::Error| Failure::Json(error.to_string()))
 }
 

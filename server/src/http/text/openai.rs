@@ -12,7 +12,8 @@ use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 
 use super::super::json::response::{push_float, push_string};
 use super::super::reply::Failure;
-use super::{Ability, OneOrMore, ask, bytes, choose, count, parse, request, usual};
+use super::{Ability, OneOrMore, Rows, ask, bytes, choose, count, heavy, parse, request, usual};
+use crate::infer::InferResponse;
 use crate::scope::RequestScope;
 use crate::service::Service;
 use crate::status::{Refusal, Status};
@@ -224,11 +225,18 @@ pub(super) async fn embeddings(
     count(asked.input.len(), service)?;
     let chosen = choose(service, Ability::Embed, Some(&asked.model))?;
     let request = request(&chosen, asked.input.tensors()?, Vec::new());
-    let (response, mut rows) = ask(service, scope, headers, request).await?;
-    if asked.dimensions.is_some() {
-        rows = rows.cut(asked.dimensions)?;
-        rows.normalize();
-    }
+    let (response, rows) = ask(service, scope, headers, request).await?;
+    heavy(rows.text_bytes(), || {
+        let rows = match asked.dimensions {
+            None => rows,
+            some => rows.cut(some)?.normalized(),
+        };
+        Ok(list(&rows, asked.encoding_format.unwrap_or_default(), &response))
+    })
+}
+
+/// Vectors as OpenAI lists them.
+fn list(rows: &Rows, format: Format, response: &InferResponse) -> Vec<u8> {
     let mut out = Vec::with_capacity(rows.numbers.len() * 12);
     out.extend_from_slice(b"{\"object\":\"list\",\"data\":[");
     for (index, row) in rows.iter().enumerate() {
@@ -236,7 +244,7 @@ pub(super) async fn embeddings(
         out.extend_from_slice(
             format!("{comma}{{\"object\":\"embedding\",\"index\":{index},\"embedding\":").as_bytes(),
         );
-        match asked.encoding_format.unwrap_or_default() {
+        match format {
             Format::Float => push_row(row, &mut out),
             Format::Base64 => {
                 let bytes: Vec<u8> = row.iter().flat_map(|x| x.to_le_bytes()).collect();
@@ -251,7 +259,7 @@ pub(super) async fn embeddings(
     out.extend_from_slice(
         format!(",\"usage\":{{\"prompt_tokens\":{tokens},\"total_tokens\":{tokens}}}}}").as_bytes(),
     );
-    Ok(out)
+    out
 }
 
 /// A row as an array of numbers.

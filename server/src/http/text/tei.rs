@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::super::json::response::{push_float, push_string};
 use super::super::reply::Failure;
 use super::openai::push_row;
-use super::{Ability, OneOrMore, ask, bytes, choose, count, parse, request, usual};
+use super::{Ability, OneOrMore, ask, bytes, choose, count, heavy, parse, request, usual};
 use crate::infer::Parameter;
 use crate::scope::RequestScope;
 use crate::service::Service;
@@ -134,20 +134,20 @@ pub(super) async fn embed(
     let chosen = choose(service, Ability::Embed, None)?;
     let inputs = vec![(crossfade_text::TEXT.to_owned(), bytes(texts.into_iter()))];
     let cut = parameters(asked.truncate, asked.truncation_direction);
-    let (_, mut rows) = ask(service, scope, headers, request(&chosen, inputs, cut)).await?;
-    rows = rows.cut(asked.dimensions)?;
-    if asked.normalize {
-        rows.normalize();
-    }
-    let mut out = vec![b'['];
-    for (index, row) in rows.iter().enumerate() {
-        if index > 0 {
-            out.push(b',');
+    let (_, rows) = ask(service, scope, headers, request(&chosen, inputs, cut)).await?;
+    heavy(rows.text_bytes(), || {
+        let cut = rows.cut(asked.dimensions)?;
+        let rows = if asked.normalize { cut.normalized() } else { cut };
+        let mut out = vec![b'['];
+        for (index, row) in rows.iter().enumerate() {
+            if index > 0 {
+                out.push(b',');
+            }
+            push_row(row, &mut out);
         }
-        push_row(row, &mut out);
-    }
-    out.push(b']');
-    Ok(out)
+        out.push(b']');
+        Ok(out)
+    })
 }
 
 /// Answers `/rerank`.
