@@ -1,5 +1,6 @@
 //! The composition root: builds every part, names every thread, fixes the order of shutdown.
 
+mod asking;
 mod audit;
 mod check;
 mod diff;

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use crossfade_batcher::{Answer, Job, JobError, Pending, SubmitError};
 use crossfade_models::{Routed, Wish};
 use crossfade_runtimes_core::{InputError, ModelSignature, RuntimeError, Tensor};
-use crossfade_text::{Cut, TextError};
+use crossfade_text::{Cut, Staged, TextError};
 
 use crate::scope::{Chosen, RequestScope};
 use crate::servable::Servable;
@@ -290,24 +290,30 @@ async fn in_turn(
 ///
 /// * `submit`: where to
 ///
-/// Errors: as `submit`; a part that is refused later fails as at shutdown.
+/// Errors: as `submit`; inside, of a part that is refused later.
 pub(crate) fn started<'a>(
     servable: &'a Servable,
     job: Job,
     submit: impl Fn(Job) -> Result<Pending, SubmitError> + Send + Sync + 'a,
 ) -> Result<Started<'a>, SubmitError> {
     let Some(pieces) = pieces_of(servable, &job) else {
-        return Ok(Box::pin(submit(job)?));
+        let pending = submit(job)?;
+        return Ok(Box::pin(async { pending.await.map(Ok) }));
     };
     Ok(Box::pin(async move {
         let answers = in_turn(pieces.jobs(servable.signature(), &job), submit, servable).await?;
-        let answers = answers.map_err(|_| JobError::Shutdown)?;
-        Ok(pieces::join(&pieces.rows, answers))
+        Ok(answers.map(|answers| pieces::join(&pieces.rows, answers)))
     }))
 }
 
+/// In how many parts [`started`] runs a job.
+pub(crate) fn parts(servable: &Servable, job: &Job) -> usize {
+    pieces_of(servable, job).map_or(1, |pieces| pieces.rows.len())
+}
+
 /// A job that is answered some time.
-pub(crate) type Started<'a> = Pin<Box<dyn Future<Output = Result<Answer, JobError>> + Send + 'a>>;
+pub(crate) type Started<'a> =
+    Pin<Box<dyn Future<Output = Result<Result<Answer, SubmitError>, JobError>> + Send + 'a>>;
 
 /// How a request of many rows is divided into jobs.
 struct Pieces {
@@ -350,9 +356,29 @@ fn pieces_of(servable: &Servable, job: &Job) -> Option<Pieces> {
     (rows.len() > 1).then_some(Pieces { rows, lengths })
 }
 
+/// Puts tokens in the place of text, where the version takes text.
+///
+/// * `cut`: what becomes of texts that are too long; `None`: as the version has it
+///
+/// Errors: `Input`; `Busy`.
+pub(crate) async fn staged(
+    servable: &Servable,
+    inputs: Vec<Option<Tensor>>,
+    cut: Option<Cut>,
+) -> Result<Staged, TextError> {
+    match servable.text() {
+        Some(text) => text.tokens(inputs, cut).await,
+        None => Ok(Staged {
+            inputs,
+            tokens: 0,
+            cut: None,
+        }),
+    }
+}
+
 /// Puts tokens in the place of text, within the request's deadline; with their number, where the model takes text.
 async fn tokens(
-    scope: &RequestScope,
+    scope: &mut RequestScope,
     servable: &Servable,
     inputs: Vec<Option<Tensor>>,
     cut: Result<Option<Cut>, Refusal>,
@@ -361,14 +387,15 @@ async fn tokens(
         return Ok((inputs, None));
     };
     let tokens = text.tokens(inputs, cut?);
-    let (inputs, tokens) = match scope.deadline() {
+    let staged = match scope.deadline() {
         None => tokens.await?,
         Some(deadline) => tokio::time::timeout_at(deadline.into(), tokens)
             .await
             .map_err(|_| Refusal::from(JobError::DeadlineExceeded))??,
     };
-    servable.series().tokens(tokens);
-    Ok((inputs, Some(tokens)))
+    servable.series().tokens(staged.tokens);
+    scope.staged(staged.cut);
+    Ok((staged.inputs, Some(staged.tokens)))
 }
 
 /// Chooses the version that answers, and notes it in `scope`.

@@ -429,6 +429,13 @@ impl RequestScope {
         }
     }
 
+    /// Keeps what was left out of its texts.
+    pub(crate) fn staged(&mut self, cut: Option<Cut>) {
+        if let Some(kept) = &mut self.kept {
+            kept.cut = cut;
+        }
+    }
+
     /// Keeps what was answered.
     pub(crate) fn told(&mut self, outputs: &[usize], tensors: &[Tensor]) {
         if let Some(kept) = &mut self.kept {

@@ -67,6 +67,8 @@ pub struct Record<'a> {
     pub subject_key: Option<[u8; 16]>,
     /// Where it is once more, with tensors that are too large for a segment.
     pub blob_ref: Option<&'a str>,
+    /// The side on which texts that were too long were cut, if any was: `right` or `left`.
+    pub truncated: Option<&'a str>,
     /// What answered it.
     pub origin: Origin<'a>,
     /// What was sent and answered, where it is kept.
@@ -179,7 +181,8 @@ impl Record<'_> {
             put(head, text);
         }
         head.extend(self.subject_key.into_iter().flatten());
-        self.blob_ref.into_iter().for_each(|text| put(head, text));
+        let later = [self.blob_ref, self.truncated];
+        later.into_iter().flatten().for_each(|text| put(head, text));
         let count = u16::try_from(self.tensors.len()).unwrap_or(u16::MAX);
         head.extend(count.to_le_bytes());
         for tensor in self.tensors.iter().take(count.into()) {
@@ -208,7 +211,11 @@ impl Record<'_> {
         let texts = self.texts();
         let texts = texts.iter().map(Option::is_some);
         // What came later is at the end: older records have none of it.
-        let later = [self.subject_key.is_some(), self.blob_ref.is_some()];
+        let later = [
+            self.subject_key.is_some(),
+            self.blob_ref.is_some(),
+            self.truncated.is_some(),
+        ];
         let all = times.chain(rest).chain(texts).chain(later);
         all.enumerate().map(|(place, is)| u32::from(is) << place).sum()
     }
@@ -279,9 +286,9 @@ impl<'a> Record<'a> {
         record.origin.runtime = text("runtime")?;
         record.origin.device = text("device")?;
         record.subject_key = from.maybe(is())?;
-        if is() {
-            record.blob_ref = Some(from.text("blob_ref")?);
-        }
+        let mut text = |name| if is() { from.text(name).map(Some) } else { Ok(None) };
+        record.blob_ref = text("blob_ref")?;
+        record.truncated = text("truncated")?;
         record.tensors = from.tensors()?;
         if from.0.is_empty() {
             Ok(record)

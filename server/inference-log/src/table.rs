@@ -125,6 +125,7 @@ impl<'a> Rows<'a, '_> {
             ),
             ("n_rows", self.numbers::<UInt32Type>(|row| Some(row.record.rows))),
             ("in_digest", self.bytes(|row| row.record.in_digest)),
+            ("truncated", self.text(|row| row.record.truncated)),
             ("blob_ref", self.text(|row| row.record.blob_ref)),
             ("decision", self.text(|_| None)),
             ("score", self.numbers::<Float32Type>(|_| None)),

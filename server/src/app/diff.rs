@@ -3,18 +3,19 @@
 use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
 use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
-use crossfade_batcher::{Job, JobError};
 use crossfade_inference_log::{Log, Selection};
 use crossfade_runtimes::{Runtimes, RuntimesOptions};
 use crossfade_runtimes_core::Tensor;
+use crossfade_text::Cut;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::Serialize;
 
+use super::asking::{Question, ask};
 use super::log::{Duck, exists, keys, quoted};
 use super::logged::Logged;
 use super::{loading, say};
@@ -133,7 +134,8 @@ pub(super) fn diff(args: &DiffArgs, runtimes: Arc<Runtimes>) -> Result<Differenc
         let order = if turn % 2 == 0 { [0, 1] } else { [1, 0] };
         let mut answers = [None, None];
         for which in order {
-            answers[which] = match ask(&versions[which], &versions[0], &inputs, request.rows())? {
+            let given = (&inputs[..], request.rows(), request.cut());
+            answers[which] = match put(&versions[which], &versions[0], given)? {
                 Ok((outputs, took)) => {
                     times[which].push(took.as_secs_f64());
                     Some(outputs)
@@ -193,12 +195,11 @@ type Outputs = Vec<(Arc<str>, Tensor)>;
 /// Asks a version for the outputs of the first one.
 ///
 /// Errors: the outer: a version that takes no requests; the inner: it failed this one.
-fn ask(
+fn put(
     version: &Servable,
     first: &Servable,
-    inputs: &[Option<Tensor>],
-    rows: usize,
-) -> Result<Result<(Outputs, Duration), JobError>> {
+    (inputs, rows, cut): (&[Option<Tensor>], usize, Option<Cut>),
+) -> Result<Result<(Outputs, Duration), String>> {
     let signature = version.signature();
     let given = first.signature().inputs.iter().zip(inputs);
     let given = given.filter_map(|(spec, tensor)| Some((spec.name.clone(), tensor.clone()?)));
@@ -209,15 +210,13 @@ fn ask(
     let outputs = signature
         .resolve_outputs(Some(names.iter().copied()))
         .map_err(|error| anyhow!("version {}: {error}", version.version()))?;
-    let pending = version.running().batcher.submit(Job {
+    let question = Question {
         inputs: checked.0,
         outputs,
         rows: checked.1.max(rows.min(1)),
-        priority: 0,
-        deadline: None,
-        arrived: Instant::now(),
-    })?;
-    Ok(pending.wait().map(|answer| {
+        cut,
+    };
+    Ok(ask(version, question)?.map(|(answer, _)| {
         let outputs = first.signature().outputs.iter().map(|spec| spec.name.clone());
         (outputs.zip(answer.outputs).collect(), answer.timings.compute)
     }))

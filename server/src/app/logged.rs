@@ -5,6 +5,7 @@ use arrow_array::types::{UInt16Type, UInt32Type, UInt64Type};
 use arrow_array::{Array, RecordBatch};
 use crossfade_inference_log::{Restored, Side, restored};
 use crossfade_runtimes_core::{BytesElements, ModelSignature, Shape, Tensor, TensorSpec};
+use crossfade_text::Cut;
 
 use crate::recorder::Kept;
 
@@ -58,6 +59,11 @@ impl<'a> Logged<'a> {
                 places.value(self.row),
             )
         })
+    }
+
+    /// What was left out of its texts, where any was too long.
+    pub(super) fn cut(&self) -> Option<Cut> {
+        Cut::by_side(self.text("truncated")?)
     }
 
     /// What was sent, in the order of the signature; `None` where an optional input was left out.

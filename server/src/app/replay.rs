@@ -4,20 +4,20 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Instant;
 
 use anyhow::{Result, anyhow};
 use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
 use arrow_array::types::UInt64Type;
-use crossfade_batcher::Job;
 use crossfade_inference_log::{Log, LogError, Selection};
 use crossfade_models::layout;
 use crossfade_runtimes::{Runtimes, RuntimesOptions};
 use crossfade_runtimes_core::{Datatype, Tensor};
+use crossfade_text::Cut;
 use half::{bf16, f16};
 use uuid::Uuid;
 
+use super::asking::{Question, ask};
 use super::log::{exists, keys};
 use super::logged::{Logged, part, together};
 use super::{loading, say};
@@ -157,16 +157,14 @@ fn compared(
     }
     let batch = Batch::of(log, around, request, &own, servable)?;
     let outputs: Vec<usize> = logged.iter().map(|(place, _)| *place).collect();
-    let answer = servable.running().batcher.submit(Job {
+    let question = Question {
         inputs: batch.inputs,
-        outputs: outputs.clone(),
+        outputs,
         rows: batch.rows,
-        priority: 0,
-        deadline: None,
-        arrived: Instant::now(),
-    });
-    let answer = answer.map_err(|error| anyhow!("{error}"))?.wait();
-    let answer = answer.map_err(|error| anyhow!("the version fails now: {error}"))?;
+        cut: batch.cut,
+    };
+    let answer = ask(servable, question)?;
+    let (answer, parts) = answer.map_err(|error| anyhow!("the version fails now: {error}"))?;
     let mut differences = Vec::new();
     for ((place, then), now) in logged.iter().zip(&answer.outputs) {
         let now = match batch.from {
@@ -178,8 +176,12 @@ fn compared(
             differences.push(format!("{name}: {how}"));
         }
     }
+    let how = match parts {
+        1 => batch.how,
+        parts => format!("in {parts} parts, each without what it may have run with"),
+    };
     Ok(Replayed {
-        about: format!("{about}, {}", batch.how),
+        about: format!("{about}, {how}"),
         differences,
     })
 }
@@ -188,6 +190,8 @@ fn compared(
 struct Batch {
     inputs: Vec<Option<Tensor>>,
     rows: usize,
+    /// What becomes of texts that are too long.
+    cut: Option<Cut>,
     /// Where the request's rows begin; `None`: the batch is the request.
     from: Option<usize>,
     /// In words.
@@ -207,6 +211,7 @@ impl Batch {
         let alone = |how: &str| Self {
             inputs: own.to_vec(),
             rows,
+            cut: request.cut(),
             from: None,
             how: how.to_owned(),
         };
@@ -230,7 +235,10 @@ impl Batch {
         let there: usize = members.values().map(Logged::rows).sum();
         let short =
             format!("alone, although it ran in a batch of {size} rows of which {there} are in the log");
-        if there != size {
+        // Where nothing was left out it does not matter what would have been.
+        let cuts: Vec<Cut> = members.values().filter_map(Logged::cut).collect();
+        let is_one = cuts.windows(2).all(|pair| pair[0] == pair[1]);
+        if there != size || !is_one {
             return Ok(alone(&short));
         }
         let inputs: Result<Vec<_>, String> = members
@@ -243,6 +251,7 @@ impl Batch {
         Ok(Self {
             inputs,
             rows: size,
+            cut: cuts.first().copied(),
             from: Some(members.range(..place).map(|(_, member)| member.rows()).sum()),
             how: format!("in its batch of {} requests, {size} rows", members.len()),
         })

@@ -34,20 +34,16 @@ impl Reserved {
 
 /// What `truncate` and `truncation_direction` say of texts that are too long, to a model that takes text; `None`: nothing.
 pub(super) fn cut(parameters: &BTreeMap<String, Parameter>) -> Result<Option<Cut>, Refusal> {
-    let left = match parameters.get("truncation_direction") {
-        None => false,
-        Some(Parameter::String(direction)) if direction.eq_ignore_ascii_case("right") => false,
-        Some(Parameter::String(direction)) if direction.eq_ignore_ascii_case("left") => true,
-        Some(_) => {
-            return Err(Refusal::invalid(
-                "parameter `truncation_direction`: expected `right` or `left`",
-            ));
-        }
+    let side = match parameters.get("truncation_direction") {
+        None => Some(Cut::Right),
+        Some(Parameter::String(side)) => Cut::by_side(side),
+        Some(_) => None,
     };
+    let side =
+        side.ok_or_else(|| Refusal::invalid("parameter `truncation_direction`: expected `right` or `left`"))?;
     match parameters.get("truncate") {
         None => Ok(None),
-        Some(Parameter::Bool(true)) if left => Ok(Some(Cut::Left)),
-        Some(Parameter::Bool(true)) => Ok(Some(Cut::Right)),
+        Some(Parameter::Bool(true)) => Ok(Some(side)),
         Some(Parameter::Bool(false)) => Ok(Some(Cut::Refuse)),
         Some(_) => Err(Refusal::invalid("parameter `truncate`: expected true or false")),
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use crossfade_inference_log::{LoggedTensor, Origin, Side};
 use crossfade_runtimes_core::Tensor;
+use crossfade_text::Cut;
 use twox_hash::XxHash3_128;
 
 use super::Recorder;
@@ -57,6 +58,8 @@ pub(crate) struct Kept {
     pub(crate) caller: Option<Box<str>>,
     /// Whom the request is about.
     pub(crate) subject: Option<[u8; 16]>,
+    /// What was left out of its texts, if any was too long.
+    pub(crate) cut: Option<Cut>,
     /// The digest of the inputs would tell what a policy hides.
     hides_digest: bool,
 }

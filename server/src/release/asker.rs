@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 
 use crossfade_batcher::{Job, JobError, SubmitError};
 use crossfade_runtimes_core::Tensor;
+use crossfade_text::TextError;
 use futures_util::StreamExt;
 use futures_util::stream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{sleep, timeout};
 
 use crate::dataset::Case;
+use crate::infer::{staged, started};
 use crate::servable::Servable;
 
 /// How long one answer may take, room in the queue included.
@@ -110,6 +112,15 @@ impl<'a> Asker<'a> {
         };
         let outputs = outputs.map_err(|error| error.to_string())?;
         let began = Instant::now();
+        let inputs = loop {
+            match staged(servable, inputs.clone(), None).await {
+                Ok(staged) => break staged.inputs,
+                Err(TextError::Busy) if began.elapsed() < PATIENCE && !self.stop.load(Relaxed) => {
+                    sleep(PAUSE).await;
+                }
+                Err(error) => return Err(NoAnswer::Wrong(error.to_string())),
+            }
+        };
         loop {
             if self.stop.load(Relaxed) {
                 return Err(NoAnswer::Stopped);
@@ -139,20 +150,20 @@ impl<'a> Asker<'a> {
 
 /// One try; the inner error is worth another one.
 async fn attempt(servable: &Servable, job: Job) -> Result<Result<Vec<Tensor>, String>, NoAnswer> {
-    let pending = match servable.running().batcher.submit(job) {
-        Ok(pending) => pending,
-        Err(
-            error @ (SubmitError::QueueFull { .. }
-            | SubmitError::NoInstance
-            | SubmitError::WouldBeLate { .. }),
-        ) => {
-            return Ok(Err(error.to_string()));
+    let refused = |error: SubmitError| match error {
+        SubmitError::QueueFull { .. } | SubmitError::NoInstance | SubmitError::WouldBeLate { .. } => {
+            Ok(Err(error.to_string()))
         }
-        Err(error) => return Err(NoAnswer::Wrong(error.to_string())),
+        error => Err(NoAnswer::Wrong(error.to_string())),
     };
-    let answer = timeout(PATIENCE, pending).await;
+    let started = match started(servable, job, |job| servable.running().batcher.submit(job)) {
+        Ok(started) => started,
+        Err(error) => return refused(error),
+    };
+    let answer = timeout(PATIENCE, started).await;
     match answer.map_err(|_| format!("no answer within {PATIENCE:?}"))? {
-        Ok(answer) => Ok(Ok(answer.outputs)),
+        Ok(Ok(answer)) => Ok(Ok(answer.outputs)),
+        Ok(Err(error)) => refused(error),
         Err(error @ (JobError::QueueTimeout | JobError::NoInstance)) => Ok(Err(error.to_string())),
         Err(error) => Err(NoAnswer::Wrong(error.to_string())),
     }

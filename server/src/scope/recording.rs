@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crossfade_inference_log::{NO_SCHEMA, Origin, Record};
 use crossfade_rollout::routing::Traffic;
+use crossfade_text::Cut;
 
 use super::{Outcome, RequestScope};
 use crate::metrics::Series;
@@ -93,6 +94,7 @@ impl RequestScope {
             error: kept.error.as_deref(),
             caller: kept.caller.as_deref(),
             subject_key: kept.subject,
+            truncated: kept.cut.and_then(Cut::side),
             blob_ref: place.as_ref().map(|place| place.reference.as_str()),
             origin: match provenance {
                 Some(provenance) => provenance.origin(model, version.as_deref().unwrap_or_default()),

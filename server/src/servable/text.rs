@@ -8,7 +8,7 @@ use crossfade_models::LoadError;
 use crossfade_models::config::{RawConfig, RuntimeChoice};
 use crossfade_runtimes::Runtimes;
 use crossfade_runtimes_core::{InputError, ModelSignature, ModelSource, Runtime, Tensor};
-use crossfade_text::{Cut, Folder, Front, Pool, Settings, Stage, TextError};
+use crossfade_text::{Cut, Folder, Front, Pool, Settings, Stage, Staged, TextError};
 
 /// Makes tokens of the text of a version's requests.
 pub(crate) struct TextStage {
@@ -33,7 +33,7 @@ impl TextStage {
         self.stage.mask(inputs)
     }
 
-    /// Puts tokens in the place of text; with their number.
+    /// Puts tokens in the place of text.
     ///
     /// * `inputs`: checked against the signature; `cut`: what becomes of texts that are too long, where a request says
     ///
@@ -42,7 +42,7 @@ impl TextStage {
         &self,
         inputs: Vec<Option<Tensor>>,
         cut: Option<Cut>,
-    ) -> Result<(Vec<Option<Tensor>>, usize), TextError> {
+    ) -> Result<Staged, TextError> {
         let cut = cut.unwrap_or(self.stage.text().usual());
         self.stage.tokens(&self.pool, inputs, cut).await
     }

@@ -43,6 +43,7 @@ def server(tmp_path_factory, real):
         for file in (TINY / "bert").iterdir():
             (version / file.name).write_bytes(file.read_bytes())
     with harness.serve(place) as server:
+        server.repository = place
         yield server
 
 
@@ -141,6 +142,37 @@ def test_many_clients_at_once_get_their_own_vectors(server):
     for thread in threads:
         thread.join()
     assert not failures
+
+
+def test_texts_that_were_cut_and_lists_that_were_divided_are_asked_again_as_they_were(server, tmp_path):
+    data, config = tmp_path / "data", tmp_path / "crossfade.toml"
+    config.write_text('[text]\nembed_model = "minilm"\n[log.payload]\nblobs = true\n')
+    long = " ".join(f"cat {'dog' if k % 2 else 'sea'}" for k in range(400))
+    asked = {}
+    with harness.serve(server.repository, "--config", str(config), data=data) as own:
+
+        def ask(about, inputs, expect=200, **more):
+            status, headers, answer = own.request("POST", "/embed", json.dumps({"inputs": inputs} | more))
+            assert status == expect, answer
+            asked[headers["x-request-id"]] = about
+
+        ask("refused", long, expect=422, truncate=False)
+        ask("whole", ["cat", "dog"], truncate=True)
+        ask("right", ["cat", long], truncate=True)
+        ask("left", [long], truncate=True, truncation_direction="Left")
+        ask("divided", [" ".join(["sea"] * (1 + k % 20)) for k in range(400)])
+    words = [harness.BINARY, "log", "tail", "-n", "1000", "--data-dir", str(data)]
+    lines = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+    records = {record["request_id"]: record for record in map(json.loads, lines)}
+    for request_id, about in asked.items():
+        side = about if about in ("right", "left") else None
+        assert records[request_id].get("truncated") == side, (about, records[request_id])
+    words = [harness.BINARY, "replay", *asked, "--data-dir", str(data), "--model-repository", str(server.repository)]
+    said = subprocess.run(words, capture_output=True, text=True, check=False).stdout
+    assert said.splitlines()[-1] == f"{len(asked) - 1} the same, 0 others, 1 that cannot be replayed", said
+    refused, *_, divided, _ = said.splitlines()
+    assert "more than the" in refused, refused
+    assert " parts" in divided, divided
 
 
 def test_what_was_asked_is_in_the_log_as_text(server):

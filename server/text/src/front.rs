@@ -389,6 +389,17 @@ fn constant(shape: &[usize], value: i64) -> Tensor {
     }
 }
 
+/// A request whose text became tokens.
+#[derive(Debug)]
+pub struct Staged {
+    /// As the model behind takes them.
+    pub inputs: Vec<Option<Tensor>>,
+    /// Tokens, without what fills up.
+    pub tokens: usize,
+    /// What is left out of texts that were too long, if any was.
+    pub cut: Option<Cut>,
+}
+
 /// What makes tokens of a request's text before it is queued, for one version.
 pub struct Stage {
     text: Arc<Text>,
@@ -424,7 +435,7 @@ impl Stage {
         inputs[self.tokens[1]?].as_ref()
     }
 
-    /// Puts tokens in the place of text, and beside given tokens that all of them count; with the number of tokens.
+    /// Puts tokens in the place of text, and beside given tokens that all of them count.
     ///
     /// * `inputs`: checked against the signature; `cut`: what becomes of texts that are too long
     ///
@@ -434,7 +445,7 @@ impl Stage {
         pool: &Pool,
         mut inputs: Vec<Option<Tensor>>,
         cut: Cut,
-    ) -> Result<(Vec<Option<Tensor>>, usize), TextError> {
+    ) -> Result<Staged, TextError> {
         let ids = self.tokens[0].and_then(|place| inputs[place].as_ref());
         let text = inputs[self.first].as_ref();
         let pair = self.second.and_then(|place| inputs[place].as_ref());
@@ -447,10 +458,12 @@ impl Stage {
                     ids: ids.clone(),
                     mask,
                     tokens: 0,
+                    is_cut: false,
                 }
             }
             (Some(_), Some(_)) | (None, None) => return Err(either()),
         };
+        let cut = made.is_cut.then_some(cut);
         inputs[self.first] = None;
         if let Some(second) = self.second {
             inputs[second] = None;
@@ -467,7 +480,11 @@ impl Stage {
                 .filter(|bytes| **bytes != [0; 8])
                 .count()
         });
-        Ok((inputs, ones))
+        Ok(Staged {
+            inputs,
+            tokens: ones,
+            cut,
+        })
     }
 }
 

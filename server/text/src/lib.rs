@@ -16,7 +16,7 @@ mod vectors;
 
 pub use error::TextError;
 pub use folder::Folder;
-pub use front::{Front, Stage, TEXT, TEXT_PAIR};
+pub use front::{Front, Stage, Staged, TEXT, TEXT_PAIR};
 pub use pool::Pool;
 pub use settings::{Pooling, Settings};
 pub use tokenizer::{Cut, Text, Tokenized};

@@ -26,6 +26,25 @@ pub enum Cut {
     Left,
 }
 
+impl Cut {
+    /// The side of a text that is left out, as requests and records call it; `None` where it is refused.
+    pub fn side(self) -> Option<&'static str> {
+        match self {
+            Self::Refuse => None,
+            Self::Right => Some("right"),
+            Self::Left => Some("left"),
+        }
+    }
+
+    /// By the name of its side, in any case.
+    pub fn by_side(name: &str) -> Option<Self> {
+        let sides = [Self::Right, Self::Left];
+        sides
+            .into_iter()
+            .find(|cut| cut.side().is_some_and(|side| side.eq_ignore_ascii_case(name)))
+    }
+}
+
 /// Tokens of some rows, as a model takes them: three tensors of INT64 `[rows, longest]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tokenized {
@@ -37,6 +56,8 @@ pub struct Tokenized {
     pub types: Tensor,
     /// Tokens, without what fills up.
     pub tokens: usize,
+    /// Whether any text was longer than the model takes, and cut.
+    pub is_cut: bool,
 }
 
 /// One row's text.
@@ -54,7 +75,12 @@ impl Row {
 }
 
 /// One row's tokens.
-pub(crate) type Encoded = Encoding;
+#[derive(Debug)]
+pub(crate) struct Encoded {
+    encoding: Encoding,
+    /// Whether there were more.
+    is_cut: bool,
+}
 
 /// A tokenizer, shared by all threads.
 pub struct Text {
@@ -148,7 +174,8 @@ impl Text {
         let special = processor.map_or(0, |processor| processor.added_tokens(second.is_some()));
         let most = self.max_tokens.saturating_sub(special);
         let lengths = (first.len(), second.as_ref().map(Encoding::len));
-        if lengths.0 + lengths.1.unwrap_or(0) > most {
+        let is_cut = lengths.0 + lengths.1.unwrap_or(0) > most;
+        if is_cut {
             if cut == Cut::Refuse {
                 let reason = format!(
                     "the text has more than the {} tokens that the model takes; send a shorter one, or have it cut (parameter \
@@ -180,14 +207,15 @@ impl Text {
         if encoding.is_empty() {
             return Err(TextError::input(TEXT, index, "the text has no tokens"));
         }
-        Ok(encoding)
+        Ok(Encoded { encoding, is_cut })
     }
 
     /// Puts rows together, the shorter ones filled up.
     ///
     /// Errors: `Input` where filling up would take more memory than a request is worth.
     pub(crate) fn join(&self, rows: &[Encoded]) -> Result<Tokenized, TextError> {
-        let longest = rows.iter().map(Encoding::len).max().unwrap_or(0);
+        let length = |row: &Encoded| row.encoding.len();
+        let longest = rows.iter().map(length).max().unwrap_or(0);
         if rows.len().saturating_mul(longest) > MOST_ELEMENTS {
             let reason = format!(
                 "{} texts, of which the longest has {longest} tokens, are too many for one request; send fewer at once",
@@ -198,7 +226,7 @@ impl Text {
         let column = |values: fn(&Encoding) -> &[u32], fill: u32| {
             let mut data = Vec::with_capacity(rows.len() * longest * 8);
             for row in rows {
-                let values = values(row);
+                let values = values(&row.encoding);
                 let filled = values
                     .iter()
                     .copied()
@@ -215,7 +243,8 @@ impl Text {
             ids: column(Encoding::get_ids, self.padding),
             mask: column(Encoding::get_attention_mask, 0),
             types: column(Encoding::get_type_ids, 0),
-            tokens: rows.iter().map(Encoding::len).sum(),
+            tokens: rows.iter().map(length).sum(),
+            is_cut: rows.iter().any(|row| row.is_cut),
         })
     }
 
@@ -288,7 +317,8 @@ mod tests {
             first: first.to_owned(),
             second: second.map(str::to_owned),
         };
-        let encoding = text.encode(0, &row, cut).map_err(|error| error.to_string())?;
+        let encoded = text.encode(0, &row, cut).map_err(|error| error.to_string())?;
+        let encoding = encoded.encoding;
         let pairs = encoding.get_ids().iter().copied();
         Ok(pairs.zip(encoding.get_type_ids().iter().copied()).collect())
     }

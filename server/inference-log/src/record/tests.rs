@@ -32,6 +32,7 @@ fn full() -> Record<'static> {
         caller: Some("ann"),
         subject_key: Some([4; 16]),
         blob_ref: Some("blob/date=2026-11-23/x.parquet"),
+        truncated: Some("left"),
         origin: Origin {
             model: "digits",
             version: "1",

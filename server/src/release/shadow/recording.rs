@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use crossfade_inference_log::Record;
 use crossfade_runtimes_core::Tensor;
+use crossfade_text::Cut;
 
 use super::RequestCopy;
 use super::worker::{Said, Worker};
@@ -18,6 +19,8 @@ pub(super) struct Asked {
     pub(super) rows: usize,
     /// Places in its signature.
     pub(super) outputs: Vec<usize>,
+    /// What was left out of its texts, if any was too long.
+    pub(super) cut: Option<Cut>,
 }
 
 impl Worker {
@@ -31,6 +34,7 @@ impl Worker {
         let arrived = asked.as_ref().map_or_else(Instant::now, |asked| asked.arrived);
         if let Some(asked) = &asked {
             kept.asked(&asked.inputs, asked.rows);
+            kept.cut = asked.cut;
         }
         let (outcome, timings) = match said {
             Said::Answer(answer) => {
@@ -76,6 +80,7 @@ impl Worker {
             subject_key: copy.subject,
             release_id: Some(&self.release),
             error: kept.error.as_deref(),
+            truncated: kept.cut.and_then(Cut::side),
             origin: provenance.origin(&self.model, &version),
             tensors: kept.tensors(recorder.payload_max_bytes()),
             ..Record::default()

@@ -15,7 +15,7 @@ use super::breaker::{Breaker, SLICES};
 use super::pair::Rule;
 use super::recording::Asked;
 use super::{Paired, Primary, RequestCopy, Shadow, is_own_fault};
-use crate::infer::{Started, started, trigger};
+use crate::infer::{Started, staged, started, trigger};
 use crate::servable::{Servable, ServableLoader};
 use crate::status::Refusal;
 
@@ -149,22 +149,21 @@ impl Worker {
             None => Vec::new(),
         };
         let outputs = signature.resolve_outputs(Some(names)).map_err(unfit)?;
+        let arrived = Instant::now();
+        let staged = match staged(&self.candidate, inputs.clone(), copy.cut).await {
+            Ok(staged) => staged,
+            Err(TextError::Busy) => return Err(None),
+            Err(error) => return Err(Some(Refusal::from(error))),
+        };
         let asked = Asked {
-            arrived: Instant::now(),
-            inputs: inputs.clone(),
+            arrived,
+            inputs,
             rows,
             outputs: outputs.clone(),
-        };
-        let inputs = match self.candidate.text() {
-            None => inputs,
-            Some(text) => match text.tokens(inputs, copy.cut).await {
-                Ok((inputs, _)) => inputs,
-                Err(TextError::Busy) => return Err(None),
-                Err(error) => return Err(Some(Refusal::from(error))),
-            },
+            cut: staged.cut,
         };
         let job = Job {
-            inputs,
+            inputs: staged.inputs,
             outputs,
             rows,
             priority: 0,
@@ -197,7 +196,8 @@ impl Worker {
             refused || is_own_fault(error)
         };
         match answer {
-            Ok(answer) => Said::Answer(answer),
+            Ok(Ok(answer)) => Said::Answer(answer),
+            Ok(Err(_)) => Said::Nothing,
             Err(error) if fails(&error) => {
                 let refusal = Refusal::from(error.clone());
                 Said::Failed(refusal, trigger::of(&[], &Err(error)))

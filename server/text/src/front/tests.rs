@@ -194,7 +194,9 @@ fn a_stage_puts_the_same_tokens_in_place_here_and_on_other_threads() {
     let long: Vec<String> = (0..900).map(|k| vec!["cat"; 1 + k % 30].join(" ")).collect();
     let all = texts(&long.iter().map(String::as_str).collect::<Vec<_>>());
     let inputs = vec![Some(all.clone()), None, None, None];
-    let (placed, tokens) = wait(stage.tokens(&pool, inputs, Cut::Refuse)).unwrap();
+    let staged = wait(stage.tokens(&pool, inputs, Cut::Refuse)).unwrap();
+    assert_eq!(staged.cut, None);
+    let (placed, tokens) = (staged.inputs, staged.tokens);
     let here = front.text().tokenize(&all, None, Cut::Refuse).unwrap();
     assert_eq!(tokens, here.tokens);
     assert_eq!(placed, [None, Some(here.ids), Some(here.mask), Some(here.types)]);
