@@ -17,6 +17,7 @@ mod pooling;
 mod portable;
 mod session;
 mod shards;
+mod threads;
 mod tokens;
 mod weights;
 
@@ -24,9 +25,9 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use crossfade_runtimes_core::{Model, ModelSource, Runtime, RuntimeError};
-use rayon::ThreadPool;
 
 use session::CandleModel;
+use threads::Threads;
 
 /// The name of this runtime in configuration, errors and logs.
 const NAME: &str = "candle";
@@ -34,12 +35,12 @@ const NAME: &str = "candle";
 /// The version that the workspace pins.
 const VERSION: &str = "0.11.1";
 
-/// The parameter that `single_threaded` sets.
+/// The parameter with the threads of a run.
 const THREADS: &str = "intra_op_thread_count";
 
 /// candle, with the threads that its models share.
 pub struct CandleRuntime {
-    pool: Arc<ThreadPool>,
+    threads: Arc<Threads>,
 }
 
 impl CandleRuntime {
@@ -52,21 +53,9 @@ impl CandleRuntime {
             threads => threads,
         };
         Ok(Self {
-            pool: Arc::new(pool(threads)?),
+            threads: Arc::new(Threads::start(threads)?),
         })
     }
-}
-
-/// A pool of computing threads.
-fn pool(threads: usize) -> Result<ThreadPool, RuntimeError> {
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .thread_name(|index| format!("candle-{index}"))
-        .build()
-        .map_err(|error| RuntimeError::Unavailable {
-            runtime: NAME,
-            reason: format!("its threads cannot be started: {error}"),
-        })
 }
 
 impl Runtime for CandleRuntime {
@@ -83,19 +72,15 @@ impl Runtime for CandleRuntime {
     }
 
     fn load(&self, source: &ModelSource) -> Result<Box<dyn Model>, RuntimeError> {
-        Ok(Box::new(CandleModel::load(&self.pool, source)?))
+        Ok(Box::new(CandleModel::load(&self.threads, source)?))
     }
 
     fn gpus(&self) -> Result<u32, RuntimeError> {
         gpu::count()
     }
 
+    /// The same: runs stay on their calling threads as soon as there are as many as threads.
     fn single_threaded(&self, source: &ModelSource) -> Option<ModelSource> {
-        if source.parameters.contains_key(THREADS) {
-            return None;
-        }
-        let mut single = source.clone();
-        single.parameters.insert(THREADS.to_owned(), "1".to_owned());
-        Some(single)
+        (!source.parameters.contains_key(THREADS)).then(|| source.clone())
     }
 }

@@ -5,13 +5,13 @@
 
 use candle_core::Tensor;
 use crossfade_runtimes_core::RuntimeError;
-use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use crate::card::{Activation, Card};
 use crate::convert::{Matrix, product};
 use crate::error::not_loaded;
 use crate::kernels::{self, Kernels};
+use crate::threads::Run;
 use crate::tokens::Tokens;
 use crate::weights::{Layer, Linear, Norm, Weights};
 
@@ -83,22 +83,20 @@ impl Packed {
 
     /// The tokens' vectors, `[tokens, hidden]`.
     ///
-    /// * `pool`: the threads to share the work; `None`: this one alone
-    pub(crate) fn encode(
-        &self,
-        tokens: &Tokens,
-        pool: Option<&ThreadPool>,
-        scratch: &mut Scratch,
-    ) -> Vec<f32> {
+    pub(crate) fn encode(&self, tokens: &Tokens, run: &Run<'_>, scratch: &mut Scratch) -> Vec<f32> {
         if tokens.len() == 0 {
             return Vec::new();
         }
         let width = self.hidden;
         let mut rows = self.embed(tokens);
         let mut projected = vec![0.0; tokens.len() * 3 * width];
-        let threads = pool.map_or(1, ThreadPool::current_num_threads);
-        // Multiples of what the product computes at once.
-        let block = tokens.len().div_ceil(threads).next_multiple_of(16).min(BLOCK);
+        // Multiples of what the product computes at once; whoever computes them, since a number may be rounded otherwise
+        // in another block.
+        let block = tokens
+            .len()
+            .div_ceil(run.threads())
+            .next_multiple_of(16)
+            .min(BLOCK);
         for layer in &self.layers {
             let project = |_: &mut Scratch, first: usize, out: &mut [f32]| {
                 let count = out.len() / (3 * width);
@@ -106,7 +104,7 @@ impl Packed {
                 layer.project.affine(input, out);
             };
             blocks(
-                pool,
+                run,
                 scratch,
                 &mut projected,
                 block * 3 * width,
@@ -114,15 +112,9 @@ impl Packed {
                     project(scratch, index * block, out);
                 },
             );
-            blocks(
-                pool,
-                scratch,
-                &mut rows,
-                block * width,
-                &|scratch, index, rows| {
-                    self.layer(layer, tokens, &projected, index * block, rows, scratch);
-                },
-            );
+            blocks(run, scratch, &mut rows, block * width, &|scratch, index, rows| {
+                self.layer(layer, tokens, &projected, index * block, rows, scratch);
+            });
         }
         rows
     }
@@ -321,13 +313,13 @@ impl Dense {
 
 /// Does `work` for each block of `size` elements: its scratch memory, its number, the block.
 fn blocks(
-    pool: Option<&ThreadPool>,
+    run: &Run<'_>,
     scratch: &mut Scratch,
     all: &mut [f32],
     size: usize,
     work: &(dyn Fn(&mut Scratch, usize, &mut [f32]) + Sync),
 ) {
-    match pool {
+    match run.pool() {
         Some(pool) if all.len() > size => pool.install(|| {
             let blocks = all.par_chunks_mut(size).enumerate();
             blocks.for_each_init(Scratch::default, |scratch, (index, block)| {

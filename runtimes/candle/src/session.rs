@@ -9,7 +9,6 @@ use crossfade_runtimes_core::{
     Datatype, Device, DeviceUse, Dim, Instance, InstanceOptions, Model, ModelSignature, ModelSource, Outputs,
     Padding, RuntimeError, Shape, ShapeSpec, TensorSpec, TensorView,
 };
-use rayon::ThreadPool;
 
 use crate::card::{Card, Task};
 use crate::error::{load, not_loaded, not_run};
@@ -18,6 +17,7 @@ use crate::packed::{Packed, Scratch};
 use crate::parameters::{Parameters, Pooling};
 use crate::pooling::{self, Logits};
 use crate::portable::Portable;
+use crate::threads::{Run, Threads};
 use crate::tokens::{INPUTS, Tokens};
 use crate::weights::Weights;
 
@@ -28,7 +28,7 @@ pub(crate) struct CandleModel {
     parameters: Parameters,
     file: PathBuf,
     /// `None`: a run stays on its calling thread.
-    pool: Option<Arc<ThreadPool>>,
+    threads: Option<Arc<Threads>>,
     computed: Mutex<BTreeMap<Device, Arc<Computed>>>,
 }
 
@@ -40,7 +40,7 @@ struct Computed {
     normalize: bool,
     logits: Option<Logits>,
     encoder: Encoder,
-    pool: Option<Arc<ThreadPool>>,
+    threads: Option<Arc<Threads>>,
 }
 
 /// How the tokens' vectors are computed.
@@ -51,7 +51,7 @@ enum Encoder {
 
 impl CandleModel {
     /// Reads `source`'s folder as far as `config.json` and the parameters; the first instance reads the weights.
-    pub(crate) fn load(pool: &Arc<ThreadPool>, source: &ModelSource) -> Result<Self, RuntimeError> {
+    pub(crate) fn load(threads: &Arc<Threads>, source: &ModelSource) -> Result<Self, RuntimeError> {
         let parameters = Parameters::read(source)?;
         let file = source.model_file("model.safetensors")?;
         let folder = file
@@ -64,17 +64,17 @@ impl CandleModel {
                 reason: "this model classifies; only encoders are pooled".to_owned(),
             });
         }
-        let pool = match parameters.threads {
-            None => Some(pool.clone()),
+        let threads = match parameters.threads {
+            None => Some(threads.clone()),
             Some(1) => None,
-            Some(threads) => Some(Arc::new(crate::pool(threads)?)),
+            Some(threads) => Some(Arc::new(Threads::start(threads)?)),
         };
         Ok(Self {
             signature: signature(&card, &parameters),
             card,
             parameters,
             file,
-            pool: pool.filter(|pool| pool.current_num_threads() > 1),
+            threads: threads.filter(|threads| threads.count() > 1),
             computed: Mutex::default(),
         })
     }
@@ -118,7 +118,7 @@ impl CandleModel {
             logits,
             encoder,
             // A GPU has threads enough; the pool's would wait for it, and models on the CPU for them.
-            pool: self.pool.clone().filter(|_| device == Device::Cpu),
+            threads: self.threads.clone().filter(|_| device == Device::Cpu),
         })
     }
 }
@@ -220,11 +220,11 @@ impl Instance for CandleInstance {
         if !outputs.wanted(0) {
             return Ok(());
         }
-        let pool = computed.pool.as_deref();
+        let run = Run::begin(computed.threads.as_deref());
         let vectors = match &computed.encoder {
-            Encoder::Packed(packed) => packed.encode(&tokens, pool, &mut self.scratch),
+            Encoder::Packed(packed) => packed.encode(&tokens, &run, &mut self.scratch),
             // candle shares its loops with the pool in which it is called.
-            Encoder::Portable(portable) => match pool {
+            Encoder::Portable(portable) => match run.pool() {
                 Some(pool) => pool.install(|| portable.encode(&tokens)),
                 None => portable.encode(&tokens),
             }

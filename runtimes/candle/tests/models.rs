@@ -128,6 +128,29 @@ fn every_architecture_answers_as_onnx_runtime_does() {
     }
 }
 
+/// How many threads a run has changes while it runs, and no number with it.
+#[test]
+fn runs_at_once_change_no_bit() {
+    let model = &*load("bert", &[("pooling", "none")]).unwrap();
+    let ids: Vec<_> = [(1, 1), (1, 2), (1, 17), (1, 31), (3, 11), (2, 24), (40, 30)]
+        .into_iter()
+        .map(|(rows, length)| int64(&vec![(0..length).map(|k| 4 + k % 40).collect::<Vec<i64>>(); rows]))
+        .collect();
+    let answers = || -> Vec<Vec<u32>> {
+        let bits = |tensor: Tensor| floats(&tensor).into_iter().map(f32::to_bits).collect();
+        ids.iter()
+            .map(|ids| bits(run(model, &[Some(ids.clone()), None, None]).unwrap()))
+            .collect()
+    };
+    let alone = answers();
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (0..3).map(|_| scope.spawn(answers)).collect();
+        for other in others {
+            assert!(other.join().unwrap() == alone);
+        }
+    });
+}
+
 /// Numbers up to 3, rounded to 2^-11 and 2^-8 of themselves about 16 times on their way through two layers.
 #[test]
 fn half_precision_is_as_near_as_its_bits_allow() {
