@@ -88,8 +88,7 @@ struct RawCard {
     intermediate_size: usize,
     vocab_size: usize,
     max_position_embeddings: usize,
-    #[serde(default)]
-    type_vocab_size: usize,
+    type_vocab_size: Option<usize>,
     #[serde(alias = "activation")]
     hidden_act: Option<String>,
     layer_norm_eps: Option<f64>,
@@ -163,7 +162,8 @@ impl Card {
             positions: raw.max_position_embeddings,
             types: match family {
                 Family::DistilBert => 0,
-                Family::Bert | Family::Roberta => raw.type_vocab_size,
+                // transformers' own default is two, too: what is left out is not nothing.
+                Family::Bert | Family::Roberta => raw.type_vocab_size.unwrap_or(2),
             },
             epsilon: raw.layer_norm_eps.unwrap_or(1e-12),
             padding: raw.pad_token_id.unwrap_or(match family {
@@ -295,6 +295,18 @@ mod tests {
         );
         let named = card(r#", "model_type": "distilbert""#).unwrap();
         assert_eq!((named.family, named.types), (Family::DistilBert, 0));
+    }
+
+    #[test]
+    fn what_is_left_out_is_what_transformers_takes() {
+        let text = r#"{"architectures": ["BertForSequenceClassification"], "hidden_size": 8, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 30, "max_position_embeddings": 10}"#;
+        let card = Card::parse(text).unwrap();
+        assert_eq!((card.types, card.task), (2, Task::Classify { labels: 2 }));
+        assert_eq!(
+            (card.activation, card.epsilon, card.padding),
+            (Activation::Gelu, 1e-12, 0)
+        );
     }
 
     #[test]
