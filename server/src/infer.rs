@@ -55,6 +55,42 @@ pub struct Wanted {
     pub output: fn(&ModelSignature) -> Option<&str>,
     /// What a model with such an output does, in a sentence about it.
     pub what: &'static str,
+    /// How many numbers of each row are kept, where not all are.
+    pub dimensions: Option<usize>,
+}
+
+impl Wanted {
+    /// Its name in the signature of a version.
+    ///
+    /// Errors: `InvalidInput` where there is none, or more is to be kept than it has.
+    fn name<'a>(&self, version: &'a Routed<Servable>) -> Result<&'a str, Refusal> {
+        let signature = version.signature();
+        let name = (self.output)(signature).ok_or_else(|| {
+            let (name, version) = (version.name(), version.version());
+            Refusal::invalid(format!(
+                "version {version} of model `{name}` is none that {}",
+                self.what
+            ))
+        })?;
+        let spec = signature.outputs.iter().find(|spec| *spec.name == *name);
+        let width = spec.and_then(|spec| spec.shape.last()?.fixed());
+        match (self.dimensions, width) {
+            (Some(kept), Some(width)) => dimensions(kept, width).map(|()| name),
+            _ => Ok(name),
+        }
+    }
+}
+
+/// Checks how many numbers of each row are to be kept of those that there are.
+///
+/// Errors: `InvalidInput`.
+pub(crate) fn dimensions(kept: usize, width: usize) -> Result<(), Refusal> {
+    match (1..=width).contains(&kept) {
+        true => Ok(()),
+        false => Err(Refusal::invalid(format!(
+            "`dimensions` is {kept}; the model's vectors have {width}"
+        ))),
+    }
 }
 
 /// The tensors of a request.
@@ -142,16 +178,7 @@ pub async fn infer(
         Inputs::RawBody(body) => signature.check([raw_body::tensor(signature, body)?])?,
     };
     let names: Option<Vec<&str>> = match (&request.wanted, &request.outputs) {
-        (Some(wanted), _) => {
-            let name = (wanted.output)(signature).ok_or_else(|| {
-                let (name, version) = (routed.name(), routed.version());
-                Refusal::invalid(format!(
-                    "version {version} of model `{name}` is none that {}",
-                    wanted.what
-                ))
-            })?;
-            Some(vec![name])
-        }
+        (Some(wanted), _) => Some(vec![wanted.name(&routed)?]),
         (None, outputs) => outputs
             .as_ref()
             .map(|outputs| outputs.iter().map(|output| output.name.as_str()).collect()),

@@ -17,7 +17,7 @@ use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
 use super::inference::heavy;
 use super::reply::{Failure, ReplyBody, json};
-use crate::infer::{InferRequest, InferResponse, Inputs, Parameter, Wanted, infer};
+use crate::infer::{self, InferRequest, InferResponse, Inputs, Parameter, Wanted, infer};
 use crate::scope::{Protocol, RequestScope};
 use crate::service::{Service, TextModels};
 use crate::status::{Refusal, Status};
@@ -207,7 +207,14 @@ fn only(service: &Service) -> Result<Ability, Refusal> {
 }
 
 /// Texts as an inference.
-fn request(chosen: &Chosen, inputs: Vec<(String, Tensor)>, cut: Vec<(&str, Parameter)>) -> InferRequest {
+///
+/// * `cut`: parameters about texts that are too long; `dimensions`: numbers of each vector that are kept, where not all are
+fn request(
+    chosen: &Chosen,
+    inputs: Vec<(String, Tensor)>,
+    cut: Vec<(&str, Parameter)>,
+    dimensions: Option<usize>,
+) -> InferRequest {
     InferRequest {
         model: chosen.model.clone(),
         parameters: cut
@@ -222,6 +229,7 @@ fn request(chosen: &Chosen, inputs: Vec<(String, Tensor)>, cut: Vec<(&str, Param
                 Ability::Classify => |signature| Ability::Classify.output(signature),
             },
             what: chosen.ability.words(),
+            dimensions,
         }),
         ..InferRequest::default()
     }
@@ -295,17 +303,15 @@ impl Rows {
     fn cut(self, dimensions: Option<usize>) -> Result<Self, Refusal> {
         match dimensions {
             None => Ok(self),
-            Some(width) if (1..=self.width).contains(&width) => {
+            Some(width) => {
+                // Not said by every signature.
+                infer::dimensions(width, self.width)?;
                 let mut numbers = Vec::with_capacity(self.iter().len() * width);
                 for row in self.iter() {
                     numbers.extend_from_slice(&row[..width]);
                 }
                 Ok(Self { width, numbers })
             }
-            Some(other) => Err(Refusal::invalid(format!(
-                "`dimensions` is {other}; the model's vectors have {}",
-                self.width
-            ))),
         }
     }
 

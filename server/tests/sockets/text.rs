@@ -227,6 +227,16 @@ async fn openai_clients_get_their_forms_and_their_errors() {
         };
         assert_eq!(error["code"], code);
     }
+    let runs = async || {
+        let stats = server.get("/v2/models/m/stats").await.json();
+        stats["model_stats"][0]["execution_count"].as_u64().unwrap()
+    };
+    let before = runs().await;
+    for dimensions in [0, 25] {
+        let refused = post(json!({ "model": "m", "input": "cat", "dimensions": dimensions })).await;
+        assert_eq!(refused.status, 400, "{refused:?}");
+    }
+    assert_eq!(runs().await, before, "what cannot be answered is not computed");
     let models = server.get("/v1/models").await.json();
     assert_eq!(models["data"][0]["id"], "m");
     assert_eq!(models["models"], json!(["m"]));

@@ -224,7 +224,7 @@ pub(super) async fn embeddings(
     scope.note_target(&asked.model, "");
     count(asked.input.len(), service)?;
     let chosen = choose(service, Ability::Embed, Some(&asked.model))?;
-    let request = request(&chosen, asked.input.tensors()?, Vec::new());
+    let request = request(&chosen, asked.input.tensors()?, Vec::new(), asked.dimensions);
     let (response, rows) = ask(service, scope, headers, request).await?;
     heavy(rows.text_bytes(), || {
         let rows = match asked.dimensions {

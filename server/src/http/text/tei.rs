@@ -134,7 +134,13 @@ pub(super) async fn embed(
     let chosen = choose(service, Ability::Embed, None)?;
     let inputs = vec![(crossfade_text::TEXT.to_owned(), bytes(texts.into_iter()))];
     let cut = parameters(asked.truncate, asked.truncation_direction);
-    let (_, rows) = ask(service, scope, headers, request(&chosen, inputs, cut)).await?;
+    let (_, rows) = ask(
+        service,
+        scope,
+        headers,
+        request(&chosen, inputs, cut, asked.dimensions),
+    )
+    .await?;
     heavy(rows.text_bytes(), || {
         let cut = rows.cut(asked.dimensions)?;
         let rows = if asked.normalize { cut.normalized() } else { cut };
@@ -177,7 +183,7 @@ pub(super) async fn rerank(
         (crossfade_text::TEXT_PAIR.to_owned(), bytes(texts.iter().copied())),
     ];
     let cut = parameters(asked.truncate, asked.truncation_direction);
-    let (_, rows) = ask(service, scope, headers, request(&chosen, inputs, cut)).await?;
+    let (_, rows) = ask(service, scope, headers, request(&chosen, inputs, cut, None)).await?;
     let rows = rows.of_width(1)?;
     let score = |row: &[f32]| match asked.raw_scores {
         true => row[0],
@@ -231,7 +237,7 @@ pub(super) async fn predict(
         inputs.push((crossfade_text::TEXT_PAIR.to_owned(), column(1)));
     }
     let cut = parameters(asked.truncate, asked.truncation_direction);
-    let (response, rows) = ask(service, scope, headers, request(&chosen, inputs, cut)).await?;
+    let (response, rows) = ask(service, scope, headers, request(&chosen, inputs, cut, None)).await?;
     let output = &response.outputs[0].0;
     let labels = service.labels_of(&response.model, response.version, output);
     let mut out = Vec::new();
