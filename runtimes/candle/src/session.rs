@@ -50,7 +50,7 @@ enum Encoder {
 }
 
 impl CandleModel {
-    /// Reads `source`'s folder as far as `config.json` and the parameters; the first instance reads the weights.
+    /// Reads `source`'s folder as far as `config.json`, the parameters and what weights there are; the first instance reads them.
     pub(crate) fn load(threads: &Arc<Threads>, source: &ModelSource) -> Result<Self, RuntimeError> {
         let parameters = Parameters::read(source)?;
         let file = source.model_file("model.safetensors")?;
@@ -58,6 +58,7 @@ impl CandleModel {
             .parent()
             .ok_or_else(|| load("the weights lie in no folder"))?;
         let card = Card::read(folder)?;
+        Weights::check(&file, &card)?;
         if matches!(card.task, Task::Classify { .. }) && parameters.pooling != Pooling::None {
             return Err(RuntimeError::Parameter {
                 key: "pooling".to_owned(),

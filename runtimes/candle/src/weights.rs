@@ -64,15 +64,26 @@ pub(crate) struct Weights {
 }
 
 impl Weights {
-    /// Reads `file`, or what it lists, converted to `dtype` (`None`: as they are), onto `device`.
+    /// Checks `file`, or what it lists: every tensor is there. Reads headers only.
     ///
     /// Errors: `Load` naming a tensor that is absent or has another shape than `card` says.
+    pub(crate) fn check(file: &Path, card: &Card) -> Result<(), RuntimeError> {
+        Self::of(file, card, None).map(drop)
+    }
+
+    /// Reads `file`, or what it lists, converted to `dtype` (`None`: as they are), onto `device`.
+    ///
+    /// Errors: as [`check`](Self::check).
     pub(crate) fn read(
         file: &Path,
         card: &Card,
         dtype: Option<DType>,
         device: &Device,
     ) -> Result<Self, RuntimeError> {
+        Self::of(file, card, Some((dtype, device)))
+    }
+
+    fn of(file: &Path, card: &Card, target: Target<'_>) -> Result<Self, RuntimeError> {
         let mapped = convert::map(&shards::of(file)?).map_err(|error| {
             let text = error.to_string();
             let line = text.lines().next().unwrap_or_default();
@@ -84,8 +95,7 @@ impl Weights {
         let mut reader = Reader {
             mapped,
             prefix: "",
-            dtype,
-            device,
+            target,
         };
         let prefix = match card.family {
             Family::Bert => "bert.",
@@ -190,13 +200,15 @@ fn classifier(reader: &mut Reader<'_>, card: &Card, labels: usize) -> Result<Cla
     })
 }
 
+/// The datatype that tensors get, if another, and where they go; `None`: nothing of them is read.
+type Target<'a> = Option<(Option<DType>, &'a Device)>;
+
 /// A mapped file, and what becomes of its tensors.
 struct Reader<'a> {
     mapped: MmapedSafetensors,
     /// Before every name.
     prefix: &'static str,
-    dtype: Option<DType>,
-    device: &'a Device,
+    target: Target<'a>,
 }
 
 impl Reader<'_> {
@@ -209,21 +221,16 @@ impl Reader<'_> {
                 view.shape()
             )));
         }
-        let read = || {
-            let tensor = self.mapped.load(&name, self.device)?;
-            match self.dtype {
-                Some(dtype) => tensor.to_dtype(dtype),
-                None => Ok(tensor),
-            }
-        };
-        let tensor = read().map_err(|error| not_loaded(&error))?;
-        if !tensor.dtype().is_float() {
-            return Err(load(format!(
-                "tensor `{name}` holds {:?}, not floats",
-                tensor.dtype()
-            )));
+        let stored = DType::try_from(view.dtype()).map_err(|error| not_loaded(&error))?;
+        if !stored.is_float() {
+            return Err(load(format!("tensor `{name}` holds {stored:?}, not floats")));
         }
-        Ok(tensor)
+        let read = || match self.target {
+            None => Tensor::zeros(0, stored, &Device::Cpu),
+            Some((None, device)) => self.mapped.load(&name, device),
+            Some((Some(dtype), device)) => self.mapped.load(&name, device)?.to_dtype(dtype),
+        };
+        read().map_err(|error| not_loaded(&error))
     }
 
     fn linear(&self, name: &str, from: usize, to: usize) -> Result<Linear, RuntimeError> {
